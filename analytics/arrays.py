@@ -6,7 +6,8 @@ a value from a row.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import mmap
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,67 @@ Places = NDArray[np.intp]  # indices
 Labels = NDArray[Any]  # float64 for lr and linear, else an integer class index
 
 
+CHUNK_ROWS = 65_536
+"""So many rows are computed with at once. Sums over chunks are added in the order of the
+rows, so that they have the same bits each time; a table of one chunk has one sum (decision 138).
+"""
+
+
+def row_chunks(n_rows: int) -> Iterator[slice]:
+    """The rows of a table, in order, CHUNK_ROWS at a time."""
+    for start in range(0, n_rows, CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, n_rows)
+        yield slice(start, stop)
+
+
+def table_chunks(table: NDArray[Any]) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """The same with the rows themselves; of a table on disk one chunk is in memory."""
+    for part in row_chunks(len(table)):
+        yield part, np.asarray(table[part])
+        let_go(table)
+
+
+def let_go(table: NDArray[Any]) -> None:
+    """Takes what was read or written of a table on disk out of this process's memory.
+
+    What was written is in the file. Of other arrays nothing happens.
+    """
+    mapped = getattr(table, "_mmap", None)
+    if mapped is not None:
+        # Only of tables that are shared with their file: of a private copy (mode c)
+        # the kernel would drop what was written, too.
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def check_finite(field: str, values: NDArray[Any]) -> None:
     """Raise ValueError unless every value is a finite number."""
-    if not np.isfinite(values).all():
+    if not is_finite(values):
         raise ValueError(f"{field} holds a value that is not a finite number.")
 
 
-def check_name(field: str, name: str | None, allowed: Collection[str | None]) -> None:
+def is_finite(values: NDArray[Any]) -> bool:
+    """Whether all values are finite numbers."""
+    if not np.ndim(values):
+        return bool(np.isfinite(values))
+    return all(np.isfinite(rows).all() for _, rows in table_chunks(values))
+
+
+def check_name(
+    field: str,
+    name: str | None,
+    allowed: Collection[str | None],
+) -> None:
     """Raise ValueError unless `name` is one of `allowed`."""
     if name not in allowed:
         names = ", ".join(str(one) for one in allowed)
         raise ValueError(f"{field} is {name!r}; allowed are {names}.")
 
 
-def check_same_rows(field: str, values: NDArray[Any], n_rows: int) -> None:
+def check_same_rows(
+    field: str,
+    values: NDArray[Any],
+    n_rows: int,
+) -> None:
     """Raise ValueError unless `values` is one-dimensional, one value for each of at
     least one row.
     """
@@ -52,7 +100,11 @@ def check_class_index(y: Labels, n_classes: int) -> None:
         raise ValueError(f"y holds a class index outside 0 to {n_classes - 1}.")
 
 
-def check_at_least(field: str, value: float, least: float) -> None:
+def check_at_least(
+    field: str,
+    value: float,
+    least: float,
+) -> None:
     """Raise ValueError unless `value` is a finite number, `least` or more."""
     # NaN is not below anything, so that it has to be asked for.
     is_allowed = np.isfinite(value) and value >= least
@@ -63,7 +115,7 @@ def check_at_least(field: str, value: float, least: float) -> None:
 def check_result(field: str, *values: NDArray[Any] | np.floating[Any]) -> None:
     """Raise ValueError if a result left the range of float64: training has diverged."""
     for result in values:
-        if not np.isfinite(result).all():
+        if not is_finite(np.asarray(result)):
             raise ValueError(
                 f"{field} left the range of numbers: standardise the columns or lower learning_rate."
             )

@@ -36,7 +36,9 @@ def differing_by_case(labels: Iterable[Label]) -> list[list[str]]:
     alike: dict[str, set[str]] = {}
     for label in labels:
         if isinstance(label, str):
+            # casefold, since lower() keeps apart what differs by case as ß and SS do.
             alike.setdefault(label.casefold(), set()).add(label)
+    # Sorted, since a set of texts has another order after each start.
     return [sorted(texts) for _, texts in sorted(alike.items()) if len(texts) > 1]
 
 

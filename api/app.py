@@ -35,19 +35,25 @@ from api.live import Bell, Inbox, Presence, Waits
 from api.prefect_runs import open_runs
 from api.routes import (
     admission,
+    anomaly_scores,
+    contribution_scores,
     evaluation,
     exchange,
     hospitals,
+    inbox,
     inference,
+    model_schedules,
     order_end,
     order_events,
     order_reports,
     order_shown,
     order_watch,
     orders,
+    round_data,
     rounds,
+    schedule_times,
     schedules,
-    scores,
+    sealed_answers,
     statistics,
     swagger,
     timeline,
@@ -55,9 +61,11 @@ from api.routes import (
 from api.routes.budgets import Budgets
 from api.routes.services import Services
 from api.settings import CoordinatorSettings
+from api.sign_in import provider_of
 from api.store import Store
 from api.store.disk import Disk, is_full
 from api.store.round_files import RoundFiles
+from api.together import Together, hold_duties
 from api.told_orders import ToldOrders
 from api.trimming import trim_when_ended
 from protocol import VERSION
@@ -69,6 +77,41 @@ log = logging.getLogger("consilium.api")
 SCORED_AT_ONCE = 4  # arithmetic of scores runs in threads, and each takes memory
 DAY_SECONDS = 86_400
 
+ABANDONED_HOURS = 1.0
+"""A message's file to which nothing has been added for so long, and which no row names,
+is what a crash has left.
+"""
+SHARED_LEFTOVER_DAYS = 1.0
+"""Younger files of rounds may be those that another process is writing."""
+
+
+ROUTERS = (
+    exchange.router,  # first: most calls are of it, and routes are tried in order
+    inbox.router,
+    orders.router,
+    order_shown.router,
+    order_events.router,
+    order_end.router,
+    order_reports.router,
+    admission.router,
+    timeline.router,
+    statistics.router,
+    schedules.router,
+    schedule_times.router,
+    model_schedules.router,
+    inference.router,
+    evaluation.router,
+    sealed_answers.router,
+    rounds.router,
+    round_data.router,
+    anomaly_scores.router,
+    contribution_scores.router,
+    hospitals.router,
+    swagger.router,
+    gateway_sockets.router,
+    gateway_routes.router,
+)
+
 
 def create_app(
     settings: CoordinatorSettings, *, prefect_auth: str | None = None, expected: int = 0
@@ -79,47 +122,10 @@ def create_app(
     """
 
     disk = Disk(settings.folder, settings.least_free_bytes)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = Store(settings.store_url, disk)
-        await to_thread.run_sync(store.migrate)
-        round_files = RoundFiles(settings.rounds_folder, store, disk)
-        await to_thread.run_sync(round_files.clean_up)
-        async with (
-            open_runs(settings.prefect_url, prefect_auth) as runs,
-            open_gateway(
-                settings.prefect_url, prefect_auth, settings.calls_per_second
-            ) as gateway,
-        ):
-            app.state.store = store
-            app.state.told_orders = ToldOrders(store, app.state.bell)
-            app.state.gateway = gateway
-            app.state.budgets = Budgets(store, settings.max_message_bytes)
-            app.state.runs = runs
-            app.state.round_files = round_files
-            app.state.scoring = CapacityLimiter(SCORED_AT_ONCE)
-            services = Services(Request({"type": "http", "app": app}))
-            duties = (
-                _prune_daily(store, round_files, settings),
-                order_watch.watch_orders(services),
-                schedules.wake_worker(services),
-                trim_when_ended(services),
-                admission.admit_when_rung(services, admission.PLACES),
-                # Orders may have waited for the hospital that comes.
-                admission.admit_when_rung(services, "hospitals"),
-            )
-            tasks = [asyncio.create_task(duty) for duty in duties]
-            yield
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        store.close()
-
     app = FastAPI(
         title="Consilium",
         version=VERSION,
-        lifespan=lifespan,
+        lifespan=_lifespan(settings, disk, prefect_auth),
         redirect_slashes=False,
         # Their pages load scripts from elsewhere; `swagger` serves our own.
         docs_url=None,
@@ -127,6 +133,7 @@ def create_app(
     )
     state = app.state
     state.settings = settings
+    state.identity_provider = provider_of(settings.sign_in)
     state.rate = Rate(settings.calls_per_second)
     state.seen_tokens = SeenTokens()
     state.open_calls = OpenCalls(settings.calls_at_once)
@@ -141,27 +148,94 @@ def create_app(
     state.disk = disk
     state.firing = asyncio.Lock()
     state.started = time.monotonic()
-    app.include_router(orders.router)
-    app.include_router(order_shown.router)
-    app.include_router(order_events.router)
-    app.include_router(order_end.router)
-    app.include_router(order_reports.router)
-    app.include_router(admission.router)
-    app.include_router(timeline.router)
-    app.include_router(statistics.router)
-    app.include_router(schedules.router)
-    app.include_router(inference.router)
-    app.include_router(evaluation.router)
-    app.include_router(exchange.router)
-    app.include_router(rounds.router)
-    app.include_router(scores.router)
-    app.include_router(hospitals.router)
-    app.include_router(swagger.router)
-    app.include_router(gateway_sockets.router)
-    app.include_router(gateway_routes.router)
+    for router in ROUTERS:
+        app.include_router(router)
     _add_error_handlers(app)
     app.add_middleware(Door, settings=settings)
     return app
+
+
+def _lifespan(
+    settings: CoordinatorSettings, disk: Disk, prefect_auth: str | None
+) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    """What the application opens when it starts, does while it runs and closes."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = Store(settings.store_url, disk, exchange_url=settings.exchange_url)
+        await to_thread.run_sync(store.migrate)
+        round_files = RoundFiles(settings.rounds_folder, store, disk)
+        # On SQLite there is no other process: whatever is unfinished now is what a
+        # crash has left.
+        least_days = 0.0 if store.conninfo is None else SHARED_LEFTOVER_DAYS
+        await to_thread.run_sync(round_files.clean_up, least_days * DAY_SECONDS)
+        async with (
+            _among_others(app, store),
+            open_runs(settings.prefect_url, prefect_auth) as runs,
+            open_gateway(
+                settings.prefect_url, prefect_auth, settings.calls_per_second
+            ) as gateway,
+        ):
+            app.state.store = store
+            app.state.told_orders = ToldOrders(store, app.state.bell)
+            app.state.gateway = gateway
+            app.state.budgets = Budgets(store, settings.max_message_bytes)
+            app.state.runs = runs
+            app.state.round_files = round_files
+            app.state.scoring = CapacityLimiter(SCORED_AT_ONCE)
+            services = Services(Request({"type": "http", "app": app}))
+            task = asyncio.create_task(_look_after(services, store, round_files))
+            yield
+            # Before Prefect's client and the store are closed, which the duties use.
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        store.close()
+
+    return lifespan
+
+
+def _among_others(
+    app: FastAPI, store: Store
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """Hears the other processes of the same store; on SQLite there is none."""
+    if store.conninfo is None:
+        return contextlib.nullcontext()
+    state = app.state
+    together = Together(
+        store.conninfo,
+        bell=state.bell,
+        inbox=state.inbox,
+        presence=state.presence,
+        conditions=state.conditions,
+        waits=state.waits,
+    )
+    return together.joined()
+
+
+async def _look_after(
+    services: Services, store: Store, round_files: RoundFiles
+) -> None:
+    """What no request brings, as long as the application runs; of several processes one
+    does it.
+    """
+
+    async def do() -> None:
+        async with asyncio.TaskGroup() as duties:
+            for duty in (
+                _prune_daily(store, round_files, services.settings),
+                order_watch.watch_orders(services),
+                schedule_times.wake_worker(services),
+                trim_when_ended(services),
+                admission.admit_when_rung(services, admission.PLACES),
+                # Orders may have waited for the hospital that comes.
+                admission.admit_when_rung(services, "hospitals"),
+            ):
+                duties.create_task(duty)
+
+    if store.conninfo is None:
+        await do()
+    else:
+        await hold_duties(store.conninfo, do)
 
 
 class Retention(NamedTuple):
@@ -175,19 +249,21 @@ class Retention(NamedTuple):
 async def _prune_daily(
     store: Store, round_files: RoundFiles, settings: CoordinatorSettings
 ) -> None:
-    """Sealed predictions and round files are kept for some days, so that who asked can
-    ask again.
+    """At the start and each day. Sealed predictions and round files are kept for some
+    days, so that who asked can ask again.
     """
     kept = (
         Retention("Predictions", store.messages.prune, settings.retention_days),
         Retention("Round files", round_files.prune, settings.round_retention_days),
         Retention("Sessions of the page", store.sessions.prune, days=1.0),
+        Retention("Files of no message", store.clean_up_bodies, ABANDONED_HOURS / 24),
     )
     while True:
         for what, prune, days in kept:
             now = datetime.now(UTC).replace(tzinfo=None)
             try:
                 await to_thread.run_sync(prune, now - timedelta(days=days))
+            # What cannot be pruned keeps nothing else from it.
             except Exception:
                 log.exception(
                     "%s could not be pruned; it is tried again in a day", what

@@ -2,7 +2,7 @@
 the wrong one 403.
 
 A route takes `CallerOf`, and asks one of the `require_` functions before it reads
-anything of an order. Tokens are made and looked up in `api/store/orders.py`.
+anything of an order. Tokens are made and looked up in `api/store/hospitals.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ AGENT = "agent"  # the process at a hospital
 COORDINATOR_ROLE = "coordinator"  # the coordinator's own flows
 OPEN = "open"  # everybody, where authentication is switched off
 ANYBODY = Caller(OPEN, None)
+ENROLMENT_ADDRESS = "/hospitals/me/token"
+"""The one address that takes an enrolment's token, which is nobody's anywhere else."""
 MOST_SEEN = 10_000
 """So many tokens are remembered; of any other the store is asked first."""
 
@@ -39,19 +41,31 @@ class Rate:
         # By caller: the calls that are left, and when that was so.
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def spend(self, who: str, *, now: float | None = None) -> None:
+    def spend(
+        self,
+        who: str,
+        *,
+        now: float | None = None,
+    ) -> None:
         """Raises TooManyRequests when the bucket is empty."""
         if now is None:
             now = time.monotonic()
         left = self.check(who, now=now)
         self._buckets[who] = (left - 1, now)
 
-    def check(self, who: str, *, now: float | None = None) -> float:
+    def check(
+        self,
+        who: str,
+        *,
+        now: float | None = None,
+    ) -> float:
         """The calls that are left. TooManyRequests when there are none."""
         if now is None:
             now = time.monotonic()
-        left, earlier = self._buckets.get(who, (self._burst, now))
-        refilled = (now - earlier) * self._per_second
+        full = (self._burst, now)
+        left, earlier = self._buckets.get(who, full)
+        passed_seconds = now - earlier
+        refilled = passed_seconds * self._per_second
         left = min(self._burst, left + refilled)
         if left < 1:
             raise TooManyRequests(
@@ -72,11 +86,15 @@ class SeenTokens:
         self._callers: dict[str, Caller] = {}
 
     def caller(self, connection: HTTPConnection) -> Caller | None:
-        _, _, token = connection.headers.get("authorization", "").partition(" ")
-        return self._callers.get(token_digest(token.strip()))
+        header = connection.headers.get("authorization", "")
+        _, _, token = header.partition(" ")
+        digest = token_digest(token.strip())
+        return self._callers.get(digest)
 
     def add(self, token: str, caller: Caller) -> None:
         digest = token_digest(token)
+        # Taken out first: a dictionary keeps the place of a key that it has, and the
+        # oldest go.
         self._callers.pop(digest, None)
         self._callers[digest] = caller
         while len(self._callers) > MOST_SEEN:
@@ -97,24 +115,39 @@ async def caller_of(connection: HTTPConnection) -> Caller:
     """
     state = connection.app.state
     header = connection.headers.get("authorization", "")
-    scheme, _, token = header.partition(" ")
+    scheme, _, rest = header.partition(" ")
+    token = rest.strip()
     if not header and not state.settings.authentication:
         return ANYBODY
     # A token that was sent is checked also where none is needed.
-    if scheme.lower() != "bearer" or not token.strip():
+    if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(
             "This address needs a token.",
             remedy="Send the header Authorization: Bearer <token>; see docs/api.md.",
         )
     store: Store = state.store
-    caller = await in_thread(store.hospitals.caller, token.strip())
+    # Asked for at every call: of a token that was remembered nobody would notice that
+    # it has been revoked.
+    caller = await in_thread(store.hospitals.caller, token)
+    people = state.settings.sign_in
+    if caller is None and people is not None:
+        caller = await in_thread(store.sessions.person, token)
+        # A group that the settings name no longer opens nothing any more.
+        if caller is not None and not people.opens(caller.user_id):
+            caller = None
+    # A page's own call, as of a token that somebody types in, has no address.
+    path = connection.scope.get("path", "")
+    address = path.rstrip("/")
+    if caller is None and address == ENROLMENT_ADDRESS:
+        caller = await in_thread(store.hospitals.enrolment, token)
     if caller is None:
         raise Forbidden(
             "This token is not known or was revoked.",
             remedy="Ask the operator for a new one.",
             code="token",
         )
-    state.seen_tokens.add(token.strip(), caller)
+    state.seen_tokens.add(token, caller)
+    # By name and not by token: ten tokens of a hospital make no more calls than one.
     state.rate.spend(caller.name)
     return caller
 
@@ -140,7 +173,8 @@ def require_owner(caller: Caller, user_id: int) -> None:
     one's own name only.
     """
     require_role(caller, HOSPITAL)
-    if caller.role != OPEN and caller.user_id != user_id:
+    is_own = caller.user_id == user_id
+    if caller.role != OPEN and not is_own:
         raise Forbidden(
             f"This token belongs to another hospital than {user_id}.",
             remedy="Use a token of the hospital itself.",

@@ -53,6 +53,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        # The first head's time runs since the connection began: a byte that comes late
+        # in it begins no new time.
         if self._n_head_bytes is None:
             self._begin_head()
 
@@ -62,6 +64,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        # uvicorn looks at the end of a body only before it has answered.
         is_answered = self.cycle is not None and self.cycle.response_complete
         if is_answered:
             self._cancel()

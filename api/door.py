@@ -25,6 +25,7 @@ from api import headers
 from api.answers import failure_at
 from api.auth import COORDINATOR_ROLE, OPEN, current_caller
 from api.gateway.parts import MOST_BYTES, PREFIX
+from api.people import to_the_page
 from api.settings import CoordinatorSettings
 from api.store.hospitals import Caller
 from protocol.errors import (
@@ -34,6 +35,7 @@ from protocol.errors import (
     TooManyRequests,
     Unavailable,
 )
+from protocol.exchange import MOST_HEADS_BYTES, TOGETHER_BYTES
 
 BODY_SECONDS = 20.0
 """That a body may take in any case."""
@@ -51,6 +53,7 @@ OPEN_FOLDERS = ("/docs/", "/page/", "/_nicegui/", "/_nicegui_ws/")
 """Whatever needs no token: what all may read, and the page, which has a door of its own
 (`api.pages.visit`)."""
 
+TOGETHER_PATH = re.compile(r"/exchange/[0-9]+/messages/[0-9]+/*")
 ROUND_PATH = re.compile(r"/orders/[0-9]+/rounds/[0-9]+/*")
 
 
@@ -125,9 +128,15 @@ class Door:
         path = scope["path"]
         if len(path) > 1 and path.endswith("/"):
             scope = {**scope, "path": path.rstrip("/") or "/"}
+        page = to_the_page(scope)
+        if page is not None:
+            await page(scope, receive, send)
+            return
         try:
             _check_origin(scope)
             caller = await self._caller(scope, path)
+            # Until the whole answer has been sent: a stream counts for as long as it
+            # lasts.
             with scope["app"].state.open_calls.one(caller):
                 body = Body(receive, self._most_bytes(path))
                 await self._app(scope, body.read, send)
@@ -153,6 +162,8 @@ class Door:
     def _most_bytes(self, path: str) -> int:
         if path.startswith(PREFIX):
             return MOST_BYTES
+        if TOGETHER_PATH.fullmatch(path):
+            return MOST_HEADS_BYTES + TOGETHER_BYTES
         if path.startswith("/exchange/"):
             return self._settings.max_message_bytes
         if ROUND_PATH.fullmatch(path):
@@ -181,6 +192,8 @@ def _check_origin(scope: Scope) -> None:
     """
     origin = headers.header(scope, b"origin")
     is_page = scope["path"].startswith(SOCKET_OF_PAGE)
+    # What another site's page reads here its browser does not let it see. The page's
+    # own connection is opened by GET, and everything is done through it.
     changes_nothing = scope["method"] in ("GET", "HEAD", "OPTIONS") and not is_page
     if not origin or changes_nothing or headers.is_own_origin(scope, origin):
         return
@@ -243,6 +256,8 @@ class Body:
         return message
 
     async def _next(self) -> Message:
+        # By what has come, not by what was stated: who promises much and sends nothing
+        # has as long as who sends a word.
         allowed = BODY_SECONDS + self._n_bytes / LEAST_BYTES_PER_SECOND
         left = self._began + allowed - time.monotonic()
         try:

@@ -48,11 +48,17 @@ class Timing(Asked):
     missed: Annotated[Missed, any_case(Missed)] = "make_up"
 
 
-def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
+def check_timing(
+    timing: Timing,
+    *,
+    now: datetime,
+) -> dict[str, Any]:
     """The timing as the store keeps it; an interval counts from `now`. BadRequest with
     what to write instead.
     """
-    if (timing.cron is None) == (timing.interval_seconds is None):
+    has_cron = timing.cron is not None
+    has_interval = timing.interval_seconds is not None
+    if has_cron == has_interval:
         raise bad_request(
             "schedule",
             "schedule has no cron and no interval_seconds, or both.",
@@ -67,7 +73,7 @@ def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
     if timing.cron is not None:
         _check_cron(timing.cron)
     seconds = timing.interval_seconds
-    if seconds is not None and not LEAST_SECONDS <= seconds <= MOST_SECONDS:
+    if seconds is not None and not _is_in_range(seconds):
         raise bad_request(
             "interval_seconds",
             "interval_seconds is out of range.",
@@ -76,20 +82,29 @@ def check_timing(timing: Timing, *, now: datetime) -> dict[str, Any]:
     kept = timing.model_dump(mode="json", exclude_none=True)
     if seconds is not None:
         # The store and Prefect count from one moment, so both have the same times.
-        kept["anchor"] = now.replace(microsecond=0).isoformat()
+        anchor = now.replace(microsecond=0)
+        kept["anchor"] = anchor.isoformat()
     try:
         due_after(kept, now)
     except ValueError:
         raise bad_request(
-            "cron", "cron names a time that never comes.", "Name a day that there is."
+            "cron",
+            "cron names a time that never comes.",
+            "Name a day that there is.",
         ) from None
     return kept
 
 
+def _is_in_range(seconds: int) -> bool:
+    return LEAST_SECONDS <= seconds <= MOST_SECONDS
+
+
 def _is_zone(name: str) -> bool:
     """Whether Prefect takes it: it has a list of its own."""
+    daily = {"cron": "@daily", "timezone": name}
+    any_day = datetime(2026, 1, 1)
     try:
-        due_after({"cron": "@daily", "timezone": name}, datetime(2026, 1, 1))
+        due_after(daily, any_day)
     except (ValidationError, KeyError):
         return False
     return bool(name)
@@ -97,13 +112,16 @@ def _is_zone(name: str) -> bool:
 
 def _zone_remedy(name: str) -> str:
     """The name that was probably meant, else what names look like."""
-    zones = {zone.lower(): zone for zone in sorted(available_timezones())}
+    all_zones = sorted(available_timezones())
+    zones = {zone.lower(): zone for zone in all_zones}
     cities = {}
-    for zone in zones.values():
+    for lower, zone in zones.items():
         # There GMT-5 is five hours before Greenwich, where others write GMT+5.
         if not zone.startswith("Etc/"):
-            cities[zone.lower().rpartition("/")[2]] = zone
-    wanted = name.strip().lower().replace(" ", "_")
+            city = lower.rpartition("/")[2]
+            cities[city] = zone
+    wanted = name.strip().lower()
+    wanted = wanted.replace(" ", "_")
     city = wanted.rpartition("/")[2]
     if _CHINA.fullmatch(city):
         return "For the time of China write Asia/Shanghai."
@@ -117,7 +135,8 @@ def _check_cron(text: str) -> None:
     """Five fields or a word as @daily: seconds would be too often."""
     remedy = 'Write five fields (minute, hour, day, month, weekday), as "0 6 * * 1-5", or a word as @daily.'
     is_word = text.startswith("@")
-    if not is_word and len(text.split()) != 5:
+    fields = text.split()
+    if not is_word and len(fields) != 5:
         raise bad_request("cron", "cron has not five fields.", remedy)
     try:
         CronSchedule(cron=text)
@@ -127,13 +146,15 @@ def _check_cron(text: str) -> None:
 
 def prefect_fields(timing: Mapping[str, Any]) -> dict[str, Any]:
     """The timing in the words of Prefect's schedules."""
+    zone = timing["timezone"]
     if "cron" in timing:
-        return {"cron": timing["cron"], "timezone": timing["timezone"]}
+        return {"cron": timing["cron"], "timezone": zone}
     anchor = datetime.fromisoformat(timing["anchor"])
+    interval = timedelta(seconds=timing["interval_seconds"])
     return {
-        "interval": timedelta(seconds=timing["interval_seconds"]),
+        "interval": interval,
         "anchor_date": anchor.replace(tzinfo=UTC),
-        "timezone": timing["timezone"],
+        "timezone": zone,
     }
 
 
@@ -142,16 +163,24 @@ def _schedule(timing: Mapping[str, Any]) -> CronSchedule | IntervalSchedule:
     return kind(**prefect_fields(timing))
 
 
-def due_after(timing: Mapping[str, Any], start: datetime, n: int = 1) -> list[datetime]:
+def due_after(
+    timing: Mapping[str, Any],
+    start: datetime,
+    n: int = 1,
+) -> list[datetime]:
     """The next n times from `start` on; all times are in UTC and without a zone, as in
     the store.
     """
     schedule = _schedule(timing)
-    dates = schedule._get_dates_generator(n=n, start=start.replace(tzinfo=UTC))
+    begin = start.replace(tzinfo=UTC)
+    dates = schedule._get_dates_generator(n=n, start=begin)
     return sorted(_plain(date) for date in dates)
 
 
-def latest_due(timing: Mapping[str, Any], now: datetime) -> datetime | None:
+def latest_due(
+    timing: Mapping[str, Any],
+    now: datetime,
+) -> datetime | None:
     """The last time up to `now`; None if there was none for years."""
     schedule = _schedule(timing)
     end = now.replace(tzinfo=UTC)
@@ -159,10 +188,12 @@ def latest_due(timing: Mapping[str, Any], now: datetime) -> datetime | None:
     if "interval_seconds" in timing:
         # Two intervals have a time in any case; two hours more for a change of the
         # clocks.
-        seconds = 2 * timing["interval_seconds"] + 7_200
+        two_intervals = 2 * timing["interval_seconds"]
+        seconds = two_intervals + 7_200
         spans = (timedelta(seconds=seconds),)
     for span in spans:
-        dates = list(schedule._get_dates_generator(start=end - span, end=end))
+        begin = end - span
+        dates = list(schedule._get_dates_generator(start=begin, end=end))
         if dates:
             return max(_plain(date) for date in dates)
     return None

@@ -50,6 +50,7 @@ def with_security(scope: Scope, headers: Headers) -> Headers:
     for name, text in _UNLESS_SET.items():
         if name.encode() not in names:
             ours[name] = text
+    # Ours instead of a route's own: no route can weaken them.
     kept = [header for header in headers if header[0].lower().decode() not in ours]
     return kept + encoded(ours)
 
@@ -75,6 +76,8 @@ def is_own_origin(scope: Scope, origin: str) -> bool:
     """Whether a page of this very address sends the call."""
     parts = urlsplit(origin)
     host = header(scope, b"host")
+    # A proxy may end TLS and not say so: then the browser names https, and the call
+    # came without.
     schemes = ("https",) if is_encrypted(scope) else ("http", "https")
     return parts.scheme in schemes and parts.netloc.lower() == host.lower()
 

@@ -1,8 +1,11 @@
-"""What lives in the API's process alone: bells that wake who waits, inboxes of agents,
-who is present.
+"""What lives in the API's process: bells that wake who waits, inboxes of agents, who is
+present.
 
 All of it is lost with the process, and nothing depends on that it is not: the store has
-what must last.
+what must last. Where there are several processes, each says to the others what it learns
+(`say`, set by `api.together`), and hears what they say.
+
+Decision 141.
 """
 
 from __future__ import annotations
@@ -15,9 +18,26 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+from protocol.exchange import LONGEST_WAIT_SECONDS
+from protocol.messages import EVERYONE
+
 # So many news are kept for workers that were away for a moment.
 LONGEST_NEWS = 10_000
+
+SHARED_BOOT = "shared"
+"""Of all processes together: their news have the same numbers."""
+
+MOST_NAMED = 300
+"""Hospitals in one saying: of the longest numbers, half of a notification."""
+
 T = TypeVar("T")
+
+Say = Callable[..., None]
+"""What kind, and its content."""
+
+
+def nobody_hears(*_saying: Any) -> None:
+    """There is one process."""
 
 
 class Waiter(asyncio.Event):
@@ -39,37 +59,55 @@ class Bell:
     def __init__(self) -> None:
         self._waiting: dict[Any, set[Waiter]] = defaultdict(set)
         self._is_closed = False
+        self.say: Say = nobody_hears
 
     def ring(self, key: Any) -> None:
+        """In every process."""
+        self.ring_here(key)
+        self.say("bell", key)
+
+    def ring_all(self) -> None:
+        """In this process, whoever waits for anything."""
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                waiter.set()
+
+    def ring_here(self, key: Any) -> None:
+        """For what this process alone knows, or has heard."""
         woken = list(self._waiting.get(key, ()))
         if isinstance(key, tuple):
-            woken += self._waiting.get(key[0], ())
-        for event in woken:
-            event.set()
+            wider = key[0]
+            woken += self._waiting.get(wider, ())
+        for waiter in woken:
+            waiter.set()
 
     def close(self) -> None:
         """Ends every wait, so that a process that is asked to end does so at once."""
         self._is_closed = True
-        for events in self._waiting.values():
-            for event in events:
-                event.over = True
-                event.set()
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                waiter.over = True
+                waiter.set()
 
     @contextlib.contextmanager
-    def listening(self, key: Any) -> Iterator[Waiter]:
-        """A waiter's event while it waits.
+    def listening(self, *keys: Any) -> Iterator[Waiter]:
+        """A waiter's event while it waits, which any of these keys wakes.
 
         Look in the store after entering, or what came just before is missed.
         """
         event = Waiter()
+        # Who comes while the process is ending waits for nothing either.
         event.over = self._is_closed
-        self._waiting[key].add(event)
+        for key in keys:
+            self._waiting[key].add(event)
         try:
             yield event
         finally:
-            self._waiting[key].discard(event)
-            if not self._waiting[key]:
-                del self._waiting[key]
+            for key in keys:
+                waiters = self._waiting[key]
+                waiters.discard(event)
+                if not waiters:
+                    del self._waiting[key]
 
 
 class News(NamedTuple):
@@ -77,7 +115,7 @@ class News(NamedTuple):
 
     # counts up over all hospitals; a cursor is the number of the last that was read
     number: int
-    user_id: int
+    user_id: int  # EVERYONE for all
     what: str  # look: there is something to run; stop: an order has ended
     order_id: int
 
@@ -86,30 +124,90 @@ class Inbox:
     """Informs workers that there is something to run or to end, without their asking
     again and again.
 
-    In memory only: a worker that finds another `boot` looks at its Prefect pool itself.
+    In memory only: a worker that finds another `boot`, or whose cursor says nothing here
+    (`knows`), looks at its Prefect pool itself. Several processes have one `boot` and
+    number the news alike.
     """
 
     def __init__(self) -> None:
         self.boot = secrets.token_hex(8)
         self._news: deque[News] = deque(maxlen=LONGEST_NEWS)
-        self._n_news = 0
+        # Of the newest, and of the last that this process has not heard.
+        self._newest = 0
+        self._unheard = 0
         self.bell = Bell()
+        self.say: Say | None = None
 
-    def tell(self, user_id: int, what: str, order_id: int) -> None:
-        self._n_news += 1
-        self._news.append(News(self._n_news, user_id, what, order_id))
-        self.bell.ring(user_id)
+    def tell(
+        self,
+        user_id: int,
+        what: str,
+        order_id: int,
+    ) -> None:
+        if self.say is None:
+            number = self._newest + 1
+            told = [(user_id, what, order_id)]
+            self.hear(number, told)
+        else:
+            # It comes back with its number, as to all others.
+            self.say(
+                "news",
+                user_id,
+                what,
+                order_id,
+            )
 
-    def since(self, user_id: int, cursor: int) -> tuple[int, list[dict[str, Any]]]:
+    def begin(self, number: int) -> None:
+        """This process hears all news behind `number`, and none of those before."""
+        self.boot = SHARED_BOOT
+        self._news.clear()
+        self._newest = number
+        self._unheard = number
+        self.bell.ring_all()
+
+    def hear(
+        self,
+        number: int,
+        told: Iterable[tuple[int, str, int]],
+    ) -> None:
+        """News that are told at one time, under one number."""
+        self._newest = number
+        for user_id, what, order_id in told:
+            news = News(
+                number,
+                user_id,
+                what,
+                order_id,
+            )
+            self._news.append(news)
+            if user_id == EVERYONE:
+                self.bell.ring_all()
+            else:
+                self.bell.ring_here(user_id)
+
+    def knows(self, cursor: int) -> bool:
+        """Whether this process has heard all that came behind a cursor."""
+        return self._unheard <= cursor <= self._newest
+
+    def since(
+        self,
+        user_id: int,
+        cursor: int,
+    ) -> tuple[int, list[dict[str, Any]]]:
         """The news behind a cursor, and the next cursor.
 
         Who was away for longer looks at its pool anyway.
         """
         found = []
         for news in self._news:
-            if news.number > cursor and news.user_id == user_id:
-                found.append({"what": news.what, "order_id": news.order_id})
-        return self._n_news, found
+            is_new = news.number > cursor
+            if is_new and news.user_id in (user_id, EVERYONE):
+                entry = {
+                    "what": news.what,
+                    "order_id": news.order_id,
+                }
+                found.append(entry)
+        return self._newest, found
 
 
 class Waits:
@@ -120,22 +218,75 @@ class Waits:
     def __init__(self) -> None:
         # By order, then by hospital, in time.monotonic().
         self._since: dict[int, dict[int, float]] = {}
+        self.say: Say = nobody_hears
 
-    def note(self, run: int, missing: Iterable[int]) -> None:
+    def note(
+        self,
+        run: int,
+        missing: Iterable[int],
+    ) -> None:
         """Who is missing now; who was missing before is missing since then."""
+        waited_for = self._since.get(run, ())
+        before = set(waited_for)
+        now_missing = set(missing)
+        self.hear(run, now_missing)
+        if now_missing != before:
+            self._say(run, now_missing)
+
+    def tell_all(self) -> None:
+        """To a process that has just come."""
+        for run, waited_for in self._since.items():
+            self._say(run, waited_for)
+
+    def _say(self, run: int, missing: Iterable[int]) -> None:
+        """In pieces that fit into a notification, each of a range of numbers: in
+        whatever order they come, a piece changes nothing of another one.
+        """
+        users = sorted(missing)
+        above = None
+        while len(users) > MOST_NAMED:
+            piece, users = users[:MOST_NAMED], users[MOST_NAMED:]
+            self.say("waits", run, piece, above, piece[-1])
+            above = piece[-1]
+        self.say("waits", run, users, above, None)
+
+    def hear(
+        self,
+        run: int,
+        missing: Iterable[int],
+        above: int | None = None,
+        up_to: int | None = None,
+    ) -> None:
+        """Who is missing of the hospitals with numbers above the one and up to the
+        other.
+        """
         now = time.monotonic()
         earlier = self._since.pop(run, {})
-        waited_for = {user: earlier.get(user, now) for user in missing}
+        waited_for = {}
+        for user, since in earlier.items():
+            is_below = above is not None and user <= above
+            is_beyond = up_to is not None and user > up_to
+            if is_below or is_beyond:
+                waited_for[user] = since
+        for user in missing:
+            waited_for[user] = earlier.get(user, now)
         if waited_for:
             self._since[run] = waited_for
 
-    def longer_than(self, run: int, seconds: float) -> list[int]:
+    def longer_than(
+        self,
+        run: int,
+        seconds: float,
+    ) -> list[int]:
         """Who has been missing for so long."""
         now = time.monotonic()
         waited_for = self._since.get(run, {})
-        return sorted(
-            user for user, since in waited_for.items() if now - since >= seconds
-        )
+        found = []
+        for user, since in waited_for.items():
+            missing_seconds = now - since
+            if missing_seconds >= seconds:
+                found.append(user)
+        return sorted(found)
 
 
 class Presence:
@@ -153,8 +304,11 @@ class Presence:
         self._open: Counter[int] = Counter()
         self._last: dict[int, float] = {}
         self._gone: dict[int, float] = {}
+        # By other process and hospital, until when it is there by that one's word.
+        self._elsewhere: dict[tuple[str, int], float] = {}
         self._started = time.monotonic()
         self._bell = bell
+        self.say: Say = nobody_hears
 
     @contextlib.contextmanager
     def poll(self, user_id: int) -> Iterator[None]:
@@ -162,8 +316,10 @@ class Presence:
         self._open[user_id] += 1
         self._last[user_id] = time.monotonic()
         self._gone.pop(user_id, None)
+        there_seconds = LONGEST_WAIT_SECONDS + self.PAUSE_SECONDS
+        self.say("here", user_id, there_seconds)
         if not was_there:
-            self._bell.ring("hospitals")
+            self._bell.ring_here("hospitals")
         try:
             yield
         finally:
@@ -171,8 +327,10 @@ class Presence:
             # One whose connection broke meanwhile is gone already.
             if user_id in self._last:
                 self._last[user_id] = time.monotonic()
+                self.say("here", user_id, self.PAUSE_SECONDS)
                 loop = asyncio.get_running_loop()
-                loop.call_later(self.PAUSE_SECONDS + 0.1, self._look_again, user_id)
+                after_pause = self.PAUSE_SECONDS + 0.1
+                loop.call_later(after_pause, self._look_again, user_id)
 
     def gone(self, user_id: int) -> None:
         """Its connection broke; it is there again with its next poll."""
@@ -180,9 +338,60 @@ class Presence:
         # already.
         if self._open[user_id] > 1:
             return
-        if self._last.pop(user_id, None) is not None:
-            self._gone[user_id] = time.monotonic()
-            self._bell.ring("hospitals")
+        last = self._last.pop(user_id, None)
+        if last is None:
+            return
+        self.say("here", user_id, 0)
+        # It may have connected anew to another process.
+        if not self.is_there(user_id):
+            self._note_gone(user_id)
+
+    def hear(
+        self,
+        process: str,
+        user_id: int,
+        seconds: float,
+    ) -> None:
+        """Another process says that it is there for so long; 0 that its connection
+        broke.
+        """
+        was_there = self.is_there(user_id)
+        until = time.monotonic() + seconds
+        self._elsewhere[process, user_id] = until
+        if self.is_there(user_id):
+            self._gone.pop(user_id, None)
+            loop = asyncio.get_running_loop()
+            loop.call_later(
+                seconds + 0.1,
+                self._look_elsewhere,
+                process,
+                user_id,
+            )
+            if not was_there:
+                self._bell.ring_here("hospitals")
+        elif was_there:
+            self._note_gone(user_id)
+
+    def tell_all(self) -> None:
+        """To a process that has just come."""
+        there_seconds = LONGEST_WAIT_SECONDS + self.PAUSE_SECONDS
+        for user_id, n_open in self._open.items():
+            if n_open > 0:
+                self.say("here", user_id, there_seconds)
+
+    def _note_gone(self, user_id: int) -> None:
+        self._gone[user_id] = time.monotonic()
+        self._bell.ring_here("hospitals")
+
+    def _look_elsewhere(self, process: str, user_id: int) -> None:
+        """That process has not said it again, or has died."""
+        until = self._elsewhere.get((process, user_id))
+        if until is None or until > time.monotonic():
+            return
+        del self._elsewhere[process, user_id]
+        if not self.is_there(user_id) and user_id not in self._gone:
+            self._last.pop(user_id, None)
+            self._note_gone(user_id)
 
     def _look_again(self, user_id: int) -> None:
         """Nobody reports that an agent has died between two polls."""
@@ -190,17 +399,30 @@ class Presence:
             self.gone(user_id)
 
     def is_there(self, user_id: int) -> bool:
+        return self._is_here(user_id) or user_id in self._there_elsewhere()
+
+    def _there_elsewhere(self) -> set[int]:
+        now = time.monotonic()
+        found = set()
+        for (_, user), until in self._elsewhere.items():
+            if until > now:
+                found.add(user)
+        return found
+
+    def _is_here(self, user_id: int) -> bool:
         last = self._last.get(user_id)
         if last is None:
             return False
         if self._open[user_id] > 0:
             return True
-        return time.monotonic() - last < self.PAUSE_SECONDS
+        silent_seconds = time.monotonic() - last
+        return silent_seconds < self.PAUSE_SECONDS
 
     def there(self) -> set[int]:
         """The hospitals whose agents are there."""
         known = list(self._last)
-        return {user_id for user_id in known if self.is_there(user_id)}
+        here = {user_id for user_id in known if self._is_here(user_id)}
+        return here | self._there_elsewhere()
 
     def away_seconds(self, user_id: int) -> float:
         """How long this agent has been away, as far as this process knows; 0 for one
@@ -208,6 +430,8 @@ class Presence:
         """
         if self.is_there(user_id):
             return 0.0
+        # Who has not come yet is away since this process began: a restart gives
+        # everybody the whole grace again.
         since = self._gone.get(user_id, self._started)
         return time.monotonic() - since
 
@@ -234,14 +458,17 @@ async def read_until(
     *,
     is_enough: Callable[[T], bool],
     seconds: float,
+    or_key: Any = None,
 ) -> T:
     """What `read` gives once it is enough, or what it gave last when the time is over
     or this process ends.
 
-    It is called at once, and again whenever the bell rings for `key`.
+    It is called at once, and again whenever the bell rings for `key`, or for `or_key`
+    where there is one.
     """
     deadline = time.monotonic() + seconds
-    with bell.listening(key) as event:
+    keys = [key] if or_key is None else [key, or_key]
+    with bell.listening(*keys) as event:
         while True:
             # Before the reading: what rings while it is made ends the wait behind it at
             # once.

@@ -2,7 +2,7 @@
 deletes it at last, and keeps one deployment for each schedule.
 
 Prefect is given names and numbers of orders only (decision 1). `Runs` has the calls,
-`parts_of` reads the timeline out of Prefect's record (decision 51), `due_times` counts
+`prefect_parts` reads the timeline out of Prefect's record, `due_times` counts
 the times of schedules (decision 45), `prefect_deletion` deletes old runs (decision 82).
 """
 
@@ -50,29 +50,21 @@ from prefect.states import Cancelled
 
 from api.due_times import due_after, prefect_fields
 from api.prefect_deletion import delete_runs_of, delete_runs_of_flow
+from api.prefect_parts import STATUS, StepRun, parts_of
 from protocol.errors import Unavailable
 from protocol.machine.outage import PREFECT, Outage
+from protocol.run_lines import log_line, stays_there
+from protocol.start_window import LATE
 
 T = TypeVar("T")
-R = TypeVar("R", FlowRun, TaskRun)
-
-# An order that will be resumed is never shown as failed: its own record says whether it
-# has ended.
-STATUS = {
-    StateType.SCHEDULED: "pending",
-    StateType.PENDING: "pending",
-    StateType.RUNNING: "running",
-    StateType.PAUSED: "running",
-    StateType.COMPLETED: "success",
-    StateType.FAILED: "failed",
-    StateType.CRASHED: "failed",
-    StateType.CANCELLING: "cancelled",
-    StateType.CANCELLED: "cancelled",
-}
+R = TypeVar("R", FlowRun, TaskRun, DeploymentResponse)
 
 
 @contextlib.asynccontextmanager
-async def open_runs(url: str, auth: str | None) -> AsyncIterator[Runs]:
+async def open_runs(
+    url: str,
+    auth: str | None,
+) -> AsyncIterator[Runs]:
     """A client of Prefect's API for as long as the application runs."""
     async with PrefectClient(url, auth_string=auth) as client:
         yield Runs(client)
@@ -92,7 +84,10 @@ class PrefectAway(Unavailable):
 
     def to_json(self) -> dict[str, Any]:
         """To others it is Unavailable, which they know."""
-        return {**super().to_json(), "type": Unavailable.__name__}
+        return {
+            **super().to_json(),
+            "type": Unavailable.__name__,
+        }
 
 
 class Runs:
@@ -111,6 +106,7 @@ class Runs:
         asked = time.monotonic()
         try:
             yield
+        # Prefect is there: it has answered that it has no such thing.
         except ObjectNotFound:
             self._outage.answered(PREFECT)
             raise
@@ -132,7 +128,12 @@ class Runs:
                 return await _insist(attempt)
 
     async def start(
-        self, deployment: str, order_id: int, tags: list[str], *, attempt: int = 0
+        self,
+        deployment: str,
+        order_id: int,
+        tags: list[str],
+        *,
+        attempt: int = 0,
     ) -> str:
         """The id of the order's flow run; asked twice for one attempt, it is the same
         run.
@@ -150,15 +151,41 @@ class Runs:
             return str(run.id)
 
         try:
-            return await self._in_time(start_once)
+            flow_run_id = await self._in_time(start_once)
         except ObjectNotFound:
             raise _not_deployed(f"deployment {deployment}") from None
+        await self._say_where_its_log_is(flow_run_id, deployment)
+        return flow_run_id
+
+    async def _say_where_its_log_is(self, flow_run_id: str, deployment: str) -> None:
+        """At a hospital's run, whose process sends no line. An order needs none."""
+        _, is_hospitals, user = deployment.rpartition("/hospital-")
+        if is_hospitals:
+            line = log_line(flow_run_id, stays_there(int(user)))
+            with contextlib.suppress(Exception):
+                await self._client.create_logs([line])
+
+    async def _flow_runs(self, wanted: FlowRunFilter) -> list[FlowRun]:
+        """On however many pages: an order has a run for each of its hospitals."""
+
+        def flow_runs(
+            limit: int,
+            offset: int,
+        ) -> Awaitable[list[FlowRun]]:
+            return self._client.read_flow_runs(
+                flow_run_filter=wanted,
+                limit=limit,
+                offset=offset,
+            )
+
+        return await _all(flow_runs)
 
     async def status(self, flow_run_id: str) -> str:
         """The run's state in the request document's words."""
         try:
             with self._asking():
                 run = await self._client.read_flow_run(UUID(flow_run_id))
+        # Somebody has deleted it there; the order is given a new one.
         except ObjectNotFound:
             return "pending"
         if run.state_type is None:
@@ -173,41 +200,52 @@ class Runs:
         found: set[str] = set()
         with self._asking():
             for start in range(0, len(wanted), PAGE):
-                page = FlowRunFilter(
-                    id=FlowRunFilterId(any_=wanted[start : start + PAGE])
-                )
+                ids = wanted[start : start + PAGE]
+                page = FlowRunFilter(id=FlowRunFilterId(any_=ids))
                 runs = await self._client.read_flow_runs(flow_run_filter=page)
                 found.update(str(run.id) for run in runs)
         return found
 
     async def cancelled(self, order_ids: Iterable[int]) -> set[int]:
         """Those orders of which somebody has cancelled a run in Prefect: the
-        coordinator's or a hospital's.
+        coordinator's or a hospital's. Not those that have begun without a hospital, whose
+        run ends as cancelled by itself.
         """
         by_tag = {f"order-{order_id}": order_id for order_id in order_ids}
         tags = list(by_tag)
-        cancelled = FlowRunFilterStateType(
-            any_=[StateType.CANCELLING, StateType.CANCELLED]
-        )
+        types = [StateType.CANCELLING, StateType.CANCELLED]
+        cancelled = FlowRunFilterStateType(any_=types)
         found: set[int] = set()
         with self._asking():
             for start in range(0, len(tags), MOST_TAGS):
-                some = FlowRunFilterTags(any_=tags[start : start + MOST_TAGS])
+                some_tags = tags[start : start + MOST_TAGS]
                 wanted = FlowRunFilter(
-                    state=FlowRunFilterState(type=cancelled), tags=some
+                    state=FlowRunFilterState(type=cancelled),
+                    tags=FlowRunFilterTags(any_=some_tags),
                 )
-                for run in await self._client.read_flow_runs(flow_run_filter=wanted):
-                    found.update(by_tag[tag] for tag in run.tags if tag in by_tag)
+                for run in await self._flow_runs(wanted):
+                    if run.state is not None and run.state.message == LATE:
+                        continue
+                    own_tags = [tag for tag in run.tags if tag in by_tag]
+                    found.update(by_tag[tag] for tag in own_tags)
         return found
 
-    async def parts(self, order_id: int, names: list[str] | None) -> list[StepRun]:
+    async def parts(
+        self,
+        order_id: int,
+        names: list[str] | None,
+    ) -> list[StepRun]:
         """The task runs of an order that have begun, of these names or all, by time."""
-        of_order = FlowRunFilter(tags=FlowRunFilterTags(any_=[f"order-{order_id}"]))
+        tags = FlowRunFilterTags(any_=[f"order-{order_id}"])
+        of_order = FlowRunFilter(tags=tags)
         called = None
         if names:
             called = TaskRunFilter(name=TaskRunFilterName(any_=names))
 
-        def task_runs(limit: int, offset: int) -> Awaitable[list[TaskRun]]:
+        def task_runs(
+            limit: int,
+            offset: int,
+        ) -> Awaitable[list[TaskRun]]:
             return self._client.read_task_runs(
                 flow_run_filter=of_order,
                 task_run_filter=called,
@@ -215,31 +253,29 @@ class Runs:
                 offset=offset,
             )
 
-        def flow_runs(limit: int, offset: int) -> Awaitable[list[FlowRun]]:
-            return self._client.read_flow_runs(
-                flow_run_filter=of_order, limit=limit, offset=offset
-            )
-
         tasks = await self._in_time(lambda: _all(task_runs))
-        runs = await self._in_time(lambda: _all(flow_runs))
+        runs = await self._in_time(lambda: self._flow_runs(of_order))
         return parts_of(tasks, runs, now=datetime.now(UTC))
 
     async def cancel_waiting(self, order_id: int) -> None:
         """Cancels the order's runs that nobody has started yet; those under way hear of
         it through the exchange.
         """
-        scheduled = FlowRunFilterState(
-            type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])
-        )
+        scheduled = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
         wanted = FlowRunFilter(
-            state=scheduled, tags=FlowRunFilterTags(all_=[f"order-{order_id}"])
+            state=FlowRunFilterState(type=scheduled),
+            tags=FlowRunFilterTags(all_=[f"order-{order_id}"]),
         )
         with self._asking():
-            for run in await self._client.read_flow_runs(flow_run_filter=wanted):
+            # All before the first is cancelled: those of later pages would move up.
+            runs = await self._flow_runs(wanted)
+            for run in runs:
                 # Somebody else may have just deleted it.
                 with contextlib.suppress(ObjectNotFound):
                     await self._client.set_flow_run_state(
-                        run.id, Cancelled(), force=True
+                        run.id,
+                        Cancelled(),
+                        force=True,
                     )
 
     async def delete_ended(
@@ -253,14 +289,22 @@ class Runs:
                 lambda: delete_runs_of(self._client, order_ids, before=before)
             )
 
-    async def delete_ended_of_schedules(self, *, keep: int, before: datetime) -> None:
+    async def delete_ended_of_schedules(
+        self,
+        *,
+        keep: int,
+        before: datetime,
+    ) -> None:
         """Deletes the schedules' own runs that have ended before, but for the newest:
         those that asked for no order have none with which they would go.
         """
         with self._asking():
             await _insist(
                 lambda: delete_runs_of_flow(
-                    self._client, SCHEDULED_FLOW, keep=keep, before=before
+                    self._client,
+                    SCHEDULED_FLOW,
+                    keep=keep,
+                    before=before,
                 )
             )
 
@@ -277,15 +321,19 @@ class Runs:
     # Schedules: one deployment for each, with its parameters on the deployment
 
     async def deploy_schedule(
-        self, schedule_id: int, timing: Mapping[str, Any], *, active: bool, about: str
+        self,
+        schedule_id: int,
+        timing: Mapping[str, Any],
+        *,
+        active: bool,
+        about: str,
     ) -> None:
         """Makes or changes the schedule's deployment; runs that were due under an
         earlier timing are gone.
         """
         fields = prefect_fields(timing)
-        schedule = (
-            CronSchedule(**fields) if "cron" in timing else IntervalSchedule(**fields)
-        )
+        kind = CronSchedule if "cron" in timing else IntervalSchedule
+        schedule = kind(**fields)
         due = DeploymentScheduleCreate(schedule=schedule, active=active)
 
         async def attempt() -> None:
@@ -312,22 +360,30 @@ class Runs:
         self, schedule_ids: Iterable[int], *, now: datetime
     ) -> dict[int, Deployed]:
         """These schedules as Prefect has them; one that was deleted there is missing."""
-        by_name = {
-            f"schedule-{schedule_id}": schedule_id for schedule_id in schedule_ids
-        }
-        wanted = DeploymentFilter(name=DeploymentFilterName(any_=list(by_name)))
+        by_name = {}
+        for schedule_id in schedule_ids:
+            by_name[f"schedule-{schedule_id}"] = schedule_id
+        names = list(by_name)
+        wanted = DeploymentFilter(name=DeploymentFilterName(any_=names))
         flow = FlowFilter(name=FlowFilterName(any_=[SCHEDULED_FLOW]))
 
-        def attempt() -> Awaitable[list[DeploymentResponse]]:
+        def deployed(
+            limit: int,
+            offset: int,
+        ) -> Awaitable[list[DeploymentResponse]]:
             return self._client.read_deployments(
-                flow_filter=flow, deployment_filter=wanted
+                flow_filter=flow,
+                deployment_filter=wanted,
+                limit=limit,
+                offset=offset,
             )
 
-        deployments = await self._in_time(attempt)
-        return {
-            by_name[deployment.name]: _deployed(deployment, now)
-            for deployment in deployments
-        }
+        deployments = await self._in_time(lambda: _all(deployed))
+        found = {}
+        for deployment in deployments:
+            schedule_id = by_name[deployment.name]
+            found[schedule_id] = _deployed(deployment, now)
+        return found
 
     async def delete_schedule(self, schedule_id: int) -> None:
         """Deletes the schedule's deployment and its runs that have not begun."""
@@ -342,71 +398,6 @@ class Runs:
         await self._in_time(attempt)
 
 
-@dataclass(frozen=True)
-class StepRun:
-    """A task run of an order."""
-
-    hospital: int | None  # None: the coordinator
-    name: str
-    began: datetime
-    ended: datetime | None  # None: it still runs
-    state: str  # a word of STATUS, or crashed
-
-
-# Prefect writes a task's end in batches (decision 26), a moment after its flow's: a
-# part without an end may only be on its way.
-RECORD_SECONDS = 10.0
-
-
-def parts_of(
-    tasks: Iterable[TaskRun], flow_runs: Iterable[FlowRun], *, now: datetime
-) -> list[StepRun]:
-    """The parts that these task runs are. One without an end that was begun again, or
-    whose flow run has ended for some time, was cut off with its process; it lasted
-    until then at the most.
-    """
-    runs = {run.id: run for run in flow_runs}
-    begun = [task for task in tasks if task.start_time and task.flow_run_id in runs]
-    begun.sort(key=_began)
-    # When each task was begun, by run and name: again after its process died.
-    begins: dict[tuple[UUID | None, str], list[datetime]] = {}
-    for task in begun:
-        key = (task.flow_run_id, task.name)
-        begins.setdefault(key, []).append(_began(task))
-    parts = []
-    for task in begun:
-        assert task.flow_run_id is not None
-        run = runs[task.flow_run_id]
-        hospital = _hospital_of(run.tags)
-        began = _began(task)
-        state = STATUS[task.state_type or StateType.RUNNING]
-        ended: datetime | None = task.end_time
-        if ended is None:
-            cut_off = [
-                later for later in begins[task.flow_run_id, task.name] if later > began
-            ]
-            if run.end_time and (now - run.end_time).total_seconds() > RECORD_SECONDS:
-                cut_off.append(run.end_time)
-            if cut_off:
-                ended, state = min(cut_off), "crashed"
-        parts.append(StepRun(hospital, task.name, began, ended, state))
-    return parts
-
-
-def _began(task: TaskRun) -> datetime:
-    assert task.start_time is not None
-    return task.start_time
-
-
-def _hospital_of(tags: Iterable[str]) -> int | None:
-    """A hospital's run has its number as a tag; the coordinator's has none."""
-    for tag in tags:
-        if tag.startswith("hospital-"):
-            number = tag.removeprefix("hospital-")
-            return int(number) if number.isdecimal() else None
-    return None
-
-
 PAGE = 200
 MOST_TAGS = 100
 """In one filter: Prefect puts them into one call of SQLite's json_array, which takes 127
@@ -419,8 +410,8 @@ async def _all(page: Callable[[int, int], Awaitable[list[R]]]) -> list[R]:
     found: dict[UUID, R] = {}
     for offset in itertools.count(0, PAGE):
         more = await page(PAGE, offset)
-        for run in more:
-            found[run.id] = run
+        for one in more:
+            found[one.id] = one
         if len(more) < PAGE:
             return list(found.values())
     raise AssertionError("unreachable")
@@ -452,8 +443,14 @@ def _deployed(deployment: DeploymentResponse, now: datetime) -> Deployed:
     # several.
     due: list[datetime] = []
     for schedule in active:
-        due += due_after(_timing_of(schedule), now, N_NEXT)
-    return Deployed(str(deployment.id), bool(active), sorted(due)[:N_NEXT])
+        timing = _timing_of(schedule)
+        due += due_after(timing, now, N_NEXT)
+    next_runs = sorted(due)[:N_NEXT]
+    return Deployed(
+        str(deployment.id),
+        bool(active),
+        next_runs,
+    )
 
 
 def _timing_of(schedule: Any) -> dict[str, Any]:
@@ -461,7 +458,8 @@ def _timing_of(schedule: Any) -> dict[str, Any]:
     zone = {"timezone": schedule.timezone or "UTC"}
     if isinstance(schedule, CronSchedule):
         return {"cron": schedule.cron, **zone}
-    anchor = schedule.anchor_date.astimezone(UTC).replace(tzinfo=None)
+    in_utc = schedule.anchor_date.astimezone(UTC)
+    anchor = in_utc.replace(tzinfo=None)
     return {
         "interval_seconds": schedule.interval.total_seconds(),
         "anchor": anchor.isoformat(),

@@ -47,10 +47,11 @@ class ToldOrder:
 
     def check(self) -> None:
         """Raises what the reading has failed by."""
-        if self.reading is None or not self.reading.done():
+        reading = self.reading
+        if reading is None or not reading.done():
             return
-        if not self.reading.cancelled():
-            self.reading.result()
+        if not reading.cancelled():
+            reading.result()
 
 
 class ToldOrders:
@@ -67,8 +68,10 @@ class ToldOrders:
         told = self._told.get(order_id)
         if told is None or told.has_been_read:
             told = ToldOrder(order_id)
-            told.reading = asyncio.create_task(self._read(told))
-            told.reading.add_done_callback(functools.partial(self._has_ended, told))
+            reading = asyncio.create_task(self._read(told))
+            told.reading = reading
+            has_ended = functools.partial(self._has_ended, told)
+            reading.add_done_callback(has_ended)
             self._told[order_id] = told
         told.n_streams += 1
         try:
@@ -78,18 +81,23 @@ class ToldOrders:
             if not told.n_streams:
                 self._forget(told)
 
-    def _has_ended(self, told: ToldOrder, reading: asyncio.Task[None]) -> None:
+    def _has_ended(
+        self,
+        told: ToldOrder,
+        reading: asyncio.Task[None],
+    ) -> None:
         # What it failed by ends each stream, as if it had read by itself; where no
         # stream is left, asyncio would complain that nobody asked for it.
         if not reading.cancelled():
             reading.exception()
-        self._bell.ring(told.key)
+        self._bell.ring_here(told.key)
 
     def _forget(self, told: ToldOrder) -> None:
         assert told.reading is not None
         told.reading.cancel()
         # Another reading may stand in its place.
-        if self._told.get(told.order_id) is told:
+        newest = self._told.get(told.order_id)
+        if newest is told:
             del self._told[told.order_id]
 
     async def _read(self, told: ToldOrder) -> None:
@@ -99,23 +107,33 @@ class ToldOrders:
             while not event.over:
                 event.clear()
                 await self._read_news(told)
-                self._bell.ring(told.key)
-                if told.order is not None and told.order.has_ended:
+                self._bell.ring_here(told.key)
+                order = told.order
+                if order is not None and order.has_ended:
                     return
-                await rang(event, time.monotonic() + LOOK_AGAIN_SECONDS)
+                deadline = time.monotonic() + LOOK_AGAIN_SECONDS
+                await rang(event, deadline)
 
     async def _read_news(self, told: ToldOrder) -> None:
         # The order first: an order that has ended has all of its rounds.
         order = await in_thread(self._store.orders.get, told.order_id)
         recorded = await in_thread(
-            self._store.rounds.of_order, told.order_id, skip=len(told.rounds)
+            self._store.rounds.of_order,
+            told.order_id,
+            skip=len(told.rounds),
         )
         for new in recorded:
-            shown = {"fold": new.fold, "round": new.round, "loss": new.loss}
-            told.rounds.append(event_text("round", shown))
+            shown = {
+                "fold": new.fold,
+                "round": new.round,
+                "loss": new.loss,
+            }
+            event = event_text("round", shown)
+            told.rounds.append(event)
         told.order = order
 
 
 def event_text(name: str, data: Any) -> str:
     """One server-sent event."""
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    content = json.dumps(data)
+    return f"event: {name}\ndata: {content}\n\n"

@@ -63,7 +63,11 @@ async def trim(services: Services, *, settle_seconds: float) -> None:
             if order_id not in left:
                 n_deleted += 1
                 await in_thread(
-                    services.store.orders.note_runs_deleted, order_id, old[order_id]
+                    # With the run's id: an inference that is asked for again has
+                    # another one, which is there.
+                    services.store.orders.note_runs_deleted,
+                    order_id,
+                    old[order_id],
                 )
     if n_deleted:
         log.info("Prefect's record of %s older orders is deleted", n_deleted)

@@ -26,6 +26,7 @@ from agents.rows.relation import THREADS
 from agents.site.settings import SiteSettings
 from analytics.statistics import exact
 from analytics.statistics.exact import Number
+from benchmarks.processor import peak_bytes
 from protocol.policy import OrderRules, Policy, StatisticsRules, TableRules
 
 N_ROWS = 10_000_000
@@ -50,6 +51,7 @@ def main() -> None:
         f"  {'':18}{'DuckDB':>9}{'exact':>9}{'ratio':>8}{'MB more':>9}   variance: DuckDB, exact"
     )
     ratios, sizes = [], []
+    # A process for each task: a peak of memory is of a process's whole life.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as fresh:
         for name, expression in {**COLUMNS, **WIDE}.items():
             own, ours, megabytes, *answers = fresh.apply(
@@ -93,13 +95,13 @@ def measure(folder: Path) -> tuple[float, float, float, float, Number | None]:
 
     Removes the folder.
     """
-    before = _peak_megabytes()
+    before = peak_bytes() / 2**20
     own_sql = OWN_SQL.format(folder / "data" / "numbers.parquet")
     with _opened(folder) as dataset:
         found = exact_totals.moments(dataset, "x")[
             ()
         ].moments  # first, so that the memory is its own
-        megabytes = _peak_megabytes() - before
+        megabytes = peak_bytes() / 2**20 - before
         with duckdb.connect(config={"threads": THREADS}) as connection:
             connection.execute("SET enable_progress_bar = false")
             own_variance = connection.execute(own_sql).fetchall()[0][2]
@@ -140,13 +142,8 @@ def _shortest(*calls: Callable[[], object]) -> list[float]:
             start = time.perf_counter()
             call()
             found.append(time.perf_counter() - start)
+    # The shortest: other work of the machine only adds.
     return [min(found) for found in seconds]
-
-
-def _peak_megabytes() -> float:
-    """Of this process since it was started; ru_maxrss would begin with the parent's."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -14,18 +14,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
 
 from analytics.arrays import Floats, Ints
 from analytics.scores import anomaly
-from analytics.training.models import Model, initial_weights, local_gradient, local_loss
+from analytics.training.gradients import local_gradient, local_loss
+from analytics.training.initial_weights import initial_weights
+from analytics.training.models import Model
 
-N_HOSPITALS, N_ATTACKERS, N_TRIALS = 10, 3, 200
-ROUND, LEARNING_RATE, LEAST_ROWS = 5, 0.5, 20
-CONCENTRATION = {"evenly": np.inf, "unevenly by class": 1.0}
-MODEL = Model("softmax", 64, classes=tuple(range(10)))
+N_HOSPITALS = 10
+N_ATTACKERS = 3
+N_TRIALS = 200
+ROUND = 5
+LEARNING_RATE = 0.5
+LEAST_ROWS = 20
+CONCENTRATION = {
+    "evenly": np.inf,
+    "unevenly by class": 1.0,
+}
+MODEL = Model(
+    "softmax",
+    64,
+    classes=tuple(range(10)),
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,10 @@ SCORES: dict[str, Callable[[Attacked], Floats]] = {
     "foolsgold k=2": lambda a: anomaly.foolsgold(a.points, k=2),
     "foolsgold k=5": lambda a: anomaly.foolsgold(a.points, k=5),
     "zeno p=1": lambda a: anomaly.zeno(
-        a.loss_before, a.loss, np.linalg.norm(a.points - a.before, axis=1), p=1
+        a.loss_before,
+        a.loss,
+        _moved(a),
+        p=1,
     ),
     "auror k=1": lambda a: anomaly.auror(a.points, k=1),
     "auror k=2": lambda a: anomaly.auror(a.points, k=2),
@@ -62,6 +79,12 @@ SCORES: dict[str, Callable[[Attacked], Floats]] = {
 }
 
 
+def _moved(round_: Attacked) -> Floats:
+    """How far each hospital's gradient is from its last one."""
+    changes = round_.points - round_.before
+    return np.asarray(np.linalg.norm(changes, axis=1))
+
+
 def sign_flip(honest: Floats, rng: np.random.Generator) -> Floats:
     return -honest[:N_ATTACKERS]
 
@@ -72,10 +95,9 @@ def scaling(honest: Floats, rng: np.random.Generator) -> Floats:
 
 def noise(honest: Floats, rng: np.random.Generator) -> Floats:
     """Gaussian noise of the honest gradients' mean length."""
-    return _of_length(
-        rng.normal(size=honest[:N_ATTACKERS].shape),
-        np.linalg.norm(honest, axis=1).mean(),
-    )
+    replaced = honest[:N_ATTACKERS]
+    drawn = rng.normal(size=replaced.shape)
+    return _of_length(drawn, _mean_length(honest))
 
 
 def one_big(honest: Floats, rng: np.random.Generator) -> Floats:
@@ -89,10 +111,9 @@ def identical_sybils(honest: Floats, rng: np.random.Generator) -> Floats:
     """All attackers send the honest gradients' mean, reversed, at a single one's
     length.
     """
-    mean = -honest.mean(axis=0, keepdims=True)
-    return np.repeat(
-        _of_length(mean, np.linalg.norm(honest, axis=1).mean()), N_ATTACKERS, axis=0
-    )
+    mean = honest.mean(axis=0, keepdims=True)
+    sent = _of_length(-mean, _mean_length(honest))
+    return np.repeat(sent, N_ATTACKERS, axis=0)
 
 
 ATTACKS = {
@@ -105,10 +126,19 @@ ATTACKS = {
 }
 
 
+def _mean_length(vectors: Floats) -> Any:
+    lengths = np.linalg.norm(vectors, axis=1)
+    return lengths.mean()
+
+
 def _of_length(vectors: Floats, length: float) -> Floats:
-    return np.asarray(
-        vectors * (length / np.linalg.norm(vectors, axis=1, keepdims=True))
+    lengths = np.linalg.norm(
+        vectors,
+        axis=1,
+        keepdims=True,
     )
+    factors = length / lengths
+    return np.asarray(vectors * factors)
 
 
 def main() -> None:
@@ -117,46 +147,62 @@ def main() -> None:
         print(
             f"rows dealt {dealt}, {N_TRIALS} trials, per cent in which all attackers are on top\n"
         )
-        trials = [seen_in_trial(concentration, seed) for seed in range(N_TRIALS)]
-        print(f"| score | {' | '.join(ATTACKS)} |")
-        print("|---|" + "--:|" * len(ATTACKS))
+        trials = []
+        for seed in range(N_TRIALS):
+            trials.append(seen_in_trial(concentration, seed))
+        heads = " | ".join(ATTACKS)
+        rule = "--:|" * len(ATTACKS)
+        print(f"| score | {heads} |")
+        print(f"|---|{rule}")
         for score in SCORES:
-            shares = [
-                np.mean([seen[attack, score] for seen in trials]) for attack in ATTACKS
-            ]
-            print(
-                f"| {score} | "
-                + " | ".join(f"{100 * share:.0f}" for share in shares)
-                + " |"
-            )
+            cells = []
+            for attack in ATTACKS:
+                are_seen = [seen[attack, score] for seen in trials]
+                percent = 100 * np.mean(are_seen)
+                cells.append(f"{percent:.0f}")
+            line = " | ".join(cells)
+            print(f"| {score} | {line} |")
         print()
 
 
-def seen_in_trial(concentration: float, seed: int) -> dict[tuple[str, str], bool]:
+def seen_in_trial(
+    concentration: float,
+    seed: int,
+) -> dict[tuple[str, str], bool]:
     """Whether (attack, score) is seen; the model was trained by all hospitals while
     they were still honest.
     """
     rng = np.random.default_rng(seed)
     tables = dealt_tables(concentration, rng)
     weights = trained(tables, ROUND - 1)
-    rounds = {
-        attack: attacked_round(attack, list(tables), weights, rng) for attack in ATTACKS
-    }
-    return {
-        (attack, name): on_top(
-            score(rounds[attack]), 1 if attack == "one big" else N_ATTACKERS
+    rounds = {}
+    for attack in ATTACKS:
+        rounds[attack] = attacked_round(
+            attack,
+            # A copy: the label flip changes it, and the next attack needs honest rows.
+            list(tables),
+            weights,
+            rng,
         )
-        for attack in ATTACKS
-        for name, score in SCORES.items()
-    }
+    seen = {}
+    for attack, round_ in rounds.items():
+        n_attackers = N_ATTACKERS
+        if attack == "one big":
+            n_attackers = 1
+        for name, score in SCORES.items():
+            seen[attack, name] = on_top(score(round_), n_attackers)
+    return seen
 
 
 def on_top(score: Floats, n_attackers: int) -> bool:
     """Whether the first ones, the attackers, have the highest scores; differences of
     rounding are none.
     """
-    lowest, honest = score[:n_attackers].min(), score[n_attackers:]
-    return bool(lowest > honest.max() - 1e-12 and lowest > honest.min() + 1e-12)
+    lowest = score[:n_attackers].min()
+    honest = score[n_attackers:]
+    is_highest = lowest > honest.max() - 1e-12
+    is_above_one = lowest > honest.min() + 1e-12
+    return bool(is_highest and is_above_one)
 
 
 def attacked_round(
@@ -169,17 +215,29 @@ def attacked_round(
     model.
     """
     if attack == "label flip":
-        tables[:N_ATTACKERS] = [(X, 9 - y) for X, y in tables[:N_ATTACKERS]]
-    rounds = []
+        for attacker in range(N_ATTACKERS):
+            X, y = tables[attacker]
+            tables[attacker] = (X, 9 - y)
+    points = []
+    losses = []
     for _ in range(2):
         honest = gradients(tables, weights)
         forge = ATTACKS[attack]
-        forged = honest[:0] if forge is None else forge(honest, rng)
-        losses = np.array([local_loss(MODEL, weights, X, y) for X, y in tables])
-        rounds.append((np.vstack([forged, honest[len(forged) :]]), losses))
-        weights = weights - LEARNING_RATE * honest.mean(axis=0)
-    (before, loss_before), (points, loss) = rounds
-    return Attacked(points, before, loss, loss_before)
+        forged = honest[:0]
+        if forge is not None:
+            forged = forge(honest, rng)
+        sent = honest[len(forged) :]
+        received = np.vstack([forged, sent])
+        points.append(received)
+        losses.append(losses_of(tables, weights))
+        step = LEARNING_RATE * honest.mean(axis=0)
+        weights = weights - step
+    return Attacked(
+        points=points[1],
+        before=points[0],
+        loss=losses[1],
+        loss_before=losses[0],
+    )
 
 
 def dealt_tables(
@@ -188,39 +246,81 @@ def dealt_tables(
     """Ten tables of digits, X in [0, 1]; drawn again until each has LEAST_ROWS rows."""
     X, y = load_digits(return_X_y=True)
     while True:
-        hospital = np.empty(len(y), dtype=np.int64)
+        hospital = np.empty(
+            len(y),
+            dtype=np.int64,
+        )
         for digit in range(10):
-            even = np.full(N_HOSPITALS, 1 / N_HOSPITALS)
-            shares = (
-                even
-                if np.isinf(concentration)
-                else rng.dirichlet(np.full(N_HOSPITALS, concentration))
+            is_digit = y == digit
+            if np.isinf(concentration):
+                shares = np.full(N_HOSPITALS, 1 / N_HOSPITALS)
+            else:
+                concentrations = np.full(N_HOSPITALS, concentration)
+                shares = rng.dirichlet(concentrations)
+            hospital[is_digit] = rng.choice(
+                N_HOSPITALS,
+                size=is_digit.sum(),
+                p=shares,
             )
-            hospital[y == digit] = rng.choice(
-                N_HOSPITALS, size=(y == digit).sum(), p=shares
-            )
-        if np.bincount(hospital, minlength=N_HOSPITALS).min() >= LEAST_ROWS:
-            return [
-                (X[hospital == i] / 16, y[hospital == i]) for i in range(N_HOSPITALS)
-            ]
+        n_rows = np.bincount(hospital, minlength=N_HOSPITALS)
+        if n_rows.min() < LEAST_ROWS:
+            continue
+        tables = []
+        for number in range(N_HOSPITALS):
+            is_own = hospital == number
+            own = X[is_own] / 16
+            tables.append((own, y[is_own]))
+        return tables
 
 
-def trained(tables: list[tuple[Floats, Ints]], n_rounds: int) -> Floats:
-    weights = initial_weights(MODEL, method="zeros", const=0.0, seed=0)
+def trained(
+    tables: list[tuple[Floats, Ints]],
+    n_rounds: int,
+) -> Floats:
+    weights = initial_weights(
+        MODEL,
+        method="zeros",
+        const=0.0,
+        seed=0,
+    )
     for _ in range(n_rounds):
-        weights = weights - LEARNING_RATE * gradients(tables, weights).mean(axis=0)
+        mean = gradients(tables, weights).mean(axis=0)
+        weights = weights - LEARNING_RATE * mean
     return weights
 
 
-def gradients(tables: list[tuple[Floats, Ints]], weights: Floats) -> Floats:
-    return np.array(
-        [
-            local_gradient(
-                MODEL, weights, X, y, batch_size=-1, learning_rate=LEARNING_RATE
-            )
-            for X, y in tables
-        ]
-    )
+def gradients(
+    tables: list[tuple[Floats, Ints]],
+    weights: Floats,
+) -> Floats:
+    sent = []
+    for X, y in tables:
+        gradient = local_gradient(
+            MODEL,
+            weights,
+            X,
+            y,
+            batch_size=-1,
+            learning_rate=LEARNING_RATE,
+        )
+        sent.append(gradient)
+    return np.array(sent)
+
+
+def losses_of(
+    tables: list[tuple[Floats, Ints]],
+    weights: Floats,
+) -> Floats:
+    losses = []
+    for X, y in tables:
+        loss = local_loss(
+            MODEL,
+            weights,
+            X,
+            y,
+        )
+        losses.append(loss)
+    return np.array(losses)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.gate.cohort_audit import AskedSet, AuditRules, reserve
+from agents.gate.asked_sets import AskedSet, AuditRules
+from agents.gate.cohort_audit import reserve
 from agents.gate.memory import Memory
 from analytics.arrays import Ints
-from analytics.statistics.audit import Bitmaps, audit_people, draw_prime
+from analytics.statistics.audit import audit_people
+from analytics.statistics.audited_cells import Bitmaps
+from analytics.statistics.modular import draw_prime
 
 RUNS = 3
 MIN_ROWS = 10
@@ -85,6 +88,7 @@ def _report_orders(n_columns: int, n_people: int) -> None:
             start = time.process_time()
             _reserve(memory, asked, order_id)
             seconds.append(time.process_time() - start)
+            # The next one is held against what has left, not an order under way.
             memory.commit(order_id)
         n_bytes = memory.path.stat().st_size
     print(

@@ -54,14 +54,25 @@ def main() -> None:
         _comparison(n_earlier)
     for cells in ("each", "pooled"):
         with tempfile.TemporaryDirectory() as folder:
-            _order(_sites(Path(folder), cells), cells)
+            sites = _sites(Path(folder), cells)
+            _order(sites, cells)
 
 
 def _comparison(n_earlier: int) -> None:
     """Each hospital has earlier answers to another one, about these cells."""
-    receivers = HOSPITALS if not n_earlier else HOSPITALS[:1]
-    earlier = [earlier_of(bytes(32), order, receivers[0]) for order in range(n_earlier)]
-    limits = Limits(10, 3, 10, tuple(earlier))
+    receivers: tuple[int, ...] = HOSPITALS
+    if n_earlier:
+        receivers = HOSPITALS[:1]
+    earlier = []
+    for order in range(n_earlier):
+        answer = earlier_of(bytes(32), order, receivers[0])
+        earlier.append(answer)
+    limits = Limits(
+        10,
+        3,
+        10,
+        tuple(earlier),
+    )
     plan = cells_plan(HOSPITALS, receivers, limits)
     rng = np.random.default_rng(0)
     every_cell = np.ones(N_CELLS, dtype=bool)
@@ -70,17 +81,27 @@ def _comparison(n_earlier: int) -> None:
         n_rows = rng.integers(0, 11, N_CELLS)
         name_n, name_s = cell_columns(user)
         has_rows = (n_rows > 0).astype(np.int64)
-        columns[user] = {
+        own = {
             name_n: Column(n_rows, every_cell),
             name_s: Column(has_rows, every_cell),
         }
         for place in range(n_earlier):
-            come = person(HOSPITALS) * rng.integers(0, 11, N_CELLS)
+            drawn = rng.integers(0, 11, N_CELLS)
+            come = person(HOSPITALS) * drawn
+            gone = np.zeros_like(come)
             name_come, name_gone = changed_columns(user, place)
-            columns[user][name_come] = Column(come, every_cell)
-            columns[user][name_gone] = Column(np.zeros_like(come), every_cell)
+            own[name_come] = Column(come, every_cell)
+            own[name_gone] = Column(gone, every_cell)
+        columns[user] = own
     dealing, hall = timed(lambda: hall_of(plan, N_CELLS))
-    computing, shares = timed(lambda: shares_of(plan, columns, N_CELLS, hall))
+    computing, shares = timed(
+        lambda: shares_of(
+            plan,
+            columns,
+            N_CELLS,
+            hall,
+        )
+    )
     found = reveal(plan, shares)
     n_passed = sum(bool(value) for value in found.values)
     dealt = sum(map(len, hall.dealt.values()))
@@ -98,27 +119,39 @@ def _comparison(n_earlier: int) -> None:
 def _sites(folder: Path, cells: str) -> dict[int, SiteSettings]:
     sites = {}
     for user in HOSPITALS:
-        site = folder / f"hospital-{user}"
+        name = f"hospital-{user}"
+        site = folder / name
         site.mkdir()
+        state = site / "state"
         (site / "settings.toml").write_text(
-            f'user_id = {user}\nname = "hospital-{user}"\nstate = "{site / "state"}"\n'
+            f'user_id = {user}\nname = "{name}"\nstate = "{state}"\n'
         )
-        (site / "policy.toml").write_text(POLICY.format(cells=cells))
+        policy = POLICY.format(cells=cells)
+        (site / "policy.toml").write_text(policy)
         sites[user] = load_settings(site)
-        sites[user].data_folder.mkdir(parents=True, exist_ok=True)
+        data_folder = sites[user].data_folder
+        data_folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(user)
         # Large and small cells.
         ward = np.minimum(rng.geometric(0.08, ROWS_OF_EACH), 40)
         disease = np.minimum(rng.geometric(0.12, ROWS_OF_EACH), 25)
         rows = pd.DataFrame(
-            {"id": np.arange(ROWS_OF_EACH), "ward": ward, "disease": disease}
+            {
+                "id": np.arange(ROWS_OF_EACH),
+                "ward": ward,
+                "disease": disease,
+            }
         )
-        rows.to_csv(sites[user].data_folder / "rows.csv", index=False)
+        rows.to_csv(data_folder / "rows.csv", index=False)
     return pin_each_other(sites)
 
 
 def _order(sites: dict[int, SiteSettings], cells: str) -> None:
-    provider = {"data_path": "rows.csv", "data_type": "csv", "key_column": "ward"}
+    provider = {
+        "data_path": "rows.csv",
+        "data_type": "csv",
+        "key_column": "ward",
+    }
     body = {
         "data_providers": [{"name": user, **provider} for user in HOSPITALS],
         "result_receivers": [2],
@@ -128,7 +161,12 @@ def _order(sites: dict[int, SiteSettings], cells: str) -> None:
     }
     transport = MemoryTransport()
     seconds, summary = timed(
-        lambda: run_statistics(sites, body, initiator=2, transport=transport)
+        lambda: run_statistics(
+            sites,
+            body,
+            initiator=2,
+            transport=transport,
+        )
     )
     path = sites[2].results_folder / summary["path"]
     answer = pd.read_csv(path)

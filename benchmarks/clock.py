@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 def timed(action: Callable[[], T]) -> tuple[float, T]:
     """The seconds that an action took, and its result."""
+    # Not time.time: the machine's clock may be set meanwhile.
     start = time.perf_counter()
     result = action()
     return time.perf_counter() - start, result

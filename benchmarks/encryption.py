@@ -11,14 +11,22 @@ values, table included, is shown beside the later ones.
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 import numpy as np
 
 from benchmarks.clock import timed
-from protocol.sums import EncryptMethod, packing, paillier, secure_sum
+from protocol.sums import (
+    EncryptMethod,
+    mask_graph,
+    masks,
+    packing,
+    paillier,
+    secure_sum,
+)
 from protocol.sums.paillier import Obfuscators
-from protocol.sums.secure_sum import SumKeys
+from protocol.sums.sum_keys import SumKeys
 
 KEY_BITS = 2048
 ROWS = {1: 400, 2: 300, 3: 50}
@@ -47,6 +55,7 @@ def main() -> None:
         f"first round, table included: {phe_encrypt / ours['  in the first round, table included']:.0f} times"
     )
     compare_methods(private)
+    compare_mask_graphs()
 
 
 def report(name: str, ratio: float) -> None:
@@ -77,6 +86,7 @@ def paillier_seconds_per_value(private: Any) -> dict[str, float]:
     )
     base, stock = timed(lambda: Obfuscators(public))
     first, _ = timed(lambda: stock.prepare(count))
+    # Nothing that was made ahead is left: the next preparation is a whole one.
     stock.take_many(count)
     later, _ = timed(lambda: stock.prepare(count))
     waiting, ciphertexts = timed(
@@ -166,6 +176,29 @@ def with_table(public: Any) -> Obfuscators:
     obfuscators = Obfuscators(public)
     obfuscators.take()
     return obfuscators
+
+
+def compare_mask_graphs() -> None:
+    """CPU seconds of one hospital's pair masks in one sum: with all others, and with its
+    neighbours of a sparse graph. The keys are there already.
+    """
+    print("pair masks of one hospital      words   complete     sparse  ratio   peers")
+    seed = hashlib.sha256(b"graph").digest()
+    for n_hospitals in (64, 100, 300):
+        members = range(2, n_hospitals + 2)
+        for n_words in (100_000, 1_000_000):
+            seconds = {}
+            for name, own_seed in (("complete", None), ("sparse", seed)):
+                began = time.process_time()
+                peers = mask_graph.peers(members, 2, seed=own_seed)
+                keys = {peer: bytes(28) + peer.to_bytes(4, "big") for peer in peers}
+                masks.mask_words(keys, 2, n_words, INFO)
+                seconds[name] = time.process_time() - began
+            complete, sparse = seconds["complete"], seconds["sparse"]
+            print(
+                f"  {n_hospitals:4} hospitals {n_words:20} {complete:10.3f} {sparse:10.3f} {complete / sparse:6.1f}"
+                f" {len(peers):7}"
+            )
 
 
 if __name__ == "__main__":

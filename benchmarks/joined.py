@@ -89,6 +89,7 @@ def _sites(folder: Path, n_rows: int) -> dict[int, SiteSettings]:
             f'user_id = {user}\nname = "hospital-{user}"\nstate = "{site / "state"}"\n'
         )
         (site / "policy.toml").write_text(POLICY)
+        # Above what an order reads: the limit is not what is measured.
         sites[user] = replace(load_settings(site), max_rows=10 * n_rows)
         sites[user].data_folder.mkdir(parents=True, exist_ok=True)
         _write(sites[user].data_folder / "people.parquet", user, n_rows)

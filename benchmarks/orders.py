@@ -4,7 +4,8 @@ order with method None.
 A real federation of its own, on free ports. The orders are sent in turn, several times;
 medians are compared. The breakdown comes from the initiator's log line of the Paillier
 orders. Then the request document's order with 30 rounds, 1, 4, 12 and 30 times at once,
-to hospitals that take four each: orders per minute, and how long a POST takes.
+to hospitals that take four each: orders per minute, how long a POST takes, and seconds of
+the processor for each order, by part: two cores have 120 of them a minute.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import httpx
 from agents.site.settings import SiteSettings
 from api.settings import CoordinatorSettings
 from benchmarks.own_home import own_home
+from benchmarks.processor import by_part, seconds_by_part
 from deployments.demo.training import INITIATOR, document_order
 from deployments.local.federation import choose_ports, federation
 from deployments.local.sites import prepare
+from deployments.processes import RunningParts
 from deployments.state import read_tokens
 
 N_ORDERS = 3
@@ -42,7 +45,7 @@ def main() -> None:
 
 async def _compare(settings: CoordinatorSettings, sites: list[SiteSettings]) -> None:
     seconds: dict[str, list[float]] = {"Paillier": [], "Mask": [], "None": []}
-    async with federation(settings, sites, restart=False):
+    async with federation(settings, sites, restart=False) as parts:
         await _time_order(
             settings, "Mask"
         )  # the first order of a process loads what later ones find
@@ -55,7 +58,7 @@ async def _compare(settings: CoordinatorSettings, sites: list[SiteSettings]) -> 
         crowds = []
         for n_orders in AT_ONCE:
             await asyncio.sleep(PAUSE_SECONDS)
-            crowds.append(await _time_crowd(settings, n_orders))
+            crowds.append(await _time_crowd(settings, parts, n_orders))
     medians = {method: statistics.median(times) for method, times in seconds.items()}
     print(
         f"{ROUNDS} rounds, {FEATURES + 1} coefficients, {len(sites)} agents, from POST to success, seconds"
@@ -82,6 +85,10 @@ async def _compare(settings: CoordinatorSettings, sites: list[SiteSettings]) -> 
             f"  {crowd.n_orders:3} at once{crowd.per_minute:8.1f} orders a minute   POST answers in "
             f"{statistics.median(crowd.posts):.2f} s (median), {max(crowd.posts):.2f} s (longest)"
         )
+        print(
+            f"      {sum(crowd.processor.values()):.2f} s of the processor for each order"
+            f" ({by_part(crowd.processor)})"
+        )
     ratio = crowds[-1].per_minute / crowds[0].per_minute
     print(
         f"{AT_ONCE[-1]} at once to one alone: {ratio:.2f} times as many orders a minute"
@@ -97,19 +104,30 @@ class Crowd:
     n_orders: int
     seconds: float
     posts: list[float]
+    processor: dict[str, float]  # seconds for one order, by part
 
     @property
     def per_minute(self) -> float:
         return 60 * self.n_orders / self.seconds
 
 
-async def _time_crowd(settings: CoordinatorSettings, n_orders: int) -> Crowd:
+async def _time_crowd(
+    settings: CoordinatorSettings, parts: RunningParts, n_orders: int
+) -> Crowd:
     body = document_order(rounds=ROUNDS)
     body["model_params"]["eps"] = 0.0
     posts: list[float] = []
+    before = seconds_by_part(parts)
     began = time.perf_counter()
     await asyncio.gather(*(send(settings, body, posts) for _ in range(n_orders)))
-    return Crowd(n_orders, time.perf_counter() - began, posts)
+    seconds = time.perf_counter() - began
+    # What is done behind the last order's end belongs to it.
+    await asyncio.sleep(1)
+    each = {
+        name: (used - before[name]) / n_orders
+        for name, used in seconds_by_part(parts).items()
+    }
+    return Crowd(n_orders, seconds, posts, each)
 
 
 def _verdict(value: float, target: float) -> str:
@@ -118,6 +136,7 @@ def _verdict(value: float, target: float) -> str:
 
 async def _time_order(settings: CoordinatorSettings, method: str) -> float:
     body = document_order(rounds=ROUNDS, features=FEATURES, method=method)
+    # All rounds are run, whatever the method.
     body["model_params"]["eps"] = 0.0
     return await send(settings, body, [])
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+
+from deployments.local.sites import sites_folder
 
 _CHOSEN = (
     "CONSILIUM_API_PORT",
@@ -26,5 +30,15 @@ def own_home() -> Iterator[None]:
         try:
             yield
         finally:
+            # All of it: ports that were chosen for this folder stand there, too.
             os.environ.clear()
             os.environ.update(before)
+
+
+def write_setting(line: str) -> None:
+    """The named sites, copied into the home, with this line more in their settings."""
+    copies = Path(os.environ["CONSILIUM_HOME"]) / "copied-sites"
+    shutil.copytree(sites_folder(), copies)
+    for path in copies.glob("*/settings.toml"):
+        path.write_text(f"{path.read_text()}\n{line}\n")
+    os.environ["CONSILIUM_SITES"] = str(copies)

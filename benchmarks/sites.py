@@ -10,9 +10,8 @@ from deployments.local.one_process import pin_each_other
 
 
 def open_sites(folder: Path, n_hospitals: int) -> dict[int, SiteSettings]:
-    """Hospitals 2, 3, ...
-
-    whose databases and policies are there; each has a state folder of its own.
+    """Hospitals from 2 on, whose databases and policies are there; each has a state
+    folder of its own.
     """
     os.environ["CONSILIUM_HOME"] = str(folder)
     return pin_each_other(

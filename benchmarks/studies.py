@@ -48,21 +48,27 @@ def main() -> None:
     pooled = _statsmodels(rows)
     with own_home():
         settings = choose_ports(any_free=True)
-        measured = asyncio.run(_measure(settings, prepare(settings), pooled.estimates))
+        sites = prepare(settings)
+        measuring = _measure(settings, sites, pooled.estimates)
+        measured = asyncio.run(measuring)
     newton = statistics.median(measured.newton)
     gradient = statistics.median(measured.gradient)
+    n_rows = len(rows)
+    n_weights = len(pooled.estimates)
     print(
-        f"lr, {len(rows)} rows, {len(pooled.estimates)} coefficients, three agents, Paillier: seconds"
+        f"lr, {n_rows} rows, {n_weights} coefficients, three agents, Paillier: seconds"
     )
     print(f"  newton, POST to report     {newton:8.3f}   {measured.n_rounds} rounds")
     print(f"  gradient descent           {gradient:8.3f}   {COMPARED_ROUNDS} rounds")
     print(f"  statsmodels, pooled rows   {pooled.seconds:8.3f}")
     ratio = newton / gradient
-    print(f"newton to gradient descent: {ratio:.2f} ({_verdict(ratio, TARGET_RATIO)})")
+    verdict = _verdict(ratio, TARGET_RATIO)
+    print(f"newton to gradient descent: {ratio:.2f} ({verdict})")
     print(f"farthest from statsmodels: {measured.distance:.1e} standard errors")
     n_newton = measured.n_rounds_until_near
+    n_gradient = _gradient_rounds(rows, pooled)
     print(
-        f"rounds to {NEAR:.0e} of the estimate: newton {n_newton}, gradient descent {_gradient_rounds(rows, pooled)}"
+        f"rounds to {NEAR:.0e} of the estimate: newton {n_newton}, gradient descent {n_gradient}"
     )
 
 
@@ -88,7 +94,13 @@ def _attributes() -> list[str]:
 def _pooled_rows() -> pd.DataFrame:
     """The rows of hospitals 2, 3 and 4: two have the host's table."""
     tables = breast_cancer_tables()
-    return pd.concat([tables["host"], tables["host"], tables["guest"]])
+    return pd.concat(
+        [
+            tables["host"],
+            tables["host"],
+            tables["guest"],
+        ]
+    )
 
 
 def _statsmodels(rows: pd.DataFrame) -> Pooled:
@@ -96,27 +108,49 @@ def _statsmodels(rows: pd.DataFrame) -> Pooled:
 
     columns = sm.add_constant(rows[_attributes()])
     began = time.perf_counter()
-    model = sm.GLM(rows["y"], columns, family=sm.families.Binomial())
+    family = sm.families.Binomial()
+    model = sm.GLM(
+        rows["y"],
+        columns,
+        family=family,
+    )
     found = model.fit(tol=1e-14)
     seconds = time.perf_counter() - began
-    return Pooled(found.params.to_numpy(), found.bse.to_numpy(), seconds)
+    return Pooled(
+        estimates=found.params.to_numpy(),
+        errors=found.bse.to_numpy(),
+        seconds=seconds,
+    )
 
 
 def _gradient_rounds(rows: pd.DataFrame, pooled: Pooled) -> str:
     """How many rounds of the request document's rate come as near."""
-    model = Model("lr", len(_attributes()))
-    parts = [(rows[_attributes()].to_numpy(), rows["y"].to_numpy(np.float64))]
+    attributes = _attributes()
+    model = Model("lr", len(attributes))
+    X = rows[attributes].to_numpy()
+    y = rows["y"].to_numpy(np.float64)
+    parts = [(X, y)]
     wanted = np.roll(pooled.estimates, -1)  # a model's intercept comes last
     weights = np.zeros(model.n_weights)
     for round_ in range(MOST_GRADIENT_ROUNDS):
-        if np.max(np.abs(weights - wanted)) < NEAR:
+        if _farthest(weights, wanted) < NEAR:
             return str(round_)
         gradient = joint_gradient(
-            model, weights, parts, batch_size=-1, learning_rate=LEARNING_RATE
+            model,
+            weights,
+            parts,
+            batch_size=-1,
+            learning_rate=LEARNING_RATE,
         )
         weights = weights - LEARNING_RATE * gradient
-    distance = np.max(np.abs(weights - wanted))
+    distance = _farthest(weights, wanted)
     return f"not in {MOST_GRADIENT_ROUNDS}, then {distance:.1e} away"
+
+
+def _farthest(found: Floats, wanted: Floats) -> float:
+    """The largest distance of a coefficient."""
+    distances = np.abs(found - wanted)
+    return float(np.max(distances))
 
 
 # Orders
@@ -132,9 +166,12 @@ class Measured:
 
 
 async def _measure(
-    settings: CoordinatorSettings, sites: list[SiteSettings], wanted: Floats
+    settings: CoordinatorSettings,
+    sites: list[SiteSettings],
+    wanted: Floats,
 ) -> Measured:
-    initiator = next(site for site in sites if site.user_id == INITIATOR)
+    by_user = {site.user_id: site for site in sites}
+    initiator = by_user[INITIATOR]
     measured = Measured()
     async with federation(settings, sites, restart=False):
         # The first order of a process loads what later ones find.
@@ -142,19 +179,24 @@ async def _measure(
         for _ in range(N_ORDERS):
             # No order pays for the end of the one before.
             await asyncio.sleep(PAUSE_SECONDS)
-            measured.newton.append(await send(settings, _newton_order(), []))
+            seconds = await send(settings, _newton_order(), [])
+            measured.newton.append(seconds)
             await asyncio.sleep(PAUSE_SECONDS)
-            measured.gradient.append(await send(settings, _gradient_order(), []))
+            seconds = await send(settings, _gradient_order(), [])
+            measured.gradient.append(seconds)
             if not measured.n_rounds:
                 report = _last_report(initiator)
                 measured.n_rounds = report["rounds"]
                 errors = _of_terms(report, "se")
-                off = np.abs(_of_terms(report, "estimate") - wanted) / errors
+                estimates = _of_terms(report, "estimate")
+                off = np.abs(estimates - wanted) / errors
                 measured.distance = float(np.max(off))
         for n_rounds in range(1, measured.n_rounds + 1):
-            await send(settings, _newton_order(max_iter=n_rounds), [])
-            estimates = _of_terms(_last_report(initiator), "estimate")
-            if np.max(np.abs(estimates - wanted)) < NEAR:
+            order = _newton_order(max_iter=n_rounds)
+            await send(settings, order, [])
+            report = _last_report(initiator)
+            estimates = _of_terms(report, "estimate")
+            if _farthest(estimates, wanted) < NEAR:
                 measured.n_rounds_until_near = n_rounds
                 break
     return measured
@@ -180,8 +222,10 @@ def _gradient_order() -> dict[str, Any]:
 def _last_report(site: SiteSettings) -> dict[str, Any]:
     """Of the newest Newton order."""
     vault = Vault(site.vault)
-    for model_id in sorted(vault.models(), reverse=True):
-        report = vault.model(model_id).get("report")
+    newest_first = sorted(vault.models(), reverse=True)
+    for model_id in newest_first:
+        model = vault.model(model_id)
+        report = model.get("report")
         if report is not None:
             found: dict[str, Any] = report
             return found
@@ -189,4 +233,5 @@ def _last_report(site: SiteSettings) -> dict[str, Any]:
 
 
 def _of_terms(report: dict[str, Any], name: str) -> Floats:
-    return np.array([term[name] for term in report["terms"]])
+    values = [term[name] for term in report["terms"]]
+    return np.array(values)

@@ -1,5 +1,7 @@
 """The coordinator's parts as processes: Prefect, the API and the worker, started in
 order and kept running.
+
+Decision 143.
 """
 
 from __future__ import annotations
@@ -9,9 +11,17 @@ import contextlib
 import fcntl
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import httpx
@@ -25,6 +35,7 @@ from deployments.processes import (
     running,
 )
 from deployments.serving import check_port
+from deployments.several_prefects import redis_variables
 from deployments.state import (
     coordinator_token,
     make_prefect_auth,
@@ -44,30 +55,10 @@ def parts_of_coordinator(
     in which they start.
     """
     python, log = sys.executable, settings.folder / "log"
-    auth = prefect_auth(settings)
     parts = []
     if starts_prefect():
-        port = str(prefect_port(settings))
-        home = settings.home / "prefect"
-        server = {
-            "PREFECT_HOME": str(home),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_LOGGING_LEVEL": "WARNING",
-            "PREFECT_UI_API_URL": settings.prefect_url,
-            **prefect_variables(),
-            **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
-        }
-        command = [
-            python,
-            "-m",
-            "deployments.prefect_server",
-            # Never beyond this machine: agents come through the API's gateway.
-            "--host",
-            LOOPBACK[0],
-            "--port",
-            port,
-        ]
-        parts.append(PartProcess("prefect", command, home / "server.log", server))
+        parts.append(prefect_part(settings))
+    # In the user's own home of Prefect a profile could name another server.
     own_home = {
         "PREFECT_HOME": str(settings.folder / "prefect-client"),
         "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -75,8 +66,49 @@ def parts_of_coordinator(
     api = [python, "-m", "deployments.server", "api", "--expect-agents", str(expected)]
     worker = [python, "-m", "deployments.server", "worker"]
     parts.append(PartProcess("api", api, log / "api.log", own_home))
+    for number in range(2, settings.api_processes + 1):
+        name = f"api-{number}"
+        parts.append(PartProcess(name, api, log / f"{name}.log", own_home))
+    if settings.api_processes > 1:
+        page = [python, "-m", "deployments.server", "page"]
+        parts.append(PartProcess("page", page, log / "page.log", own_home))
+    # The last: `coordinator` starts it apart, with the agents.
     parts.append(PartProcess("worker", worker, log / "worker.log", own_home))
     return parts
+
+
+def prefect_part(settings: CoordinatorSettings) -> PartProcess:
+    """Prefect's server, as it is started here."""
+    auth = prefect_auth(settings)
+    home = settings.home / "prefect"
+    environment = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_UI_API_URL": settings.prefect_url,
+        **prefect_variables(),
+        **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.prefect_server",
+        # Never beyond this machine: agents come through the API's gateway.
+        "--host",
+        LOOPBACK[0],
+        "--port",
+        str(prefect_port(settings)),
+    ]
+    return PartProcess("prefect", command, home / "server.log", environment)
+
+
+def become_prefect(settings: CoordinatorSettings) -> NoReturn:
+    """`./run server prefect`: replaces this process by Prefect's server."""
+    make_prefect_auth(settings)
+    check_port(LOOPBACK[0], prefect_port(settings), "CONSILIUM_PREFECT_PORT")
+    part = prefect_part(settings)
+    environment = {**os.environ, **part.environment}
+    os.execve(part.argv[0], [*part.argv], environment)  # noqa: S606
 
 
 def starts_prefect() -> bool:
@@ -118,13 +150,14 @@ def prefect_variables() -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
     }
+    own |= redis_variables()
     chosen = {name: os.environ.get(name, value) for name, value in own.items()}
+    # Closed ones last: no variable of the environment opens them.
     return {**chosen, **CLOSED}
 
 
-def make_ready(settings: CoordinatorSettings) -> list[int]:
-    """What the coordinator's parts need before they start, made where it is missing;
-    the hospitals' user ids.
+def make_ready(settings: CoordinatorSettings) -> None:
+    """What the coordinator's parts need before they start, made where it is missing.
 
     Conflict for what is damaged or was lost (codes of `deployments.state`).
     """
@@ -133,9 +166,7 @@ def make_ready(settings: CoordinatorSettings) -> list[int]:
     store = open_store(settings)
     coordinator_token(settings, store)
     page_key(settings)
-    hospital_ids = list(store.hospitals.names())
     store.close()
-    return hospital_ids
 
 
 @contextlib.asynccontextmanager
@@ -151,22 +182,32 @@ async def coordinator(
 
     `environment` is added to that of the coordinator's worker and of the agents.
     """
-    hospital_ids = make_ready(settings)
+    # Before any part starts: two of them would make the same secret at once.
+    make_ready(settings)
     async with (
         running(restart=restart) as parts,
+        # A proxy of the environment would be asked for addresses of this machine.
         httpx.AsyncClient(trust_env=False) as client,
     ):
         *servers, worker = parts_of_coordinator(settings, expected=len(agents))
         for part in servers:
             await parts.add(part)
-        await _until(client, f"{settings.prefect_url}/health", parts)
-        await _deploy(settings, hospital_ids)
-        for part in (worker, *agents):
-            await parts.add(
-                replace(part, environment={**part.environment, **(environment or {})})
-            )
+        workers = [
+            replace(part, environment={**part.environment, **(environment or {})})
+            for part in (worker, *agents)
+        ]
+        async with _deploying(settings) as deployed:
+            await _until(client, f"{settings.prefect_url}/health", parts)
+            # Side by side: a worker imports for longer than this takes, and one that
+            # is quicker asks for its pool again.
+            await asyncio.gather(deployed(), _add_all(parts, workers))
         await _until(client, f"http://{settings.host}:{settings.port}/health", parts)
         yield parts
+
+
+async def _add_all(parts: RunningParts, workers: Sequence[PartProcess]) -> None:
+    for part in workers:
+        await parts.add(part)
 
 
 async def _until(client: httpx.AsyncClient, url: str, parts: RunningParts) -> None:
@@ -179,6 +220,7 @@ async def _until(client: httpx.AsyncClient, url: str, parts: RunningParts) -> No
         with contextlib.suppress(httpx.HTTPError):
             if (await client.get(url, timeout=5)).status_code == 200:
                 return
+        # A part that cannot run has said why, which is better than the sentence below.
         parts.check()
         if parts.died.is_set() or asyncio.get_running_loop().time() > deadline:
             raise ConsiliumError(
@@ -188,8 +230,15 @@ async def _until(client: httpx.AsyncClient, url: str, parts: RunningParts) -> No
         await asyncio.sleep(0.1)
 
 
-async def _deploy(settings: CoordinatorSettings, hospital_ids: list[int]) -> None:
-    """In a process of its own: Prefect reads its settings when it is imported."""
+@contextlib.asynccontextmanager
+async def _deploying(
+    settings: CoordinatorSettings,
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A process that makes Prefect's deployments as soon as it is told, and imports what
+    it needs for that meanwhile; what is given tells it, and waits for its end.
+
+    A process of its own: Prefect reads its settings when it is imported.
+    """
     environment = {
         **os.environ,
         "PREFECT_HOME": str(settings.folder / "prefect-client"),
@@ -201,21 +250,40 @@ async def _deploy(settings: CoordinatorSettings, hospital_ids: list[int]) -> Non
         "-m",
         "deployments.server",
         "deploy",
+        "--when-told",
     ]
     process = await asyncio.create_subprocess_exec(
-        *command, env=environment, stdout=asyncio.subprocess.DEVNULL
+        *command,
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        # As the parts: Ctrl-C reaches this process alone, which ends it.
+        start_new_session=True,
     )
-    if await process.wait():
-        raise ConsiliumError(
-            "Prefect's deployments could not be made.",
-            remedy="The lines above say why.",
-        )
+
+    async def deployed() -> None:
+        await process.communicate(b"\n")
+        if process.returncode:
+            raise ConsiliumError(
+                "Prefect's deployments could not be made.",
+                remedy="The lines above say why.",
+            )
+
+    try:
+        yield deployed
+    finally:
+        if process.returncode is None:
+            # Nobody has told it, or nobody waits for it any longer.
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 @contextlib.contextmanager
 def alone(settings: CoordinatorSettings) -> Iterator[None]:
     """One federation for each CONSILIUM_HOME."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The file stays when this ends; the lock is the kernel's and goes with the process.
     with (settings.home / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -237,6 +305,8 @@ def serve(settings: CoordinatorSettings) -> int:
 
     with alone(settings):
         check_port(settings.host, settings.port, "CONSILIUM_API_PORT")
+        if settings.api_processes > 1:
+            check_port(settings.host, settings.page_port, "CONSILIUM_PAGE_PORT")
         if starts_prefect():
             check_port(LOOPBACK[0], prefect_port(settings), "CONSILIUM_PREFECT_PORT")
         asyncio.run(until_signal(run()))

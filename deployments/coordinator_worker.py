@@ -44,6 +44,7 @@ class CoordinatorWorker(FlowWorker):
         answer = await self._post.ask("GET", "/exchange/admitted")
         unlisted = {UUID(flow_run_id) for flow_run_id in answer["flow_run_ids"]}
         unlisted -= {entry.flow_run.id for entry in listed}
+        # Nor those at work here: a second process of a run would only find its lock.
         unlisted -= set(self._work)
         if not unlisted:
             return listed
@@ -71,6 +72,7 @@ class CoordinatorWorker(FlowWorker):
 
 def main(settings: CoordinatorSettings) -> None:
     """Runs until SIGINT or SIGTERM."""
+    # Before the loop: the fork server is a fork of this process, without threads yet.
     preload([coordinator_runs.__name__])
     asyncio.run(_work(settings))
 

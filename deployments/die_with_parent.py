@@ -16,6 +16,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """On systems without prctl a killed parent leaves its parts running."""
     if sys.platform == "linux":
+        # It stays over execv, but for a program with more rights than its user.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(sys.argv[1]):
             sys.exit(1)  # it went before the kernel was asked

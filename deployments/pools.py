@@ -14,7 +14,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 
-PREFECT_YAML = Path(__file__).parent.parent / "prefect.yaml"
+_INSTALLED = Path(__file__).with_name("prefect.yaml")
+# At the root of a checkout; installed, it is beside this module.
+PREFECT_YAML = (
+    _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[1] / "prefect.yaml"
+)
 _PER_HOSPITAL = "<user_id>"
 
 

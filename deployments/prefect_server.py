@@ -29,6 +29,7 @@ from prefect.server.api import server
 from prefect.settings import get_current_settings
 
 YOUNG_SECONDS = 1.0
+# All objects only now and then: while they are looked at every thread stands still.
 ALL_EVERY = 30
 
 CLOSED = (

@@ -15,12 +15,26 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deployments.bounded_logs import cut_back, older
 from protocol.errors import Conflict
 from tasks.exit_codes import ExitCode
 
 STOP_SECONDS = 15.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds before a part that died is started again."""
+
+WELL_SECONDS = 60.0
+"""Who ran for so long before it died is started again as quickly as the first time."""
+LOOK_AT_LOGS_SECONDS = 5.0
 _LAST_BYTES = 4096
-TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("die_with_parent.py")))
+# -I and -S: nothing of the environment or of installed packages is read, which each
+# part would wait for.
+TIED = (
+    sys.executable,
+    "-I",
+    "-S",
+    str(Path(__file__).with_name("die_with_parent.py")),
+)
 
 
 @dataclass
@@ -34,9 +48,18 @@ class PartProcess:
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> asyncio.subprocess.Process:
-        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        self.log.parent.mkdir(
+            parents=True,
+            exist_ok=True,
+            mode=0o700,
+        )
+        # Appending: a full log is emptied under its writers, who would else write on
+        # far behind its end.
+        to_append = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+        descriptor = os.open(self.log, to_append, 0o600)
         try:
+            # One that was left behind may be open.
+            os.fchmod(descriptor, 0o600)
             self.process = await asyncio.create_subprocess_exec(
                 *TIED,
                 str(os.getpid()),
@@ -53,15 +76,30 @@ class PartProcess:
 
     def last_words(self) -> str:
         """The last line of its output."""
-        with self.log.open("rb") as log:
+        line = _last_line(self.log)
+        if line:
+            return line
+        # It may have been emptied a moment ago.
+        return _last_line(older(self.log, 1))
+
+
+def _last_line(path: Path) -> str:
+    """Empty where there is none, or no such file."""
+    try:
+        with path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
-            log.seek(max(0, size - _LAST_BYTES))
+            start = max(0, size - _LAST_BYTES)
+            log.seek(start)
             # The first of these bytes may be the middle of a character.
             text = log.read().decode("utf-8", "replace")
-        for line in reversed(text.split("\n")):
-            if line.strip():
-                return line.strip()
+    except FileNotFoundError:
         return ""
+    lines = text.split("\n")
+    for line in reversed(lines):
+        words = line.strip()
+        if words:
+            return words
+    return ""
 
 
 class RunningParts:
@@ -96,13 +134,19 @@ class RunningParts:
         """Starts a part and keeps it running."""
         self.parts[part.name] = part
         process = await part.start()
-        self._keepers.append(asyncio.create_task(self._keep(part, process)))
+        keeper = asyncio.create_task(self._keep(part, process))
+        self._keepers.append(keeper)
+        bounding = asyncio.create_task(_bound_log(part))
+        self._keepers.append(bounding)
 
     async def _keep(
-        self, part: PartProcess, process: asyncio.subprocess.Process
+        self,
+        part: PartProcess,
+        process: asyncio.subprocess.Process,
     ) -> None:
-        pause = 0.5
+        pause = SHORTEST_PAUSE
         while True:
+            began = asyncio.get_running_loop().time()
             code = await process.wait()
             if self._stopping:
                 return
@@ -117,8 +161,11 @@ class RunningParts:
             if code == ExitCode.NOT_READY or not self._restart:
                 self.died.set()
                 return
+            if asyncio.get_running_loop().time() - began > WELL_SECONDS:
+                pause = SHORTEST_PAUSE
             await asyncio.sleep(pause)
-            pause = min(2 * pause, 10.0)
+            # Longer each time: who dies at each start would else take a core for that.
+            pause = min(2 * pause, LONGEST_PAUSE)
             process = await part.start()
 
     async def stop(self) -> None:
@@ -127,6 +174,8 @@ class RunningParts:
         self._stopping = True
         for keeper in self._keepers:
             keeper.cancel()
+        # One of them may be starting a part: its process is known then, or gone.
+        await asyncio.gather(*self._keepers, return_exceptions=True)
         # In the other order than they began: the coordinator's and Prefect's parts last.
         parts = [*self.parts.values()]
         for part in reversed(parts):
@@ -134,12 +183,23 @@ class RunningParts:
         waiting = []
         for part in parts:
             if part.process:
-                waiting.append(asyncio.create_task(part.process.wait()))
+                ending = asyncio.create_task(part.process.wait())
+                waiting.append(ending)
         if waiting:
             await asyncio.wait(waiting, timeout=STOP_SECONDS)
         for part in self.parts.values():
             _signal(part, signal.SIGKILL)
         await asyncio.gather(*waiting)
+
+
+async def _bound_log(part: PartProcess) -> None:
+    """For ever: nothing tells that a file has grown."""
+    while True:
+        # What cannot be done now, as on a full disk, is tried again.
+        with contextlib.suppress(OSError):
+            # In a thread: meanwhile the loop has to look after the parts.
+            await asyncio.to_thread(cut_back, part.log)
+        await asyncio.sleep(LOOK_AT_LOGS_SECONDS)
 
 
 def _signal(part: PartProcess, number: signal.Signals) -> None:
@@ -156,6 +216,7 @@ async def running(*, restart: bool) -> AsyncIterator[RunningParts]:
     try:
         yield federation
     finally:
+        # Being cancelled meanwhile must not leave half of the parts running.
         await asyncio.shield(federation.stop())
 
 

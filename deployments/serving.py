@@ -40,10 +40,28 @@ def check_port(host: str, port: int, name: str) -> None:
         )
 
 
+def shared_socket(host: str, port: int) -> socket.socket:
+    """Listens on a port together with other processes of this user, each with such a
+    socket: the system deals connections out among them, and one that has died gets
+    none.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    own = socket.socket(family)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        own.bind((host, port))
+    except OSError:
+        own.close()
+        raise
+    return own
+
+
 def why_not(host: str, port: int) -> str | None:
     """Why nothing can listen on a port; None where something can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
+        # As servers do: else a connection that has just ended would keep it taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -110,6 +110,7 @@ def page_key(settings: CoordinatorSettings) -> bytes:
         n_bytes = len(base64.urlsafe_b64decode(text))
     except binascii.Error:
         n_bytes = 0
+    # A key cut short would sign cookies as well, only that it could be guessed.
     if n_bytes != PAGE_KEY_BYTES:
         raise _no_secret(path, remedy)
     return text.encode()
@@ -156,6 +157,7 @@ def read_tokens(settings: CoordinatorSettings) -> dict[str, str]:
         tokens = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    # Brackets in brackets, some thousands deep, are a RecursionError.
     except (ValueError, RecursionError):
         raise damaged_tokens(path) from None
     if not isinstance(tokens, dict) or OPERATOR not in tokens:

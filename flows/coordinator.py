@@ -32,7 +32,8 @@ def coordinate_training(order: CoordinatedTraining, show: Show) -> None:
     for fold in folds(order.request):
         _add_moments(order, fold=fold)
         record = _run_rounds(order, fold, show)
-        summary[str(fold)] = training.summarize(order, record)
+        of_fold = training.summarize(order, record)
+        summary[str(fold)] = of_fold
         records.append(record)
     # The last record is the final model's; those before it are of cross-validation.
     *of_folds, _ = records
@@ -40,16 +41,18 @@ def coordinate_training(order: CoordinatedTraining, show: Show) -> None:
         summary["held_out"] = training.summarize_folds(order, of_folds)
     summary["rows"] = training.summarize_rows(order)
     training.wait_for_models(order)
+    # Not before all hold it: a success would lack a model where a hospital dies now.
     order.record(end="success", summary=summary)
 
 
 def _coordinate_evaluation(order: CoordinatedTraining, show: Show) -> None:
-    """Of a linear model its label's moments; one sum of all; the reports are in the
-    vaults.
+    """Of numbers their label's moments; one sum of all, and where the calibration's slope
+    is asked for further ones; the reports are in the vaults.
     """
     _add_moments(order, fold=0)
-    show(training.aggregate_round(order, 0, 0))
-    summary = {"evaluation": training.summarize_evaluation(order)}
+    _run_rounds(order, 0, show)
+    evaluated = training.summarize_evaluation(order)
+    summary = {"evaluation": evaluated}
     training.wait_for_models(order)
     order.record(end="success", summary=summary)
 
@@ -57,16 +60,22 @@ def _coordinate_evaluation(order: CoordinatedTraining, show: Show) -> None:
 def _add_moments(order: CoordinatedTraining, *, fold: int) -> None:
     if order.request.takes_moments:
         training.aggregate(order, "mean", fold)
+        # Taken about the joint mean, which has to be there first.
         training.aggregate(order, "variance", fold)
 
 
-def _run_rounds(order: CoordinatedTraining, fold: int, show: Show) -> Record:
+def _run_rounds(
+    order: CoordinatedTraining,
+    fold: int,
+    show: Show,
+) -> Record:
     # After a restart the last recorded round is looked at again: its sum may not have
     # been given away.
     recorded = order.recorded_rounds(fold)
     for record in recorded[:-1]:
         show(record)
-    round_ = max(0, len(recorded) - 1)
+    n_before = len(recorded) - 1
+    round_ = max(0, n_before)
     while True:
         record = training.aggregate_round(order, fold, round_)
         show(record)
@@ -84,12 +93,23 @@ def coordinate_statistics(order: CoordinatedStatistics, show: Show) -> None:
         plan = statistics.agree_on_plan(order)
         if plan is not None:
             n_rows = statistics.match_keys(order)
-            statistics.deal(order, plan, n_rows=n_rows, show=show)
+            statistics.deal(
+                order,
+                plan,
+                n_rows=n_rows,
+                show=show,
+            )
     else:
         cells.compare_cells(order, show)
         for round_ in itertools.count():
             if not statistics.add_round(order, round_, show):
                 break
     summary = statistics.collect_reports(order)
-    show({"what": "result", "final": True, **summary})
-    order.record(end="success", summary={"statistics": summary})
+    shown = {
+        "what": "result",
+        "final": True,
+        **summary,
+    }
+    show(shown)
+    of_order = {"statistics": summary}
+    order.record(end="success", summary=of_order)

@@ -25,12 +25,14 @@ from tasks.coordinator.progress import (
     StatisticsPicture,
     TrainingPicture,
 )
+from tasks.coordinator.run_log import tell_hospitals_runs
 from tasks.coordinator.statistics import CoordinatedStatistics
 from tasks.coordinator.training import CoordinatedTraining
 
 Order = TypeVar("Order", CoordinatedTraining, CoordinatedStatistics)
 
 
+# What a run prints or gives back stays out of Prefect's database.
 @flow(
     name="train-order", log_prints=False, persist_result=False, validate_parameters=True
 )
@@ -93,8 +95,10 @@ def _coordinate(
     they go.
     """
     with at_coordinator(order_id) as place:
+        # Read first: a document that is none starts no run at a hospital.
         order = open_order(order_id, place.exchange)
-        dispatch(place, hospital_flow, order.hospitals)
+        runs = dispatch(place, hospital_flow, order.hospitals)
+        tell_hospitals_runs(runs)
         with DrawnProgress(picture(order)) as progress:
             coordinate(order, progress.show)
     # Also where the work above has failed: at_coordinator has kept that in the place.

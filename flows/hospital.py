@@ -33,6 +33,9 @@ def train_locally(party: Party) -> None:
     """
     verified = training.verify_order(party)
     order.await_decision(verified)
+    order.open_window(verified)
+    # Not before: for an order that is refused, or that a person does not want, no row
+    # is read.
     rows = training.extract_data(verified)
     if verified.request.evaluates is not None:
         # A model that is kept has no rounds.
@@ -43,9 +46,7 @@ def train_locally(party: Party) -> None:
     for number in folds(verified.request):
         fold = training.open_fold(trainer, number)
         while not fold.checkpoint.stopped:
-            report = training.local_gradient(trainer, fold)
-            training.show_gradient(trainer, fold)
-            training.encrypt_contribution(trainer, fold, report)
+            training.contribute(trainer, fold)
             training.apply_aggregate(trainer, fold)
         training.finish_fold(trainer, fold)
     # The last fold is the final model, of all rows.
@@ -59,6 +60,7 @@ def answer_locally(party: Party) -> None:
     """
     verified = statistics.verify_order(party)
     order.await_decision(verified)
+    order.open_window(verified)
     reading = statistics.read_rows(verified)
     agreed = statistics.agree_on_keys(verified, reading)
     answered = statistics.answer(agreed, reading)

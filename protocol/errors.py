@@ -22,8 +22,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 
@@ -159,6 +168,24 @@ def bad_request(code: str, sentence: str, remedy: str) -> BadRequest:
     return BadRequest(sentence, remedy=remedy, code=code)
 
 
+@dataclass
+class Problems:
+    """What is wrong with the fields of a request, all of it, to be said at once."""
+
+    found: list[BadRequest] = field(default_factory=list)
+
+    def add(self, code: str, sentence: str, remedy: str) -> None:
+        self.found.append(bad_request(code, sentence, remedy))
+
+    def adder(self, code: str) -> Callable[[str, str], None]:
+        """`add`, of problems of one code."""
+        return partial(self.add, code)
+
+    def raise_any(self) -> None:
+        """Raises as `check_all`; nothing where nothing is wrong."""
+        _raise_all(self.found)
+
+
 def other_version(code: str, sentence: str, **detail: Any) -> ProtocolViolation:
     """What no party of this version sends: a header, a size or a share of another form."""
     return ProtocolViolation(
@@ -225,6 +252,10 @@ def check_all(*checks: Callable[[], object]) -> None:
             check()
         except ConsiliumError as error:
             errors.append(error)
+    _raise_all(errors)
+
+
+def _raise_all(errors: Sequence[ConsiliumError]) -> None:
     if not errors:
         return
     if len(errors) == 1:

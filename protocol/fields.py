@@ -26,6 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from protocol.errors import ConsiliumError, InvalidInput
 from protocol.messages import COORDINATOR
+from protocol.readers import check_reader_key
 
 _DIGITS = re.compile("[0-9]{1,10}")
 
@@ -91,6 +92,8 @@ def _each_once(value: Any) -> Any:
 
 
 UserId = Annotated[int, BeforeValidator(_user_id)]
+ReaderKey = Annotated[str, AfterValidator(check_reader_key)]
+"""To whose own key an answer is sealed."""
 Number = Annotated[float, BeforeValidator(_number), AfterValidator(finite)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Column = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]

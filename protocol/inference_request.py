@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from protocol.fields import (
     Asked,
     Column,
+    ReaderKey,
     Sql,
     UserId,
     describe,
@@ -71,6 +72,8 @@ class InferRequest(Asked):
 
     model_id: Annotated[int, Field(ge=1, lt=2**31)]
     input_data: InputData
+    # To whose own key the hospital seals the predictions.
+    reader: ReaderKey | None = None
 
 
 def parse_infer_request(body: Any) -> InferRequest:

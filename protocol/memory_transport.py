@@ -6,11 +6,11 @@ The rules are those of `exchange`, and of `api/routes/exchange.py` behind HTTP.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from protocol.errors import Conflict, ConsiliumError, OrderStopped
-from protocol.exchange import Address
+from protocol.exchange import Address, Sent, Used, is_worth_reading, read_at_once
 
 
 class MemoryTransport:
@@ -34,18 +34,40 @@ class MemoryTransport:
             self._stopped.setdefault(run, reason)
             self._changed.notify_all()
 
-    def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
+    def put(
+        self,
+        address: Address,
+        sender: int,
+        recipient: int,
+        body: bytes,
+    ) -> None:
         with self._changed:
             self._check_open(address.run)
-            standing = self._messages.setdefault((address, sender, recipient), body)
-            if standing != body:
-                raise Conflict(
-                    f"Another message {address.topic} of round {address.round} stands there already.",
-                    remedy="A message is put once.",
-                    code="put_twice",
-                )
+            self._check_new(address, sender, recipient, body)
+            self._messages[address, sender, recipient] = body
             self.traffic.append(body)
             self._changed.notify_all()
+
+    def put_together(self, run: int, sender: int, messages: Sequence[Sent]) -> None:
+        with self._changed:
+            # All before the first: none is kept beside one that cannot be.
+            for message in messages:
+                self._check_new(
+                    message.address, sender, message.recipient, message.body
+                )
+            for message in messages:
+                self.put(message.address, sender, message.recipient, message.body)
+
+    def _check_new(
+        self, address: Address, sender: int, recipient: int, body: bytes
+    ) -> None:
+        standing = self._messages.get((address, sender, recipient), body)
+        if standing != body:
+            raise Conflict(
+                f"Another message {address.topic} of round {address.round} stands there already.",
+                remedy="A message is put once.",
+                code="put_twice",
+            )
 
     def gather(
         self,
@@ -54,23 +76,85 @@ class MemoryTransport:
         recipient: int,
         *,
         wait_seconds: float,
+        along: str | None = None,
     ) -> dict[int, bytes] | None:
-        keys = {sender: (address, sender, recipient) for sender in senders}
+        # Nothing is read along: within a process a second call costs nothing.
+        wanted = list(senders)
+        found = self.gather_present(
+            address,
+            wanted,
+            recipient,
+            wait_seconds=wait_seconds,
+        )
+        if len(found) < len(wanted):
+            return None
+        return found
+
+    def gather_some(
+        self,
+        address: Address,
+        senders: Iterable[int],
+        recipient: int,
+        *,
+        wait_seconds: float,
+    ) -> dict[int, bytes] | None:
+        wanted = list(senders)
+
+        def sizes() -> dict[int, int]:
+            there = self._there(address, wanted, recipient)
+            found = {}
+            for sender, body in there.items():
+                found[sender] = len(body)
+            return found
+
+        def is_enough() -> bool:
+            return is_worth_reading(sizes(), len(wanted))
+
+        with self._changed:
+            is_there = self._changed.wait_for(is_enough, timeout=wait_seconds)
+            if not is_there:
+                return None
+            senders_now = read_at_once(sizes())
+            return self._there(address, senders_now, recipient)
+
+    def gather_present(
+        self,
+        address: Address,
+        senders: Iterable[int],
+        recipient: int,
+        *,
+        wait_seconds: float,
+    ) -> dict[int, bytes]:
+        wanted = list(senders)
 
         def are_there() -> bool:
-            self._check_open(address.run)
-            return all(key in self._messages for key in keys.values())
+            there = self._there(address, wanted, recipient)
+            return len(there) == len(wanted)
 
         with self._changed:
-            if not self._changed.wait_for(are_there, timeout=wait_seconds):
-                return None
-            return {sender: self._messages[key] for sender, key in keys.items()}
+            self._changed.wait_for(are_there, timeout=wait_seconds)
+            return self._there(address, wanted, recipient)
 
-    def discard(self, address: Address, recipient: int) -> None:
+    def _there(
+        self,
+        address: Address,
+        senders: Iterable[int],
+        recipient: int,
+    ) -> dict[int, bytes]:
+        """Those of the senders' messages that are there; raises where the order has ended."""
+        self._check_open(address.run)
+        found = {}
+        for sender in senders:
+            key = (address, sender, recipient)
+            if key in self._messages:
+                found[sender] = self._messages[key]
+        return found
+
+    def discard(self, run: int, used: Sequence[Used]) -> None:
         with self._changed:
             for key in list(self._messages):
-                of_address, _, of_recipient = key
-                if of_address == address and of_recipient == recipient:
+                address, _, recipient = key
+                if Used(address, recipient) in used:
                     del self._messages[key]
 
     def refuse(self, run: int, error: ConsiliumError) -> None:
@@ -84,20 +168,31 @@ class MemoryTransport:
 
     def record(self, run: int, facts: dict[str, Any]) -> None:
         with self._changed:
-            self.facts.setdefault(run, []).append(facts)
+            recorded = self.facts.setdefault(run, [])
+            recorded.append(facts)
 
-    def keep_round(self, run: int, round: int, file: bytes) -> None:
+    def keep_round(
+        self,
+        run: int,
+        round: int,
+        file: bytes,
+    ) -> None:
         with self._changed:
             files = self.rounds.setdefault(run, {})
             files.setdefault(round, file)  # idempotent: the first stays
 
     def recorded(self, run: int) -> list[dict[str, Any]]:
         recorded = self.facts.get(run, [])
-        return [facts["round"] for facts in recorded if "round" in facts]
+        rounds = []
+        for facts in recorded:
+            if "round" in facts:
+                rounds.append(facts["round"])
+        return rounds
 
     def inference_request(self, run: int) -> tuple[str, bytes]:
         raise Conflict(
-            "This exchange carries training orders only.", remedy="Use a coordinator."
+            "This exchange carries training orders only.",
+            remedy="Use a coordinator.",
         )
 
     def ask_first(self, run: int) -> None:

@@ -20,16 +20,23 @@ from typing import Literal
 
 from analytics.statistics.derived import MOST_KNOTS
 from analytics.statistics.quantiles import MOST_ROUNDS
+from analytics.training import cox_joint
 from analytics.training.models import CLASSIFIERS, Model
 from analytics.training.newton import n_sums
 from protocol.errors import Forbidden
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, KINDS, PAIR
-from protocol.statistics_request import StatisticsRequest, read_statistics_document
+from protocol.readers import TOPIC
+from protocol.statistics_request import (
+    SUMS_OF_DESCRIBE,
+    StatisticsRequest,
+    read_statistics_document,
+)
 from protocol.study_rows import MOST_LEVELS
 from protocol.sums.limbs import N_LIMBS
 from protocol.training_request import (
     MOST_CLASSES,
+    MOST_GROUPS,
     TrainingRequest,
     folds,
     read_order_document,
@@ -37,10 +44,10 @@ from protocol.training_request import (
 
 Senders = Literal["all", "initiator"]
 
-BOXES = ("predictions", "values")
+BOXES = ("predictions", "values", TOPIC)
 """Messages that outlive their order (decision 7).
 
-What a hospital has sealed to the one-time key of who asked.
+What a hospital has sealed to the one-time key of who asked, or to a reader's own.
 """
 
 MOST_ATTEMPTS = 1_000
@@ -64,7 +71,9 @@ _COUNT_WORDS = 4_096
 _OF_ORDER: dict[str, Senders] = {
     "order": "initiator",
     "acceptance": "all",
+    "party": "initiator",
     "setup": "initiator",
+    "kept_model": "initiator",
     "levels": "all",
     "other_levels": "all",
     "design": "all",
@@ -74,6 +83,7 @@ _OF_ORDER: dict[str, Senders] = {
     "own_metrics": "all",
     "weights": "initiator",
     "public_key": "initiator",
+    "compared": "all",
     "cell_share": "all",
     "done": "all",
 }
@@ -83,6 +93,7 @@ _OF_FOLD: dict[str, Senders] = {
     "variance": "all",
     "opening-variance": "initiator",
     "pooled": "initiator",
+    "own_sums": "all",
 }
 _OF_ROUND: dict[str, Senders] = {
     "vectors": "all",
@@ -93,6 +104,7 @@ _OF_ROUND: dict[str, Senders] = {
 _OF_QUESTION: dict[str, Senders] = {
     "order": "initiator",
     "acceptance": "all",
+    "party": "initiator",
     "setup": "initiator",
     "public_key": "initiator",
     "cell_tags": "all",
@@ -163,7 +175,7 @@ class MessagePlan:
 def _none_such(what: str) -> Forbidden:
     return Forbidden(
         f"This order has no message {what}.",
-        remedy="Update the agent; coordinator and agents run one version.",
+        remedy="Update the agent: GET /hospitals says whether it lags.",
         code="no_such_message",
     )
 
@@ -186,7 +198,8 @@ def plan_of(
 def inference_plan(hospital: int, *, most_bytes: int) -> MessagePlan:
     """One box, in as many attempts as somebody asks."""
     box = Room("all", most_bytes, last_attempt=MOST_ATTEMPTS)
-    return MessagePlan((hospital,), hospital, {"predictions": box}, most_bytes)
+    kinds = {"predictions": box, TOPIC: Room("all", most_bytes)}
+    return MessagePlan((hospital,), hospital, kinds, most_bytes)
 
 
 def training_plan(request: TrainingRequest, *, most_bytes: int) -> MessagePlan:
@@ -203,6 +216,10 @@ def training_plan(request: TrainingRequest, *, most_bytes: int) -> MessagePlan:
         kinds[kind] = Room(senders, size, last_fold, max_iter)
     # Thresholds on the sum are compared on shares.
     kinds["opened"] = Room("all", size, last_round=MOST_OPENED)
+    # An evaluation's curves are by subgroup, and as long as the hospitals have rows.
+    answer_bytes = 0 if request.reader is None else most_bytes
+    if answer_bytes:
+        kinds[TOPIC] = Room("initiator", answer_bytes)
     # Of rounds only those under way lie there: the coordinator drops the earlier ones.
     n_of_folds = (len(_OF_FOLD) + len(_OF_ROUND)) * (last_fold + 1)
     n_held = len(_OF_ORDER) + n_of_folds + 2 * len(_OF_ROUND)
@@ -212,7 +229,7 @@ def training_plan(request: TrainingRequest, *, most_bytes: int) -> MessagePlan:
         hospitals=tuple(request.hospitals),
         initiator=request.user_id,
         kinds=kinds,
-        held_bytes=n_held * size,
+        held_bytes=n_held * size + answer_bytes,
         held_by_dealt=8,
     )
 
@@ -226,10 +243,17 @@ def statistics_plan(request: StatisticsRequest, *, most_bytes: int) -> MessagePl
     # Statements are made again where thresholds on the sum cannot be compared.
     kinds["statement"] = Room("all", size, last_round=1)
     # One round counts all rows, the others those below pivots; an empty one ends them.
-    kinds["addend"] = Room("all", size, last_round=MOST_ROUNDS + 1)
-    kinds["pivots"] = Room("all", size, last_round=MOST_ROUNDS + 1)
+    # Of describe a sum of numbers and one of counts go before, and are opened by others.
+    last_round = MOST_ROUNDS + 1
+    if request.describes:
+        last_round += SUMS_OF_DESCRIBE
+        kinds["unmask"] = Room("all", size, last_round=1)
+    kinds["addend"] = Room("all", size, last_round=last_round)
+    kinds["pivots"] = Room("all", size, last_round=last_round)
     kinds["opened"] = Room("all", size, last_round=MOST_OPENED)
     kinds["values"] = Room("all", most_bytes, last_attempt=MOST_ATTEMPTS)
+    if request.reader is not None:
+        kinds[TOPIC] = Room("initiator", most_bytes)
     return MessagePlan(
         hospitals=tuple(request.hospitals),
         initiator=request.initiator,
@@ -241,6 +265,8 @@ def statistics_plan(request: StatisticsRequest, *, most_bytes: int) -> MessagePl
 
 def _bytes_of_sum(request: TrainingRequest) -> int:
     words = _most_weights(request) + _COUNT_WORDS
+    if request.subgroups is not None:
+        words += MOST_GROUPS * _COUNT_WORDS
     n_hospitals = len(request.hospitals)
     return _BASE_BYTES + _BYTES_OF_HOSPITAL * n_hospitals + _WORD_BYTES * words
 
@@ -249,7 +275,7 @@ def _most_weights(request: TrainingRequest) -> int:
     """Of the largest model that this document can mean: how many levels and classes
     there are, only the hospitals' rows tell.
     """
-    n_features = len(request.attributes)
+    n_features = len(request.attributes) + len(request.site_features)
     n_features += MOST_LEVELS * len(request.categorical)
     n_features += MOST_KNOTS * len(request.derive)
     kind = request.model_type
@@ -270,4 +296,9 @@ def _most_weights(request: TrainingRequest) -> int:
         # What is added up at the end of a cox, the test of proportional hazards, is
         # three times as much.
         n_words += (3 if kind == "cox" else 1) * N_LIMBS * n_sums(model.n_weights)
+    if request.baseline == "joint":
+        n_intervals = len(request.edges) + 1
+        n_words += N_LIMBS * cox_joint.n_sums(
+            model.n_weights, n_intervals, ties=request.ties
+        )
     return n_words

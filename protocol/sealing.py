@@ -5,7 +5,7 @@ ChaCha20-Poly1305 (RFC 8439), all from the `cryptography` package.
 
 In order: identities, which outlive orders, and their pins; sealing with a key, and to
 somebody's public key; the session of one run of an order, which derives every other
-key. `messages.py` seals envelopes with it.
+key. `messages/envelope.py` seals envelopes with it.
 
 Decision 15.
 """

@@ -14,15 +14,26 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from protocol.fields import Strict
-from protocol.messages import MOST_ROWS, bad_message, canonical, read_fields, read_json
+from protocol.messages import (
+    MOST_ROWS,
+    bad_message,
+    canonical,
+    read_fields,
+    read_json,
+)
 
 
 def _tuple_of(value: Any) -> Any:
     """JSON has no tuples: a list stands for one."""
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(value)
+    return value
 
 
-_Fixed = Annotated[tuple[int, int, int, bool], BeforeValidator(_tuple_of)]
+_Fixed = Annotated[
+    tuple[int, int, int, bool],
+    BeforeValidator(_tuple_of),
+]
 
 
 class Types(Strict):
@@ -49,7 +60,8 @@ def encode_common_keys(keys: Sequence[str]) -> bytes:
     """The first provider to each receiver, sealed to it: the keys of the joined rows,
     in the order of the rows.
     """
-    return canonical({"keys": list(keys)}).encode()
+    text = canonical({"keys": list(keys)})
+    return text.encode()
 
 
 def read_common_keys(data: bytes, *, n_rows: int) -> list[str]:

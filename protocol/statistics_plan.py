@@ -23,8 +23,8 @@ from analytics.statistics.expression import (
     constant,
     invert,
 )
+from analytics.statistics.kinds import Fixed
 from analytics.statistics.reading import check_digits, compare_sum, parse_expression
-from analytics.statistics.rowwise import Fixed
 from protocol.errors import BadRequest, ProtocolViolation
 from protocol.shares.cells import Limits
 from protocol.statistics_messages import Types
@@ -64,12 +64,26 @@ def expression_of(request: StatisticsRequest) -> Expression:
     written = ordered_expression(request)
     if written is not None:
         return written
-    columns = [(request.alias(user), VALUE) for user in request.providers]
+    columns = []
+    for user in request.providers:
+        alias = request.alias(user)
+        columns.append((alias, VALUE))
     threshold = Fraction(request.threshold or THRESHOLD)
-    return compare_sum(columns, request.comparison or ">=", threshold=threshold)
+    comparison = request.comparison or ">="
+    return compare_sum(columns, comparison, threshold=threshold)
 
 
 # The circuit
+
+
+def _whole(bits: int) -> Fixed:
+    """The type of a whole number of so many bits, which is there in every row."""
+    return Fixed(
+        two=0,
+        five=0,
+        bits=bits,
+        nullable=False,
+    )
 
 
 def sketched_plan(request: StatisticsRequest) -> Plan | None:
@@ -82,8 +96,10 @@ def sketched_plan(request: StatisticsRequest) -> Plan | None:
     expression = ordered_expression(request)
     if expression is None:
         return None
-    one_bit = Fixed(0, 0, 1, nullable=False)
-    types = {f"{alias}.{column}": one_bit for alias, column in expression.columns}
+    one_bit = _whole(1)
+    types = {}
+    for alias, column in expression.columns:
+        types[f"{alias}.{column}"] = one_bit
     return _plan(request, expression, types)
 
 
@@ -98,26 +114,42 @@ def agreed_plan(request: StatisticsRequest, announced: Mapping[int, Types]) -> P
     columns = {}
     for user, types in announced.items():
         alias = request.alias(user)
-        _check_columns(user, types, alias, expression.columns_of(alias))
-        columns.update(_fixed(user, types))
+        asked = expression.columns_of(alias)
+        _check_columns(
+            user,
+            types,
+            alias,
+            asked,
+        )
+        fixed = _fixed(user, types)
+        columns.update(fixed)
     return _plan(request, expression, columns)
 
 
-def _check_columns(user: int, types: Types, alias: str, asked: tuple[str, ...]) -> None:
+def _check_columns(
+    user: int,
+    types: Types,
+    alias: str,
+    asked: tuple[str, ...],
+) -> None:
     """Of its own columns only: another provider would hear that its own does not fit."""
-    are_own = all(name.startswith(f"{alias}.") for name in types.columns)
-    if not are_own:
-        raise _bad_types(user, "announces types of columns that are another's")
-    if not all(f"{alias}.{column}" in types.columns for column in asked):
-        raise _bad_types(user, "announces no type of a column that is asked for")
+    for name in types.columns:
+        if not name.startswith(f"{alias}."):
+            raise _bad_types(user, "announces types of columns that are another's")
+    for column in asked:
+        if f"{alias}.{column}" not in types.columns:
+            raise _bad_types(user, "announces no type of a column that is asked for")
 
 
 def _fixed(user: int, types: Types) -> dict[str, Fixed]:
     """A provider's columns; ProtocolViolation where a type is none that it could have."""
+    columns = {}
     try:
-        return {name: Fixed(*fields) for name, fields in types.columns.items()}
+        for name, fields in types.columns.items():
+            columns[name] = Fixed(*fields)
     except ExpressionError:
         raise _bad_types(user, "announces types that are out of range") from None
+    return columns
 
 
 def _bad_types(user: int, what: str) -> ProtocolViolation:
@@ -130,7 +162,9 @@ def _bad_types(user: int, what: str) -> ProtocolViolation:
 
 
 def _plan(
-    request: StatisticsRequest, expression: Expression, types: Mapping[str, Fixed]
+    request: StatisticsRequest,
+    expression: Expression,
+    types: Mapping[str, Fixed],
 ) -> Plan:
     owners = {request.alias(user): user for user in request.providers}
     with _refusing_expressions():
@@ -144,7 +178,9 @@ def _refusing_expressions() -> Iterator[None]:
         yield
     except ExpressionError as error:
         raise BadRequest(
-            error.sentence, remedy=error.remedy, code="expression"
+            error.sentence,
+            remedy=error.remedy,
+            code="expression",
         ) from None
 
 
@@ -166,7 +202,9 @@ answer, cut off at the threshold.
 
 
 def cells_plan(
-    providers: Sequence[int], receivers: Collection[int], limits: Limits
+    providers: Sequence[int],
+    receivers: Collection[int],
+    limits: Limits,
 ) -> Plan:
     """The circuit that compares the cells of a table with the limits, a cell a row.
 
@@ -181,18 +219,22 @@ def cells_plan(
     in parts of a person (`person`). Coordinator, providers and receivers make it alike
     (decision 73).
     """
-    min_rows, min_providers = limits.min_rows, limits.min_providers
+    min_rows = limits.min_rows
+    min_providers = limits.min_providers
     most = -veto(providers, min_rows=min_rows)
+    rows_bits = most.bit_length()
     types = {}
     for provider in providers:
-        rows_type = Fixed(0, 0, most.bit_length(), nullable=False)
-        types[f"{_cell_alias(provider)}.{CELL_ROWS}"] = rows_type
-        one_bit = Fixed(0, 0, 1, nullable=False)
-        types[f"{_cell_alias(provider)}.{CELL_SHARE}"] = one_bit
+        alias = _cell_alias(provider)
+        rows_type = _whole(rows_bits)
+        types[f"{alias}.{CELL_ROWS}"] = rows_type
+        one_bit = _whole(1)
+        types[f"{alias}.{CELL_SHARE}"] = one_bit
     conditions = [_reach(CELL_ROWS, providers, min_rows)]
     if min_providers > 1:
         conditions.append(_reach(CELL_SHARE, providers, min_providers))
-    for receiver in sorted(set(receivers) & set(providers)):
+    both = set(receivers) & set(providers)
+    for receiver in sorted(both):
         others = [provider for provider in providers if provider != receiver]
         conditions.append(_reach(CELL_ROWS, others, min_rows))
         # That one of the others has rows follows from their number.
@@ -200,16 +242,19 @@ def cells_plan(
             conditions.append(_reach(CELL_SHARE, others, min_providers - 1))
 
     least = limits.min_changed * person(providers)
-    people_type = Fixed(0, 0, least.bit_length(), nullable=False)
+    people_bits = least.bit_length()
+    people_type = _whole(people_bits)
     for place, earlier in enumerate(limits.earlier):
-        others = [provider for provider in providers if provider != earlier.left_out]
+        left_out = earlier.left_out
+        others = [provider for provider in providers if provider != left_out]
         for column in (f"{CELL_COME}{place}", f"{CELL_GONE}{place}"):
             for provider in others:
-                types[f"{_cell_alias(provider)}.{column}"] = people_type
+                alias = _cell_alias(provider)
+                types[f"{alias}.{column}"] = people_type
             is_none = invert(_reach(column, others, 1))
-            conditions.append(
-                Node("or", (is_none, _reach(column, others, least))),
-            )
+            are_enough = _reach(column, others, least)
+            passes = Node("or", (is_none, are_enough))
+            conditions.append(passes)
     root = conditions[0]
     if len(conditions) > 1:
         root = Node("and", tuple(conditions))
@@ -248,9 +293,19 @@ def _cell_alias(provider: int) -> str:
     return f"p{provider}"
 
 
-def _reach(column: str, providers: Sequence[int], threshold: int) -> Node:
-    columns = [
-        Node("column", value=(_cell_alias(provider), column)) for provider in providers
-    ]
-    total = columns[0] if len(columns) == 1 else add(*columns)
-    return invert(Node("<", (total, constant(threshold))))
+def _reach(
+    column: str,
+    providers: Sequence[int],
+    threshold: int,
+) -> Node:
+    columns = []
+    for provider in providers:
+        name = (_cell_alias(provider), column)
+        node = Node("column", value=name)
+        columns.append(node)
+    if len(columns) == 1:
+        total = columns[0]
+    else:
+        total = add(*columns)
+    is_below = Node("<", (total, constant(threshold)))
+    return invert(is_below)

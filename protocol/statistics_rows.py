@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from analytics.statistics.derived import Derived, in_order, made_of
-from protocol.errors import bad_request
+from protocol.errors import Problems, bad_request
 from protocol.study_rows import (
     Category,
     Missing,
-    Problems,
     check_names,
     not_used_by_others,
     read_derived,

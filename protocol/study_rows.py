@@ -10,8 +10,8 @@ Decision 78.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -23,7 +23,7 @@ from analytics.statistics.derived import (
     plain_names,
 )
 from analytics.statistics.expression import ExpressionError
-from protocol.errors import BadRequest, bad_request, check_all
+from protocol.errors import Problems, bad_request
 from protocol.fields import Column, Strict, any_case, printable
 
 MOST_COLUMNS = 1_000
@@ -110,23 +110,6 @@ class StudyRows:
     def knots(self, name: str) -> tuple[float, ...]:
         """Of a spline; none of another column."""
         return self.derived[name].knots if name in self.derived else ()
-
-
-@dataclass
-class Problems:
-    """What is wrong with the fields, all of it."""
-
-    found: list[BadRequest] = field(default_factory=list)
-
-    def add(self, name: str, sentence: str, remedy: str) -> None:
-        self.found.append(bad_request(name, sentence, remedy))
-
-    def raise_any(self) -> None:
-        check_all(*[partial(_raise, error) for error in self.found])
-
-
-def _raise(error: BadRequest) -> None:
-    raise error
 
 
 def study_rows(

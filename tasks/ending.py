@@ -85,7 +85,7 @@ def state_of(stop: OrderStopped, message: str) -> State[Any] | None:
     match stop.code:
         case "success":
             return None
-        case "cancelled":
+        case "cancelled" | "late":
             return Cancelled(message=message)
         case _:
             return Failed(message=message)

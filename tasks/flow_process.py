@@ -10,22 +10,27 @@ Decision 62.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import fcntl
+import gc
 import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import httpx
@@ -33,15 +38,18 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import refresh_global_settings_context
 from prefect.exceptions import Abort
-from prefect.flow_engine import load_flow_run, run_flow
+from prefect.flow_engine import run_flow
 
 from protocol.machine.disk import is_full
 from protocol.machine.outage import PREFECT, outage
 from protocol.tls import obstacle
 from tasks.exit_codes import ExitCode
 from tasks.quiet import hush
+from tasks.run_client import run_client
 
-_spawn = multiprocessing.get_context("forkserver")
+log = logging.getLogger("consilium.worker")
+_forked = multiprocessing.get_context("forkserver")
+_fresh = multiprocessing.get_context("spawn")
 
 LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OUTAGE = "outage"
@@ -100,20 +108,108 @@ def number_of(flow_run: FlowRun, parameter: str) -> int | None:
 PRELOADED = (
     "anyio._backends._asyncio",
     "cryptography.hazmat.backends.openssl.backend",
+    "encodings.cp437",
     "encodings.idna",
     "prefect.client.orchestration",
     "prefect.flow_engine",
     "prefect.task_engine",
+    "prefect.utilities.visualization",
 )
 """What every flow run would otherwise import for itself, in the middle of an order."""
 
 
+_begin: Callable[..., multiprocessing.process.BaseProcess] = _fresh.Process
+"""How a process begins: until `preload` has been called as a new interpreter, which
+imports all that it needs.
+"""
+LAST_KNOWN_PYTHON = (3, 13)
+"""Whose fork server is known here; a later one is started as it starts itself."""
+FORK_SERVER = "fork server"
+"""Its name among this machine's processes, as `ps -e` shows it."""
+
+
 def preload(modules: Iterable[str]) -> None:
-    """Starts the fork server with these modules imported, so that a flow run begins in
-    a fraction of a second.
+    """Imports these modules and starts the fork server with them, so that a flow run
+    begins in a fraction of a second.
+
+    The server is a fork of this process: both have the modules in the same memory
+    (decision 122). To be called before this process has threads, a log or keys.
     """
-    _spawn.set_forkserver_preload([*modules, *PRELOADED])
-    multiprocessing.forkserver.ensure_running()
+    global _begin
+    _begin = _forked.Process
+    names = [*modules, *PRELOADED]
+    # For another server, where this one is killed.
+    _forked.set_forkserver_preload(names)
+    for name in names:
+        # As the fork server does: who needs it says what is missing.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    if sys.version_info[:2] > LAST_KNOWN_PYTHON:
+        forkserver.ensure_running()
+    else:
+        _fork_server()
+
+
+def _fork_server() -> None:
+    """What `multiprocessing.forkserver.ensure_running` does, with a fork in place of a
+    new interpreter.
+    """
+    # Collected, and then left alone: the collector would write into all that is shared.
+    gc.collect()
+    gc.freeze()
+    # Let go at the end: DuckDB would write a page about it below the log's last line.
+    atexit.register(gc.unfreeze)
+    tracker: Any = resource_tracker._resource_tracker
+    tracker._pid, tracker._fd = _fork_tracker()
+    server: Any = forkserver._forkserver
+    address = multiprocessing.connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        if not multiprocessing.util.is_abstract_socket_namespace(address):
+            os.chmod(address, 0o600)
+        listener.listen()
+        # Whoever may ask the server holds the write end; it ends when nobody does.
+        alive, hold = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(hold)
+            os.close(tracker._fd)
+            tracker._pid, tracker._fd = None, None
+            _live_as(FORK_SERVER, forkserver.main, listener.detach(), alive, [])
+        os.close(alive)
+    server._forkserver_address = address
+    server._forkserver_alive_fd = hold
+    server._forkserver_pid = pid
+
+
+def _fork_tracker() -> tuple[int, int]:
+    """The process that multiprocessing has beside each program, and what is written to
+    it: where it is not there yet, a new interpreter would be started for it.
+    """
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write)
+        _live_as("resource tracker", resource_tracker.main, read)
+    os.close(read)
+    return pid, write
+
+
+def _live_as(name: str, main: Callable[..., None], *arguments: Any) -> NoReturn:
+    """A fork's whole life; nothing of its parent's is run at its end."""
+    code = 1
+    try:
+        # Where the system lets it.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/comm").write_text(name)
+        main(*arguments)
+        code = 0
+    except SystemExit:
+        code = 0
+    except BaseException:
+        log.exception("The %s ended", name)
+    finally:
+        os._exit(code)
 
 
 def new_process(
@@ -134,7 +230,30 @@ def new_process(
         str(lock),
         dict(environment),
     )
-    return _spawn.Process(target=run_in_child, args=arguments, daemon=True)
+    return _begin(target=run_in_child, args=arguments, daemon=True)
+
+
+def own_process(
+    work: Callable[..., None], *arguments: Any
+) -> multiprocessing.process.BaseProcess:
+    """A process for what is no flow run, not started yet; it ends with this one."""
+    return _begin(target=_tied, args=(work, *arguments), daemon=True)
+
+
+def beside(work: Callable[..., None], *arguments: Any) -> None:
+    """Does something in a process of its own, which ends with this one."""
+    process = own_process(work, *arguments)
+
+    def see_it_end() -> None:
+        process.start()
+        process.join()
+
+    threading.Thread(target=see_it_end, daemon=True).start()
+
+
+def _tied(work: Callable[..., None], *arguments: Any) -> None:
+    _die_with_agent()
+    work(*arguments)
 
 
 # In the flow's process
@@ -203,14 +322,15 @@ def _run(flow_run_id: UUID, flow: InstalledFlow, parameter: str) -> bool:
     function: Flow[..., Any] = getattr(
         importlib.import_module(flow.module), flow.function
     )
-    flow_run = load_flow_run(flow_run_id)
-    # As it was judged by the worker: whatever else has been written into the run since
-    # is not read.
-    flow_run.parameters = {parameter: number_of(flow_run, parameter)}
-    try:
-        state: Any = run_flow(function, flow_run=flow_run, return_type="state")
-    except Abort:  # the run has ended meanwhile
-        return True
+    with run_client() as context:
+        flow_run = context.client.read_flow_run(flow_run_id)
+        # As it was judged by the worker: whatever else has been written into the run
+        # since is not read.
+        flow_run.parameters = {parameter: number_of(flow_run, parameter)}
+        try:
+            state: Any = run_flow(function, flow_run=flow_run, return_type="state")
+        except Abort:  # the run has ended meanwhile
+            return True
     return bool(state.is_final())
 
 

@@ -88,6 +88,14 @@ class PatientWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerRe
         orders.
         """
 
+    async def _emit_worker_started_event(self) -> None:
+        """Nobody reads it: without it a worker at rest has no socket to Prefect, whose
+        pings it would answer, and no thread for it.
+        """
+
+    async def _emit_worker_stopped_event(self, started_event: Any) -> None:
+        """As of its start."""
+
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """As Prefect's, but its loop hears of no error.
 

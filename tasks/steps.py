@@ -4,7 +4,7 @@ No task persists or caches a result, prints, or lets an unplanned exception's te
 Prefect's server sees names and states (decision 1). Outside a flow run (simulations,
 tests) a step is the plain function, and Prefect is not even imported.
 
-Decision 52.
+Decisions 52 and 146.
 """
 
 from __future__ import annotations
@@ -40,23 +40,33 @@ class UnplannedError(ConsiliumError):
     default_code = "unplanned"
 
 
+_is_covered: ContextVar[bool] = ContextVar("is_covered", default=False)
+"""Whether a step under way stands for all that run within it."""
+
 _place: ContextVar[str] = ContextVar("place", default="")
 """Where in the order the step under way stands, for its task run's name."""
 
 
 def step(
-    name: str, at: Callable[..., str] | None = None
+    name: str, at: Callable[..., str] | None = None, *, covers: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: the function becomes the Prefect task `name` whenever a flow run is
     under way.
 
     `at` says, from the function's arguments, where in the order a run of it stands; the
-    run is named after it.
+    run is named after it. A step that `covers` is shown alone: those that run within it
+    are no tasks of their own.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         def safely(call: functools.partial[R]) -> R:
-            return _timed_and_safe(name, call)
+            if not covers:
+                return _timed_and_safe(name, call)
+            token = _is_covered.set(True)
+            try:
+                return _timed_and_safe(name, call)
+            finally:
+                _is_covered.reset(token)
 
         as_task = functools.cache(lambda: _task(name, safely))
 
@@ -66,6 +76,10 @@ def step(
             # arguments hold.
             call = functools.partial(function, *args, **kwargs)
             if not _is_in_flow_run():
+                return safely(call)
+            if _is_covered.get():
+                if not at:
+                    log.info("%s: %s", _run_name(), name)
                 return safely(call)
             if at:
                 _place.set(f", {at(*args, **kwargs)}")

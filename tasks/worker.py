@@ -53,8 +53,10 @@ from tasks.quiet import hush
 
 log = logging.getLogger("consilium.worker")
 
-LOOK_SECONDS = 15.0
-"""Between two looks at Prefect for runs that are under way there and not here."""
+LOOK_SECONDS, LOOK_AT_REST_SECONDS = 15.0, 60.0
+"""Between two looks at Prefect for runs that are under way there and not here: while
+there is work, and at rest.
+"""
 NOTHING_RUN = "Nothing of it was run: send orders to the coordinator's API, which makes their runs."
 
 
@@ -97,11 +99,16 @@ class FlowWorker(PatientWorker):
         self._under_way_beside: set[UUID] = set()
         self._work: dict[UUID, Work] = {}  # by flow run
         self._flow_names: dict[UUID, str] = {}  # by Prefect's id of the flow
+        # The coordinator has said something since the last look at Prefect.
+        self._stirred = asyncio.Event()
         locks.mkdir(parents=True, exist_ok=True, mode=0o700)
         outage.share(locks / OUTAGE, afresh=True)
 
     async def run(
-        self, flow_run: FlowRun, configuration: Any, task_status: Any = None
+        self,
+        flow_run: FlowRun,
+        configuration: Any,
+        task_status: Any = None,
     ) -> BaseWorkerResult:
         """Not used: `_submit_run` does not build a job configuration at all."""
         raise NotImplementedError
@@ -275,6 +282,7 @@ class FlowWorker(PatientWorker):
                 await asyncio.sleep(pause)
 
     def _act(self, news: Mapping[str, Any]) -> None:
+        self._stirred.set()
         if self._runs_task_group is None:
             return
         if news["what"] == "stop":
@@ -304,7 +312,16 @@ class FlowWorker(PatientWorker):
                 pass  # the next look finds what there is then
             except httpx.HTTPError as error:
                 outage.missed(PREFECT, kind_of(error), asked=asked)
-            await asyncio.sleep(LOOK_SECONDS)
+            await self._until_next_look()
+
+    async def _until_next_look(self) -> None:
+        """At rest nothing is lost that the coordinator had not spoken of before."""
+        if not self._work:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AT_REST_SECONDS - LOOK_SECONDS):
+                    await self._stirred.wait()
+        self._stirred.clear()
+        await asyncio.sleep(LOOK_SECONDS)
 
     async def _take_up_left(self) -> None:
         under_way = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
@@ -321,7 +338,8 @@ class FlowWorker(PatientWorker):
                 self._begin(flow_run)
 
     def _has(self, flow_run: FlowRun) -> bool:
-        return flow_run.id in self._work or flow_run.id in self._submitting_flow_run_ids
+        run_id = flow_run.id
+        return run_id in self._work or run_id in self._submitting_flow_run_ids
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         """Replaces Prefect's: no deployment is read, no job configuration is built."""
@@ -370,7 +388,10 @@ class FlowWorker(PatientWorker):
                 await self._set_state(flow_run, Failed(message=message))
                 return
             until = await self._keeper.keep_running(
-                flow_run, work, self._flows[name], parameter
+                flow_run,
+                work,
+                self._flows[name],
+                parameter,
             )
             if until is KeptUntil.NO_PLACES:
                 log.info(

@@ -58,6 +58,9 @@ THOROUGH = (
 """Kills, browsers and databases in full: what takes long, and is not run before each
 commit.
 """
+BEHIND_GATEWAY = "tests/api/test_gateway"
+"""Files whose fixture `behind` starts a Prefect server, once in a process."""
+
 ATTACKS = ("tests/faults/test_gate",)
 """What every commit must withstand, wherever it stands."""
 
@@ -82,22 +85,30 @@ def _file_of(item: pytest.Item) -> str:
 
 @functools.cache
 def _shares(file: str) -> bool:
-    """Whether tests of a file, below the root, use the fixture `federation`. What
-    divides the files among processes knows their names only.
+    """Whether tests of a file, below the root, use the shared fixture `federation`, and
+    not one of their own under its name. What divides the files among processes knows
+    their names only.
     """
-    uses = "federation: RunningFederation"
-    return file.startswith(SHARING) and uses in (ROOT / file).read_text("utf-8")
+    if not file.startswith(SHARING):
+        return False
+    text = (ROOT / file).read_text("utf-8")
+    has_own = "def federation(" in text
+    return "federation: RunningFederation" in text and not has_own
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Files to processes one by one, but those that share a federation to one."""
+    """Files to processes one by one, but those that share a federation to one, and
+    those that share a Prefect server behind the API's gateway.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "federation" if _shares(file) else file
+            if _shares(file):
+                return "federation"
+            return "gateway" if file.startswith(BEHIND_GATEWAY) else file
 
     return Scheduling(config, log)
 

@@ -55,7 +55,7 @@ class Site:
     log: Path
     process: subprocess.Popen[bytes] | None = None
 
-    def write(self, **settings: str) -> None:
+    def write(self, **settings: Any) -> None:
         """settings.toml: what the operator gave and what is special about the network."""
         keys = {"name": NAMES[self.user], "state": str(self.state), **settings}
         lines = [f"user_id = {self.user}"]
@@ -156,7 +156,7 @@ class Hospitals:
     federation: Encrypted
     sites: dict[int, Site]
     # What each one's settings say of the network.
-    settings: dict[int, dict[str, str]]
+    settings: dict[int, dict[str, Any]]
     forwarding: ForwardProxy
     opening: ForwardProxy
 
@@ -201,7 +201,12 @@ def encrypted_hospitals(folder: Path) -> Iterator[Hospitals]:
                 "ca_file": str(operator.pem),
             },
             PROXIED: {**url, "ca_file": str(operator.pem), "proxy": forwarding.url},
-            OPENED: {**url, "ca_file": str(hospital.pem), "proxy": opening.url},
+            OPENED: {
+                **url,
+                "ca_file": str(hospital.pem),
+                "proxy": opening.url,
+                "round_steps": True,
+            },
         }
         for site in sites.values():
             running.callback(site.end)

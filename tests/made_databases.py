@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Iterator
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -35,3 +38,26 @@ def drop_schema(url: str, name: str) -> None:
     """With all that is in it."""
     is_mysql = sa.make_url(url).get_backend_name() == "mysql"
     run(url, [f"DROP SCHEMA {name}{'' if is_mysql else ' CASCADE'}"])
+
+
+@contextlib.contextmanager
+def postgresql_database() -> Iterator[str]:
+    """The address of an empty database of a test's own, for a store. Skips the test where
+    no server answers, but under CI.
+    """
+    server = "postgres@127.0.0.1:5432"
+    try:
+        connection = psycopg.connect(
+            f"postgresql://{server}/postgres", autocommit=True, connect_timeout=5
+        )
+    except psycopg.OperationalError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no PostgreSQL at 127.0.0.1:5432 ({type(error).__name__})")
+    name = f"consilium_store_{secrets.token_hex(4)}"
+    with connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield f"postgresql+psycopg://{server}/{name}"
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

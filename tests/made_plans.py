@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
 from protocol.errors import ConsiliumError
-from protocol.exchange import Address
+from protocol.exchange import Address, Used
 from protocol.memory_transport import MemoryTransport
 from protocol.message_plan import MessagePlan, Room, plan_of
 from protocol.messages import COORDINATOR
@@ -70,12 +71,12 @@ class Held:
     ) -> None:
         """Nothing; for who wants to see how near the bounds are."""
 
-    def discard(self, address: Address, recipient: int) -> None:
+    def discard(self, run: int, used: Sequence[Used]) -> None:
         with self._lock:
             for key in list(self._sizes):
-                of_address, sender, of_recipient = key
-                if of_address == address and of_recipient == recipient:
-                    self._totals[address.run, sender] -= self._sizes.pop(key)
+                address, sender, recipient = key
+                if Used(address, recipient) in used:
+                    self._totals[run, sender] -= self._sizes.pop(key)
 
 
 def planned(run: int, document: str) -> MessagePlan | None:
@@ -86,20 +87,22 @@ def planned(run: int, document: str) -> MessagePlan | None:
 
 
 @contextlib.contextmanager
-def held_against_the_plan() -> Iterator[dict[int, Held]]:
-    """Patches the exchange of one process; what each held, by its id."""
-    exchanges: dict[int, Held] = {}
+def held_against_the_plan() -> Iterator[None]:
+    """Patches the exchange of one process."""
+    # By the exchange itself: one that is gone leaves its place in memory, and so its id,
+    # to the next one, whose order has another plan.
+    exchanges: WeakKeyDictionary[MemoryTransport, Held] = WeakKeyDictionary()
     put, discard = MemoryTransport.put, MemoryTransport.discard
 
     def put_planned(self: MemoryTransport, *args: Any, **more: Any) -> None:
-        exchanges.setdefault(id(self), Held()).put(*args, **more)
+        exchanges.setdefault(self, Held()).put(*args, **more)
         put(self, *args, **more)
 
     def discard_planned(self: MemoryTransport, *args: Any, **more: Any) -> None:
-        exchanges.setdefault(id(self), Held()).discard(*args, **more)
+        exchanges.setdefault(self, Held()).discard(*args, **more)
         discard(self, *args, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MemoryTransport, "put", put_planned)
         patch.setattr(MemoryTransport, "discard", discard_planned)
-        yield exchanges
+        yield

@@ -19,7 +19,7 @@ import pytest
 from agents.site.ledger import Ledger
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
-from deployments.local.one_process import run_statistics
+from deployments.local.one_process import ALL_OF_THIS, Releases, run_statistics
 from protocol.errors import ConsiliumError
 from protocol.memory_transport import MemoryTransport
 from protocol.statistics_request import JOINED, POOLED
@@ -135,10 +135,14 @@ class Hospitals:
         transport: MemoryTransport | None = None,
         repeats: int | None = None,
         extra: Mapping[int, Mapping[str, Any]] | None = None,
+        releases: Releases = ALL_OF_THIS,
+        away: Iterable[int] = (),
+        absent: Iterable[int] = (),
         **fields: Any,
     ) -> Answered:
         """An order over each provider's data; the first provider asks, and all
-        providers receive, unless said.
+        providers receive, unless said. away: hospitals that are not there, absent: that
+        are, and without which it starts too.
         """
         self.last += 1
         order_id, told = (
@@ -169,7 +173,10 @@ class Hospitals:
             order_id=order_id,
             transport=transport,
             repeats=repeats,
+            releases=releases,
+            away=list(away),
         )
+        told = [user for user in told if user not in (*away, *absent)]
         assert self.holders(order_id) == sorted(told)
         files = {
             user: (self.sites[user].results_folder / summary["path"]).read_bytes()

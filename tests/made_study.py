@@ -98,6 +98,7 @@ class Study:
         n_folds: int = 0,
         sql: str = SQL,
         complete_on: Iterable[str] = COVARIATES,
+        away: Iterable[int] = (),
         **changes: Any,
     ) -> dict[int, Any]:
         self.hospitals.last += 1
@@ -122,7 +123,12 @@ class Study:
             "scoring": "none",
             **changes,
         }
-        outcome = run_order(self.hospitals.sites, body, order_id=self.hospitals.last)
+        outcome = run_order(
+            self.hospitals.sites,
+            body,
+            order_id=self.hospitals.last,
+            away=list(away),
+        )
         return outcome.models
 
     def refused_model(self, attributes: list[str], **order: Any) -> str:

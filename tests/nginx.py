@@ -22,6 +22,7 @@ from tests.conftest import ROOT, free_port
 NAME = "consilium.example.org"
 """The coordinator's, in the documented file."""
 FILE = ROOT / "deployments" / "production" / "nginx.conf"
+PREFECTS_FILE = FILE.with_name("nginx.prefects.conf")
 PROGRAM = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
@@ -34,6 +35,7 @@ class Call(NamedTuple):
     upgrade: str  # "websocket", or "-"
     authorization: str
     request: str
+    server: str  # that it was passed on to; "-" for none
 
     @property
     def path(self) -> str:
@@ -49,6 +51,7 @@ LOG_FORMAT = " ".join(
         "$http_upgrade",
         "$http_authorization",
         "$request",
+        "$upstream_addr",
     )
 )
 
@@ -66,11 +69,8 @@ class Nginx:
         lines = (self.folder / "access.log").read_text().splitlines()
         found = []
         for line in lines:
-            address, port, status, upgrade, authorization, request = shlex.split(line)
-            call = Call(
-                address, int(port), int(status), upgrade, authorization, request
-            )
-            found.append(call)
+            address, port, status, *words = shlex.split(line)
+            found.append(Call(address, int(port), int(status), *words))
         return found
 
 
@@ -79,14 +79,13 @@ def run_nginx(folder: Path, api_port: int, issued: Issued) -> Iterator[Nginx]:
     """The documented file with the ports and the certificate of this test, and nothing
     else changed.
     """
-    if PROGRAM is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("nginx is missing: apt-get install nginx")
-        pytest.skip("needs nginx (Debian: apt-get install nginx)")
     nginx = Nginx(folder, free_port(), free_port())
     site = FILE.read_text("utf-8")
+    # One process of the API here, which serves the page too.
+    api = "server 127.0.0.1:5000;"
+    assert site.count(api) == 2
+    site = site.replace(api, f"server 127.0.0.1:{api_port};")
     for ours, here in (
-        ("127.0.0.1:5000", f"127.0.0.1:{api_port}"),
         ("listen 443 ssl", f"listen 127.0.0.1:{nginx.port} ssl"),
         ("listen 80", f"listen 127.0.0.1:{nginx.clear_port}"),
         ("/etc/ssl/consilium/fullchain.pem", str(issued.certificate)),
@@ -94,6 +93,33 @@ def run_nginx(folder: Path, api_port: int, issued: Issued) -> Iterator[Nginx]:
     ):
         assert site.count(ours) == 1, ours
         site = site.replace(ours, here)
+    with _serving(folder, site, nginx.port):
+        yield nginx
+
+
+@contextlib.contextmanager
+def run_balancer(folder: Path, prefect_ports: list[int]) -> Iterator[int]:
+    """The documented file before these Prefect servers; its port. Which server was
+    called is in access.log.
+    """
+    port = free_port()
+    site = PREFECTS_FILE.read_text("utf-8")
+    replaced = {"listen 127.0.0.1:4200;": f"listen 127.0.0.1:{port};"}
+    for usual, here in zip((4201, 4202), prefect_ports, strict=True):
+        replaced[f"server 127.0.0.1:{usual} "] = f"server 127.0.0.1:{here} "
+    for ours, here in replaced.items():
+        assert site.count(ours) == 1, ours
+        site = site.replace(ours, here)
+    with _serving(folder, site, port):
+        yield port
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, site: str, port: int) -> Iterator[None]:
+    if PROGRAM is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("nginx is missing: apt-get install nginx")
+        pytest.skip("needs nginx (Debian: apt-get install nginx)")
     (folder / "site.conf").write_text(site)
     config = folder / "nginx.conf"
     config.write_text(_around(folder))
@@ -105,8 +131,8 @@ def run_nginx(folder: Path, api_port: int, issued: Issued) -> Iterator[Nginx]:
     assert "warn" not in checked.stderr
     process = subprocess.Popen([*command, "-g", "daemon off;"])
     try:
-        _until_open(nginx.port, process)
-        yield nginx
+        _until_open(port, process)
+        yield
     finally:
         process.terminate()
         process.wait()

@@ -191,13 +191,24 @@ class Strict(RunningFederation):
             self._end_agent(user)
             self._start_agent(user, str(ROOT))
 
-    def _start_agent(self, user: int, path: str) -> None:
+    @contextlib.contextmanager
+    def agent_of(self, user: int, tree: Path) -> Iterator[None]:
+        """A hospital's agent of another tree, as of a release before."""
+        self._end_agent(user)
+        self._start_agent(user, str(tree), tree=tree)
+        try:
+            yield
+        finally:
+            self._end_agent(user)
+            self._start_agent(user, str(ROOT))
+
+    def _start_agent(self, user: int, path: str, *, tree: Path = ROOT) -> None:
         site = self.policy(user).parent
         command = [sys.executable, "-m", "deployments.agent", "start"]
         with (self.state(user) / "agent.log").open("ab") as log:
             self.agents[user] = subprocess.Popen(
                 [*TIED, str(os.getpid()), *command, "--site", str(site)],
-                cwd=ROOT,
+                cwd=tree,
                 env={**self.env, "PYTHONPATH": path},
                 stdout=log,
                 stderr=log,

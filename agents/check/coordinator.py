@@ -4,7 +4,6 @@ secrets, and show the keys that are pinned here.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -13,11 +12,23 @@ from typing import Any
 import httpx
 
 from agents.check.findings import OK, WARN, WRONG, Finding
+from agents.check.network import check_proxy, opened_tls
 from agents.check.pins import own_fingerprint
+from agents.site.coordinator_told import CoordinatorTold
+from agents.site.policy import spoken_here
 from agents.site.settings import LOOPBACK, SiteSettings
 from protocol import VERSION
 from protocol.machine.clock import LARGEST_ERROR_SECONDS
+from protocol.machine.installed import python_here
 from protocol.tls import obstacle
+from protocol.versions import (
+    SPOKEN,
+    Window,
+    is_older,
+    lag_between,
+    other_version_remedy,
+    upgrade_command,
+)
 
 
 def check_coordinator(
@@ -27,14 +38,16 @@ def check_coordinator(
     pinned here.
     """
     yield from _check_encrypted("coordinator", "coordinator_url", client)
-    yield from _check_proxy(settings)
     health = _get(client, "health")
+    is_reached = isinstance(health, httpx.Response)
+    yield from check_proxy(settings, is_reached=is_reached)
     if isinstance(health, Finding):
-        yield health
+        yield opened_tls(settings) or health
         return
     yield _health_finding(health)
     yield check_clock(health.headers.get("Date"), now=now())
     yield check_version(health)
+    yield from check_protocol(health, settings)
     yield from _check_membership(client, settings)
 
 
@@ -44,18 +57,6 @@ def _check_encrypted(check: str, key: str, client: httpx.Client) -> Iterator[Fin
         remedy = f"Ask the operator for an https address and write it as {key}."
         yield Finding(
             check, WARN, f"{key} is not https: secrets travel readably.", remedy
-        )
-
-
-def _check_proxy(settings: SiteSettings) -> Iterator[Finding]:
-    """A variable for a proxy that is set here, and that an agent does not read."""
-    names = [
-        name for name in os.environ if name.lower() in ("https_proxy", "all_proxy")
-    ]
-    if settings.proxy is None and names:
-        remedy = "If the coordinator is reached through a proxy, write it as proxy in settings.toml."
-        yield Finding(
-            "proxy", WARN, f"{names[0]} is set here, and not used by an agent.", remedy
         )
 
 
@@ -114,16 +115,37 @@ def check_clock(date: str | None, *, now: datetime) -> Finding:
 
 
 def check_version(health: httpx.Response) -> Finding:
-    """Both sides run the same version."""
-    data = _body(health).get("data")
-    version = data.get("version") if isinstance(data, dict) else None
-    if version is None:
+    """Both sides run the same version, or one that speaks the same protocol."""
+    told = CoordinatorTold.of_answer(_body(health).get("data"))
+    if told is None:
         sentence = f"This is {VERSION}; the coordinator did not tell its version."
         return Finding("version", WARN, sentence, "Check later.")
-    if version == VERSION:
+    if told.version == VERSION:
         return Finding("version", OK, f"{VERSION}, as at the coordinator.")
-    sentence = f"This is {VERSION}, the coordinator runs {version}."
-    return Finding("version", WRONG, sentence, "Update both to the same version.")
+    sentence = f"This is {VERSION}, the coordinator runs {told.version}."
+    remedy = other_version_remedy(VERSION, told.version, python_here())
+    # The coordinator is the first to be upgraded: `upgrade` stops at what is wrong.
+    state = WARN if is_older(VERSION, told.version) else WRONG
+    return Finding("version", state, sentence, remedy)
+
+
+def check_protocol(health: httpx.Response, settings: SiteSettings) -> Iterator[Finding]:
+    """Both sides have a protocol number in common, and neither lags.
+
+    That this agent lags within the window is a notice. Outside of it no order is
+    possible, and behind an older coordinator none either, once all agents are upgraded.
+    """
+    told = CoordinatorTold.of_answer(_body(health).get("data"))
+    if told is None:
+        return
+    speaks = spoken_here(settings.policy)
+    lag = lag_between(speaks, told.speaks, told.version, python=python_here())
+    if lag is None:
+        yield Finding("protocol", OK, f"Speaks {speaks}, as the coordinator.")
+    else:
+        is_wrong = lag.is_outside or lag.who == "coordinator"
+        state = WRONG if is_wrong else WARN
+        yield Finding("protocol", state, lag.sentence, lag.remedy)
 
 
 def _check_membership(
@@ -168,6 +190,9 @@ def check_registry(body: dict[str, Any], settings: SiteSettings) -> Iterator[Fin
             remedy,
         )
 
+    yield from _other_versions(hospitals, settings)
+    yield from _other_protocols(hospitals, settings)
+
     # A coordinator that shows one hospital another's key could read what is sealed to
     # it (decision 16).
     known = {
@@ -178,6 +203,42 @@ def check_registry(body: dict[str, Any], settings: SiteSettings) -> Iterator[Fin
         there = shown.get(user_id)
         if fingerprint and there and there != fingerprint:
             yield _other_key(settings, user_id)
+
+
+def _other_versions(
+    hospitals: list[dict[str, Any]], settings: SiteSettings
+) -> Iterator[Finding]:
+    """Of the hospitals that are pinned here, whose agents run another version."""
+    for row in hospitals:
+        version = row.get("agent_version")
+        if row["user_id"] in settings.partners and version not in (None, VERSION):
+            user_id = row["user_id"]
+            sentence = f"The agent of hospital {user_id} was {version} when it last connected; this is {VERSION}."
+            newest = VERSION if is_older(version, VERSION) else version
+            whose = "Its" if newest == VERSION else "This hospital's"
+            remedy = f"{whose} IT upgrades: {upgrade_command(newest)}. Until then orders may fail."
+            yield Finding("version", WARN, sentence, remedy)
+
+
+def _other_protocols(
+    hospitals: list[dict[str, Any]], settings: SiteSettings
+) -> Iterator[Finding]:
+    """Of the hospitals that are pinned here, whose agents lag in what they speak."""
+    for row in hospitals:
+        newest, oldest = row.get("protocol"), row.get("oldest_protocol")
+        if row["user_id"] not in settings.partners or newest is None or oldest is None:
+            continue
+        user_id = row["user_id"]
+        window = Window(oldest, newest)
+        if newest < SPOKEN.newest:
+            is_wrong = not window.meets(SPOKEN)
+            effect = "are refused" if is_wrong else f"are written in {newest}"
+            sentence = (
+                f"The agent of hospital {user_id} speaks protocol {window}, this one {SPOKEN}:"
+                f" orders with it {effect}."
+            )
+            remedy = f"Its IT upgrades: {upgrade_command(VERSION)}."
+            yield Finding("protocol", WARN, sentence, remedy)
 
 
 def _other_key(settings: SiteSettings, user_id: int) -> Finding:

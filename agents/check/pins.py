@@ -38,6 +38,7 @@ def _pin_problems(settings: SiteSettings) -> Iterator[Finding]:
     """Pins that are no fingerprints, and one fingerprint under two names: one of the
     two was never compared.
     """
+    # Its own first: a partner that is pinned with it was never compared either.
     seen = {own_fingerprint(settings): "this hospital itself"}
     for partner in settings.partners.values():
         name = f"{partner.name} ({partner.user_id})"

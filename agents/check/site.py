@@ -9,18 +9,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from agents.check.coordinator import check_coordinator, check_prefect
 from agents.check.findings import OK, WARN, WRONG, Finding, as_finding, guarded
+from agents.check.machine import check_machine, check_passwords, check_writers
 from agents.check.pins import check_keys, check_partners
 from agents.gate.round_budget import RoundBudget
+from agents.rows.cohort_refresh import failed_refresh
 from agents.rows.database import TableDescription, open_source
+from agents.rows.named_cohort import usable_cohort
+from agents.rows.source_url import missing_file
 from agents.site.policy import load_policy
 from agents.site.settings import SiteSettings, load_settings
 from protocol.errors import ConsiliumError, Refused
 from protocol.machine.disk import has_room
-from protocol.policy import Policy, TableRules
+from protocol.machine.installed import require_own_environment
+from protocol.policy import NamedCohort, Policy, TableRules
 
 
 def check_site(
@@ -47,11 +53,16 @@ def check_locally(settings: SiteSettings) -> list[Finding]:
     """
     return [
         Finding("settings", OK, f"Hospital {settings.user_id}, {settings.name}."),
+        *guarded("environment", check_environment),
+        *guarded("python", check_machine),
+        *guarded("settings", lambda: check_passwords(settings)),
+        *guarded("settings", lambda: check_writers(settings)),
         *guarded("state", lambda: check_folders(settings)),
         *guarded("disk", lambda: check_disk(settings)),
         *guarded("token", lambda: check_token(settings)),
         *check_policy(settings.policy),
         *guarded("database", lambda: check_database(settings)),
+        *guarded("cohorts", lambda: check_cohorts(settings)),
         *guarded("keys", lambda: check_keys(settings)),
         *guarded("partners", lambda: check_partners(settings)),
         *guarded("rounds", lambda: check_rounds(settings)),
@@ -71,6 +82,12 @@ def _ask_prefect(settings: SiteSettings) -> Iterator[Finding]:
 
 
 # On this machine
+
+
+def check_environment() -> Iterator[Finding]:
+    """What is installed beside the agent."""
+    require_own_environment()
+    yield Finding("environment", OK, "No part that has to stand elsewhere is here.")
 
 
 def check_folders(settings: SiteSettings) -> Iterator[Finding]:
@@ -109,7 +126,7 @@ def check_policy(path: Path) -> list[Finding]:
 
     def found() -> Iterator[Finding]:
         policy = load_policy(path)
-        tables = ", ".join(policy.tables)
+        tables = ", ".join(rules.name for rules in policy.opened.values())
         methods = ", ".join(policy.orders.methods)
         yield Finding("policy", OK, f"Opens {tables} for {methods}.")
         if "None" in policy.orders.methods:
@@ -123,6 +140,7 @@ def check_policy(path: Path) -> list[Finding]:
 def check_rounds(settings: SiteSettings) -> Iterator[Finding]:
     """Who has how many rounds of training left here; nothing before the first."""
     folder = settings.vault / "cohorts"
+    # To open it would make it: a check changes nothing.
     if not (folder / "rounds.sqlite").exists():
         return
     rules = load_policy(settings.policy).cohort
@@ -148,9 +166,21 @@ def check_database(settings: SiteSettings) -> Iterator[Finding]:
     """The database answers a read-only connection and has every table and column that
     the policy names.
     """
+    missing = missing_file(settings.data_url)
+    if missing is not None:
+        sentence = f"There is no DuckDB file {missing}."
+        remedy = (
+            "Write data_url of your database into settings.toml, or put the file there."
+        )
+        yield Finding("database", WRONG, sentence, remedy)
+        return
     # Names of tables and columns only: no statement of a check reads a row.
     timeout = settings.statement_timeout_seconds
     source = open_source(settings.data_url, statement_timeout_seconds=timeout)
+    if source.is_open:
+        sentence = "Rows travel from the database to this machine unencrypted, as data_url says."
+        remedy = "Let the database speak TLS, and take insecure=true out of data_url."
+        yield Finding("database", WARN, sentence, remedy)
     present = source.describe()
     yield Finding(
         "database", OK, f"Answers read-only, with {len(present)} tables and views."
@@ -160,7 +190,7 @@ def check_database(settings: SiteSettings) -> Iterator[Finding]:
         Refused
     ):  # the policy's own check says what is wrong with it
         policy = load_policy(settings.policy)
-        is_case_exact = source.dialect == "postgres"
+        is_case_exact = source.dialect in ("postgres", "oracle")
         yield from check_tables(policy, present, is_case_exact=is_case_exact)
 
 
@@ -169,7 +199,7 @@ def check_tables(
 ) -> Iterator[Finding]:
     """Each of the policy's tables is there with the columns that it names."""
 
-    # PostgreSQL tells "Visits" from "visits", DuckDB does not.
+    # PostgreSQL and Oracle tell "Visits" from "visits", DuckDB does not.
     def fold(name: str) -> str:
         return name if is_case_exact else name.lower()
 
@@ -202,6 +232,29 @@ def check_tables(
             yield Finding(
                 "tables", OK, f"{rules.name} has every column that the policy names."
             )
+
+
+def check_cohorts(settings: SiteSettings) -> Iterator[Finding]:
+    """Each cohort of the policy has its approved definition, and rows made by it."""
+    with contextlib.suppress(Refused):  # as above
+        policy = load_policy(settings.policy)
+        for cohort in policy.cohorts.values():
+            yield from guarded("cohorts", partial(_usable, settings, cohort))
+
+
+def _usable(settings: SiteSettings, cohort: NamedCohort) -> Iterator[Finding]:
+    made = usable_cohort(settings, cohort)
+    sentence = f"{cohort.name} has {made.n_rows} rows, made {made.made_at:%Y-%m-%d %H:%M} (UTC)."
+    failed = failed_refresh(settings, cohort.short_name)
+    if failed is None:
+        yield Finding("cohorts", OK, sentence)
+        return
+    yield Finding(
+        "cohorts",
+        WARN,
+        f"{sentence} Its last refresh failed, and these rows stay.",
+        failed.sentence,
+    )
 
 
 def _named_columns(rules: TableRules) -> list[str]:

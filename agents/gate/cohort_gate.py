@@ -5,12 +5,12 @@ A gradient over few rows says much of each. What it says together with everythin
 left before is `cohort_audit.py`'s to decide; `agents/training/row_gate.py` asks both.
 `disclosure.py` is the gate of joint statistics.
 
-Decision 80.
+Decisions 80, 114 and 129.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.rows.cohort import Cohort, check_enough_rows
-from analytics.arrays import Floats
+from agents.rows.row_tables import columns
+from analytics.arrays import Bools, Floats, row_chunks
 from analytics.training.combinations import largest_share
 from protocol.errors import Refused, Rule, check_all, check_rules
-from protocol.policy import TableRules
+from protocol.policy import OpenRows
 from protocol.varying_plan import LABEL
 
 Column = NDArray[Any]
@@ -31,7 +32,7 @@ _ALL_BUT_NOISE = 0.999
 
 
 def check_gate(
-    cohort: Cohort, *, n_parameters: int, rules: TableRules, pooled: bool = False
+    cohort: Cohort, *, n_parameters: int, rules: OpenRows, pooled: bool = False
 ) -> None:
     """Let a cohort of another hospital's order pass, or refuse it, as `gate_rules`."""
     for together in gate_rules(
@@ -41,7 +42,7 @@ def check_gate(
 
 
 def gate_rules(
-    cohort: Cohort, *, n_parameters: int, rules: TableRules, pooled: bool = False
+    cohort: Cohort, *, n_parameters: int, rules: OpenRows, pooled: bool = False
 ) -> list[list[Rule]]:
     """What a cohort has to pass, for training, test and fold rows: the first rule by
     itself, then the others together.
@@ -83,7 +84,7 @@ def _check_values(cohort: Cohort, min_rows: int) -> None:
     """
     few_have: list[str] = []
     few_lack: list[str] = []
-    for name, column in zip(cohort.attributes, cohort.X.T, strict=True):
+    for name, column in zip(cohort.attributes, columns(cohort.X), strict=True):
         n_lacking = int(np.count_nonzero(np.isnan(column)))
         if 0 < cohort.n_rows - n_lacking < min_rows:
             few_have.append(name)
@@ -113,22 +114,24 @@ def check_varying(cohort: Cohort, min_varying: int, *, pooled: bool = False) -> 
     """Refuse features in which few rows differ from the commonest value (code
     min_varying); with `pooled` none that holds 0 and 1 only.
     """
-    judged: list[tuple[str, Column]] = []
+    check_columns(_judged(cohort, pooled=pooled), min_varying)
+
+
+def _judged(cohort: Cohort, *, pooled: bool) -> Iterator[tuple[str, Column]]:
     for name, column in features(cohort):
         is_joint = pooled and holds_0_and_1(column)
         # Of categories each level is looked at once all hospitals' levels are known.
         if not is_joint and name not in cohort.levels:
-            judged.append((name, column))
-    check_columns(judged, min_varying)
+            yield name, column
 
 
-def check_columns(columns: Iterable[tuple[str, Column]], min_varying: int) -> None:
+def check_columns(judged: Iterable[tuple[str, Column]], min_varying: int) -> None:
     """Refuse columns of a model in which few rows vary (code min_varying).
 
-    columns: name and values, (n_rows,); all that miss a value have the same one.
+    judged: name and values, (n_rows,); all that miss a value have the same one.
     """
     named = []
-    for name, column in columns:
+    for name, column in judged:
         if varies_in_few(column, min_varying):
             named.append(name)
     if named:
@@ -144,25 +147,28 @@ def check_columns(columns: Iterable[tuple[str, Column]], min_varying: int) -> No
         )
 
 
-def features(cohort: Cohort) -> list[tuple[str, Column]]:
-    """By name what enters the sums of a gradient, (n_rows,) each."""
-    columns: list[tuple[str, Column]] = list(
-        zip(cohort.attributes, cohort.X.T, strict=True)
-    )
+def features(cohort: Cohort) -> Iterator[tuple[str, Column]]:
+    """By name what enters the sums of a gradient, (n_rows,) each, one after the other."""
+    yield from zip(cohort.attributes, columns(cohort.X), strict=True)
     if cohort.y is not None and not cohort.labels:
         # No class: it enters the sums as a feature does.
-        columns.append((LABEL, cohort.y))
-    return columns
+        yield LABEL, cohort.y
 
 
 def holds_0_and_1(column: Column) -> bool:
-    return bool(np.isin(column, (0, 1)).all())
+    return all(
+        bool(np.isin(column[part], (0, 1)).all()) for part in row_chunks(len(column))
+    )
 
 
 def varies_in_few(column: Column, min_varying: int) -> bool:
     """Whether 1 to min_varying - 1 rows differ from the commonest value."""
     if not column.size:
         return False
+    # A label of strata and entries has several values a row.
+    column = column.ravel()
+    if min_varying <= column.size // 2:
+        return _varies_beside_most(column, min_varying)
     _, n_of_value = np.unique(column, return_counts=True)
     n_commonest = int(n_of_value.max())
     n_varying = column.size - n_commonest
@@ -171,14 +177,89 @@ def varies_in_few(column: Column, min_varying: int) -> bool:
     return n_commonest > 1 and 0 < n_varying < min_varying
 
 
+def _varies_beside_most(column: Column, min_varying: int) -> bool:
+    """The same of min_varying rows at most half of all: what so few rows differ from is
+    the value of more than half of the rows, and so in the middle of their order.
+    """
+    middle = np.partition(column, column.size // 2)[column.size // 2]
+    is_missing = middle != middle
+    n_varying = 0
+    for part in row_chunks(column.size):
+        rows = column[part]
+        # All that miss a value have the same one.
+        varies = rows == rows if is_missing else rows != middle
+        n_varying += int(np.count_nonzero(varies))
+    return 0 < n_varying < min_varying
+
+
+def check_extremes(
+    cohort: Cohort, *, max_share: Fraction, min_rows: int, has_times: bool = False
+) -> None:
+    """Refuse numbers of which two rows make up nearly all of the distance from the median,
+    or of its square (code max_share): a sum of squares tells these, a sum of products
+    the other columns of these rows.
+
+    Squares are judged where twice min_rows rows have a value: of fewer, two are nearly
+    all of the squares of ordinary skewed numbers now and then.
+
+    A label of numbers is one of them, unless it has times: of these no sums are made.
+    Columns of 0 and 1, and categories, are counted instead. Disclosure: as `check_gate`.
+    """
+    named = []
+    for name, column in features(cohort):
+        if has_times and name == LABEL:
+            continue
+        values = column[~np.isnan(column)]
+        if name in cohort.levels or not values.size or holds_0_and_1(values):
+            continue
+        # In place of the values, which may be many.
+        values -= np.median(values)
+        sizes = np.abs(values, out=values)
+        largest = float(sizes.max())
+        if largest:
+            # In units of the largest no square overflows.
+            sizes /= largest
+        share = _share_of_two(sizes)
+        if sizes.size >= 2 * min_rows:
+            sizes *= sizes
+            share = max(share, _share_of_two(sizes))
+        if share > float(max_share):
+            named.append(name)
+    if named:
+        raise Refused(
+            f"In {', '.join(named)}, two rows make up more than {max_share} of the distance from the median, or of its"
+            " square: sums of squares and of products with other columns would be theirs.",
+            remedy="Leave out extreme rows in the SQL or the columns that are named; or ask the hospital to raise"
+            " max_share under [cohort] in its policy.toml.",
+            code="max_share",
+            threshold=str(max_share),
+            features=named,
+        )
+
+
+def _share_of_two(sizes: Floats) -> float:
+    """What the two largest make of the sum of sizes (n,), 0 or more; 0 of nothing."""
+    total = float(sizes.sum())
+    if not total:
+        return 0.0
+    n_largest = min(_TWO, sizes.size)
+    return float(np.partition(sizes, -n_largest)[-n_largest:].sum()) / total
+
+
 def check_combinations(
-    X: Floats, *, names: Sequence[str], min_varying: int, max_share: Fraction
+    X: Floats,
+    *,
+    names: Sequence[str],
+    min_varying: int,
+    max_share: Fraction,
+    beside: Bools | None = None,
 ) -> None:
     """Refuse columns of a model of which some combination is of few rows.
 
     X: (n_rows, n_columns), the intercept's among them. Two rows may have at most
     `max_share` of a combination, min_varying - 1 rows not all of it; with min_varying
-    1 both may. names: what was derived or coded, for the sentence.
+    1 both may. names: what was derived or coded, for the sentence; beside:
+    (n_rows,), rows that do not hide the few.
 
     Raises Refused (code min_varying, max_share). Disclosure: as `check_gate`.
     """
@@ -186,7 +267,7 @@ def check_combinations(
         return
     remedy = "Leave out what singles out few people, widen the SQL, or ask the hospital to change"
     named = ", ".join(names)
-    if largest_share(X, min_varying - 1) > _ALL_BUT_NOISE:
+    if largest_share(X, min_varying - 1, beside=beside) > _ALL_BUT_NOISE:
         raise Refused(
             f"A combination of the model's columns is of fewer than {min_varying} rows: its gradient would be theirs"
             f" alone. It is among those made of {named}.",
@@ -229,7 +310,7 @@ def check_mini_batches(n_rows: int, batch_size: int, *, is_allowed: bool) -> Non
 
 
 def check_parameters(
-    n_rows: int, n_parameters: int, rules: TableRules, *, because: str = ""
+    n_rows: int, n_parameters: int, rules: OpenRows, *, because: str = ""
 ) -> None:
     """Refuse a model that has too many parameters for these rows (code
     max_parameter_share). because: what makes it so large, where that is known.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from agents.gate import totals
+from agents.gate import total_rules
 from analytics.statistics.derived import Derived, added_columns, plain_names
 from protocol.errors import Refused
 from protocol.policy import Policy, StatisticsRules
@@ -22,9 +22,11 @@ from protocol.policy import Policy, StatisticsRules
 
 def check_unique_ids(derived: Mapping[str, Derived], policy: Policy) -> None:
     """Refuse expressions over a column that identifies patients (code derive)."""
-    closed = {rules.unique_id.lower() for rules in policy.tables.values()}
+    closed = {rules.unique_id.lower() for rules in policy.opened.values()}
     if policy.statistics is not None:
         closed |= {name.lower() for name in policy.statistics.unique_ids.values()}
+    # Most databases find a column whatever its case: ID must not pass where id is
+    # closed.
     used = [name for name in plain_names(derived) if name.lower() in closed]
     if used:
         raise Refused(
@@ -68,4 +70,4 @@ def check_mask(
     hospital's part (code own_totals).
     """
     if name in derived and not is_sum(name, derived):
-        totals.check_mask(n_varying, min_varying)
+        total_rules.check_mask(n_varying, min_varying)

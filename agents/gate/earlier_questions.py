@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.gate.disclosure import Sketch
-from agents.rows.exact_totals import SKETCH_CELLS
+from agents.rows.row_sketches import SKETCH_CELLS
 from agents.site.vault_database import KeyedDatabase
 from protocol.errors import Refused
 from protocol.messages import canonical
@@ -169,13 +169,15 @@ class StatisticsLedger(KeyedDatabase):
 
 
 def sketch_of(hashes: Hashes) -> Sketch:
-    """A sketch of a set of people, as `agents.rows.exact_totals.sketch` makes one of
+    """A sketch of a set of people, as `agents.rows.row_sketches.sketch` makes one of
     rows.
     """
     sketch = np.zeros(SKETCH_CELLS, dtype=np.uint64)
     first_words = hashes[:, 0]
     # Sums modulo 2^64: in no order, and one person more or fewer changes one cell.
     cells = first_words % np.uint64(SKETCH_CELLS)
+    # Not `sketch[cells] +=`, with which NumPy adds one number to a cell however many
+    # meet there.
     np.add.at(sketch, cells, first_words)
     return sketch
 

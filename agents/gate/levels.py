@@ -24,15 +24,22 @@ Counts = Mapping[str, Mapping[str, int]]
 """By column of categories and level, how many rows a hospital has."""
 
 
-def named_levels(counts: Counts, min_rows: int) -> dict[str, list[str]]:
+def named_levels(
+    counts: Counts,
+    min_rows: int,
+) -> dict[str, list[str]]:
     """By column the levels that others are told."""
     named: dict[str, list[str]] = {}
     for column, of_levels in counts.items():
-        named[column] = [level for level, n in of_levels.items() if n >= min_rows]
+        frequent = [level for level, n in of_levels.items() if n >= min_rows]
+        named[column] = frequent
     return named
 
 
-def check_message(levels: Mapping[str, Any], columns: Collection[str]) -> None:
+def check_message(
+    levels: Mapping[str, Any],
+    columns: Collection[str],
+) -> None:
     """What another hospital names. ProtocolViolation (code bad_message) for what it
     could not have named.
     """
@@ -41,25 +48,29 @@ def check_message(levels: Mapping[str, Any], columns: Collection[str]) -> None:
     for named in levels.values():
         if not isinstance(named, list) or len(named) > MOST_LEVELS:
             raise bad_message("of kind levels has no list of levels, or too many")
-        if not all(_is_level(level) for level in named):
+        are_levels = all(_is_level(level) for level in named)
+        if not are_levels:
             raise bad_message("of kind levels holds what is no level")
 
 
 def _is_level(level: Any) -> bool:
     if not isinstance(level, str) or len(level) > MOST_LETTERS:
         return False
+    # In another spelling it would be a second level beside the one that it is.
     return canonical_text(level) == level
 
 
 def read_others(
-    messages: Mapping[int, bytes], columns: Collection[str]
+    messages: Mapping[int, bytes],
+    columns: Collection[str],
 ) -> frozenset[str]:
     """The columns of which some hospital has rows of no joint level, by what all say.
     ProtocolViolation (code bad_message) for other columns than the order's.
     """
     found: set[str] = set()
     for body in messages.values():
-        named = set(map(str, read_fields(body, {"columns": list})["columns"]))
+        fields = read_fields(body, {"columns": list})
+        named = {str(name) for name in fields["columns"]}
         if not named <= set(columns):
             raise bad_message("of kind other_levels names other columns than the order")
         found.update(named)
@@ -67,7 +78,8 @@ def read_others(
 
 
 def joint_levels(
-    columns: Collection[str], named: Mapping[int, Mapping[str, list[str]]]
+    columns: Collection[str],
+    named: Mapping[int, Mapping[str, list[str]]],
 ) -> dict[str, list[str]]:
     """By column all levels that a hospital names, sorted.
 
@@ -76,17 +88,23 @@ def joint_levels(
     """
     union: dict[str, list[str]] = {}
     for name in columns:
-        levels = [level for of_user in named.values() for level in of_user[name]]
+        levels: list[str] = []
+        for of_user in named.values():
+            levels.extend(of_user[name])
         union[name] = sorted_levels(levels)
     checks: list[Callable[[], object]] = []
     for name in columns:
         levels_of = [of_user[name] for of_user in named.values()]
-        checks.append(partial(_check_kinds, name, levels_of))
+        check = partial(_check_kinds, name, levels_of)
+        checks.append(check)
     check_all(*checks)
     return union
 
 
-def _check_kinds(name: str, levels_of: Collection[list[str]]) -> None:
+def _check_kinds(
+    name: str,
+    levels_of: Collection[list[str]],
+) -> None:
     are_numbers: set[bool] = set()
     for levels in levels_of:
         kinds = {is_number(level) for level in levels}
@@ -114,14 +132,19 @@ def columns_with_others(
     n_others: dict[str, int] = {}
     for name, of_levels in counts.items():
         joint = set(union[name])
-        n_others[name] = sum(n for level, n in of_levels.items() if level not in joint)
+        of_others = [n for level, n in of_levels.items() if level not in joint]
+        n_others[name] = sum(of_others)
     checks: list[Callable[[], object]] = []
     for name, n_rows in n_others.items():
-        most = n_rows if refuses_any else min_rows - 1
+        most = min_rows - 1
+        if refuses_any:
+            most = n_rows
         if 0 < n_rows <= most:
-            checks.append(partial(_refuse_rare, name, min_rows))
+            check = partial(_refuse_rare, name, min_rows)
+            checks.append(check)
     check_all(*checks)
-    return sorted(name for name, n_rows in n_others.items() if n_rows)
+    with_others = [name for name in n_others if n_others[name]]
+    return sorted(with_others)
 
 
 def _refuse_rare(name: str, min_rows: int) -> None:

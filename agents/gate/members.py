@@ -4,20 +4,29 @@ A member is a person with the value that was read in one column; `memory.py` kee
 and sets of them. Numbers follow the order in which members came, so that the columns of
 one reading have equal sets, which are kept once.
 
-Decision 70.
+Decisions 70 and 152.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analytics.arrays import Ints
+from agents.rows.row_tables import is_rising
+from analytics.arrays import Bools, row_chunks
 
 Digests = NDArray[np.uint64]
 """(n,): of ids, or of values; without the key of the vault they say nothing."""
+
+Numbers = NDArray[np.signedinteger[Any]]
+"""(n,): of persons, or of members."""
+
+NUMBER = np.int32
+"""The memory's file, too, has 32 bits for each."""
 
 
 class Register:
@@ -26,63 +35,88 @@ class Register:
     def __init__(self, known: Digests) -> None:
         self.digests = known
         self.n_kept = known.size
-        self._sorted = np.argsort(known)
 
-    def numbers(self, digests: Digests) -> Ints:
+    def numbers(self, digests: Digests) -> Numbers:
         """(n,): the number of each digest; one that is not known yet gets the next."""
-        distinct, first, inverse = np.unique(
-            digests, return_index=True, return_inverse=True
-        )
-        numbers = self._find(distinct)
-        is_new = numbers < 0
-        if is_new.any():
-            # In the order of the rows: the columns of one reading then have their
-            # members under the same numbers, and equal sets.
-            new = np.flatnonzero(is_new)
-            new = new[np.argsort(first[new])]
-            n_known = self.digests.size
-            numbers[new] = np.arange(n_known, n_known + new.size)
-            self.digests = np.concatenate([self.digests, distinct[new]])
-            self._sorted = np.argsort(self.digests)
-        return numbers[inverse]
+        if not self.digests.size and are_different(digests):
+            self.digests = digests
+            return np.arange(digests.size, dtype=NUMBER)
+        numbers = self._find(digests)
+        new = np.flatnonzero(numbers < 0)
+        if not new.size:
+            return numbers
+        # In the order of the rows: the columns of one reading then have their members
+        # under the same numbers, and equal sets.
+        came = digests if new.size == digests.size else digests[new]
+        if are_different(came):
+            numbers[new] = self.digests.size + np.arange(new.size)
+        else:
+            distinct, first, inverse = np.unique(
+                came, return_index=True, return_inverse=True
+            )
+            in_order = np.argsort(first)
+            of_distinct = np.empty(distinct.size, dtype=NUMBER)
+            of_distinct[in_order] = self.digests.size + np.arange(distinct.size)
+            numbers[new] = of_distinct[inverse]
+            came = distinct[in_order]
+        self.digests = np.concatenate([self.digests, came])
+        return numbers
 
-    def _find(self, distinct: Digests) -> Ints:
+    def _find(self, digests: Digests) -> Numbers:
         """-1 where one is not known."""
-        places = np.searchsorted(self.digests, distinct, sorter=self._sorted)
-        numbers = np.full(distinct.size, -1, dtype=np.int64)
-        inside = np.flatnonzero(places < self.digests.size)
-        candidates = self._sorted[places[inside]]
-        is_known = self.digests[candidates] == distinct[inside]
-        numbers[inside[is_known]] = candidates[is_known]
+        numbers = np.full(digests.size, -1, dtype=NUMBER)
+        if not self.digests.size:
+            return numbers
+        order = np.argsort(self.digests)
+        for part in row_chunks(digests.size):
+            # Neighbours of one order are near each other in the other one, too.
+            distinct, inverse = np.unique(digests[part], return_inverse=True)
+            places = np.searchsorted(self.digests, distinct, sorter=order)
+            candidates = order[np.minimum(places, self.digests.size - 1)]
+            is_known = self.digests[candidates] == distinct
+            numbers[part] = np.where(is_known, candidates, -1)[inverse]
         return numbers
 
 
 class Members:
     """The members of one column: persons, by their numbers, with values."""
 
-    def __init__(self, persons: Ints, values: Digests) -> None:
+    def __init__(self, persons: Numbers, values: Digests) -> None:
         self.persons = persons  # (n,)
         self.values = values  # (n,)
         self.n_kept = persons.size
 
-    def numbers(self, persons: Ints, values: Digests) -> Ints:
+    def numbers(self, persons: Numbers, values: Digests) -> Numbers:
         """(n,): the number of each member; one that is not known yet gets the next."""
-        found = self._last_of(persons)
-        has_any = found >= 0
-        is_known = has_any.copy()
-        is_known[has_any] = self.values[found[has_any]] == values[has_any]
-        numbers = np.where(is_known, found, -1)
-        rest = np.flatnonzero(~is_known)
-        if not rest.size:
+        if not self.persons.size and is_rising(persons):
+            # As they were read: the persons are those of other columns, too, and the
+            # values are on disk where they are many.
+            self.persons = persons
+            self.values = values
+            return np.arange(persons.size, dtype=NUMBER)
+        # A member of each person, in most columns the only one; -1 for none.
+        numbers = self._last_of(persons)
+        is_known = np.empty(persons.size, dtype=bool)
+        has_any = np.empty(persons.size, dtype=bool)
+        for part in row_chunks(persons.size):
+            found = numbers[part]
+            has_any[part] = found >= 0
+            is_same = has_any[part].copy()
+            is_same[is_same] = self.values[found[is_same]] == values[part][is_same]
+            found[~is_same] = -1
+            is_known[part] = is_same
+        if is_known.all():
             return numbers
         # Nobody has to look for the one row of a person who has no member: most of the
         # rows of a first reading. In the order of the rows: the columns of one reading
         # then have their members under the same numbers, and equal sets.
-        n_rows = np.bincount(persons[rest])[persons[rest]]
-        is_only = (n_rows == 1) & ~has_any[rest]
-        only, others = rest[is_only], rest[~is_only]
-        numbers[only] = self.persons.size + np.arange(only.size)
-        self._grow(numbers[only], persons[only], values[only])
+        is_only = ~is_known & ~has_any
+        has_several = _has_several(persons, ~is_known)
+        if has_several is not None:
+            for part in row_chunks(persons.size):
+                is_only[part] &= ~has_several[persons[part]]
+        self._add(numbers, is_only, persons, values)
+        others = np.flatnonzero(~is_known & ~is_only)
         if others.size:
             register = Register(_mixed(self.values, self.persons.astype(np.uint64)))
             digests = _mixed(values[others], persons[others].astype(np.uint64))
@@ -90,24 +124,59 @@ class Members:
             self._grow(numbers[others], persons[others], values[others])
         return numbers
 
-    def _last_of(self, persons: Ints) -> Ints:
-        """(n,): a member of each person, in most columns the only one; -1 for none."""
+    def _add(
+        self, numbers: Numbers, is_new: Bools, persons: Numbers, values: Digests
+    ) -> None:
+        """Takes in rows that are members of their own, each under the next number."""
+        n_known = self.persons.size
+        n_members = n_known + int(np.count_nonzero(is_new))
+        grown_persons = np.empty(n_members, dtype=NUMBER)
+        grown_persons[:n_known] = self.persons
+        self.persons = grown_persons
+        grown_values = np.empty(n_members, dtype=np.uint64)
+        grown_values[:n_known] = self.values
+        self.values = grown_values
+        begin = n_known
+        for part in row_chunks(persons.size):
+            of_part = is_new[part]
+            end = begin + int(np.count_nonzero(of_part))
+            numbers[part][of_part] = np.arange(begin, end)
+            grown_persons[begin:end] = persons[part][of_part]
+            grown_values[begin:end] = values[part][of_part]
+            begin = end
+
+    def _last_of(self, persons: Numbers) -> Numbers:
+        """(n,): the last member of each person; -1 for none."""
         n_persons = 1 + max(persons.max(initial=-1), self.persons.max(initial=-1))
-        last = np.full(n_persons, -1, dtype=np.int64)
-        last[self.persons] = np.arange(self.persons.size)
+        last = np.full(n_persons, -1, dtype=NUMBER)
+        last[self.persons] = np.arange(self.persons.size, dtype=NUMBER)
         return last[persons]
 
-    def _grow(self, numbers: Ints, persons: Ints, values: Digests) -> None:
+    def _grow(self, numbers: Numbers, persons: Numbers, values: Digests) -> None:
         """Takes in what members have these numbers, some of which are new."""
         n_known = self.persons.size
         n_members = max(n_known, 1 + int(numbers.max(initial=-1)))
-        grown_persons = np.empty(n_members, dtype=np.int64)
+        grown_persons = np.empty(n_members, dtype=NUMBER)
         grown_persons[:n_known] = self.persons
         grown_persons[numbers] = persons
         grown_values = np.empty(n_members, dtype=np.uint64)
         grown_values[:n_known] = self.values
         grown_values[numbers] = values
         self.persons, self.values = grown_persons, grown_values
+
+
+def _has_several(persons: Numbers, is_asked: Bools) -> Bools | None:
+    """By number of a person, whether several of some rows are theirs; None where nobody
+    has several.
+    """
+    n_persons = 1 + int(persons.max(initial=-1))
+    is_seen = np.zeros(n_persons, dtype=bool)
+    has_several = np.zeros(n_persons, dtype=bool)
+    for part in row_chunks(persons.size):
+        of_part, n_rows = np.unique(persons[part][is_asked[part]], return_counts=True)
+        has_several[of_part] |= is_seen[of_part] | (n_rows > 1)
+        is_seen[of_part] = True
+    return has_several if has_several.any() else None
 
 
 # Digests
@@ -143,6 +212,8 @@ def told_apart(ids: Digests, values: Digests) -> Digests:
     Each of them is in a total, so that one that comes or goes must be seen. To be asked
     of all rows of a reading, before they are parted into groups.
     """
+    if are_different(ids):
+        return values
     digests = _mixed(ids, values)
     order = np.argsort(digests, kind="stable")
     ordered = digests[order]
@@ -157,48 +228,83 @@ def told_apart(ids: Digests, values: Digests) -> Digests:
     return np.where(nth > 0, _mixed(values, nth), values)
 
 
-def distinct_numbers(numbers: Ints, n_members: int) -> Ints:
+def are_different(digests: Digests) -> bool:
+    """Whether no two of them (n,) are equal."""
+    in_order = np.sort(digests)
+    return is_rising(in_order)
+
+
+def distinct_numbers(numbers: Numbers, n_members: int) -> Numbers:
     """Numbers below n_members in ascending order, each once."""
+    # Few of many are sorted faster than all are walked through.
     if 16 * numbers.size < n_members:
         return np.unique(numbers)
     is_there = np.zeros(n_members, dtype=bool)
     is_there[numbers] = True
-    return np.flatnonzero(is_there)
+    return _places(is_there)
 
 
-def packed_set(members: Ints) -> bytes:
+def _places(is_there: NDArray[Any]) -> Numbers:
+    """(n,): where something is there."""
+    found = [np.zeros(0, dtype=NUMBER)]
+    for part in row_chunks(is_there.size):
+        places = part.start + np.flatnonzero(is_there[part])
+        found.append(places.astype(NUMBER))
+    return np.concatenate(found)
+
+
+def packed_set(members: Numbers) -> bytes:
     n_members = int(members[-1]) + 1 if members.size else 0
     bits = np.zeros(n_members, dtype=bool)
     bits[members] = True
     return zlib.compress(np.packbits(bits).tobytes(), 1)
 
 
-def unpacked_set(bitmap: bytes) -> Ints:
+def unpacked_set(bitmap: bytes) -> Numbers:
     packed = np.frombuffer(zlib.decompress(bitmap), dtype=np.uint8)
-    return np.flatnonzero(np.unpackbits(packed))
+    return _places(np.unpackbits(packed))
 
 
 _SAMPLE = 4096
 
 
-def packed_persons(persons: Ints) -> bytes:
+def packed_persons(persons: Numbers) -> bytes:
     """Most columns have all persons of a reading, in the order of their numbers."""
-    steps = np.diff(persons, prepend=0)
-    return zlib.compress(steps.astype("<i4").tobytes(), 1)
+
+    # From each number to the next: nearly all steps are 1, and take no room once they
+    # are compressed.
+    def steps() -> Iterator[bytes]:
+        last = 0
+        for part in row_chunks(persons.size):
+            of_part = np.diff(persons[part], prepend=last)
+            last = int(persons[part][-1])
+            yield of_part.astype("<i4").tobytes()
+
+    return _compressed(steps(), level=1)
 
 
-def unpacked_persons(packed: bytes) -> Ints:
+def unpacked_persons(packed: bytes) -> Numbers:
     steps = np.frombuffer(zlib.decompress(packed), dtype="<i4")
-    return np.cumsum(steps, dtype=np.int64)
+    return np.cumsum(steps, dtype=NUMBER)
 
 
 def packed_values(values: Digests) -> bytes:
     """Small where few values are different, as in a column of sexes or pixels."""
     sample = values[:_SAMPLE]
     repeats = 2 * np.unique(sample).size < sample.size
+    written = (values[part].astype("<u8").tobytes() for part in row_chunks(values.size))
     # Level 0 only wraps them: where all are different there is nothing to gain.
-    return zlib.compress(values.astype("<u8").tobytes(), 1 if repeats else 0)
+    return _compressed(written, level=1 if repeats else 0)
 
 
 def unpacked_values(packed: bytes) -> Digests:
     return np.frombuffer(zlib.decompress(packed), dtype="<u8").astype(np.uint64)
+
+
+def _compressed(chunks: Iterable[bytes], *, level: int) -> bytes:
+    compressing = zlib.compressobj(level)
+    found = bytearray()
+    for chunk in chunks:
+        found += compressing.compress(chunk)
+    found += compressing.flush()
+    return bytes(found)

@@ -16,19 +16,12 @@ cells are withheld until no total gives it away (`analytics.statistics.complemen
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from agents.gate.disclosure import (
-    MOST_GROUPS,
-    GroupFacts,
-    Hidden,
-    Label,
-    Withheld,
-    label_order,
-)
+from agents.gate.group_statements import MOST_GROUPS
+from agents.gate.withheld_groups import GroupFacts, Hidden, Label, Withheld, label_order
 from analytics.statistics.complements import complements
 from protocol.policy import StatisticsRules
 from protocol.shares import cells
@@ -67,18 +60,32 @@ def own_cells(
             if of_cell.is_near:
                 vetoed.append(label)
             continue
-        named[label] = None
-        shares = [of_cell.largest_share, square_shares.get(label)]
-        known_shares = [share for share in shares if share is not None]
-        if any(share > rules.max_share for share in known_shares):
-            named[label] = Withheld("max_share", str(rules.max_share))
-        elif (
-            of_cell.smallest_cell is not None and of_cell.smallest_cell < rules.min_rows
-        ):
-            named[label] = Withheld(rule="pair_rows", threshold=str(rules.min_rows))
-        elif of_cell.is_near:
-            named[label] = Withheld("earlier_cohort", str(rules.min_rows))
+        square_share = square_shares.get(label)
+        named[label] = _own_reason(
+            of_cell,
+            rules,
+            square_share=square_share,
+        )
     return OwnCells(named, vetoed)
+
+
+def _own_reason(
+    of_cell: GroupFacts,
+    rules: StatisticsRules,
+    *,
+    square_share: Fraction | None,
+) -> Withheld | None:
+    """Why a hospital withholds a cell of min_rows rows."""
+    min_rows = str(rules.min_rows)
+    for share in (of_cell.largest_share, square_share):
+        if share is not None and share > rules.max_share:
+            return Withheld("max_share", str(rules.max_share))
+    smallest = of_cell.smallest_cell
+    if smallest is not None and smallest < rules.min_rows:
+        return Withheld(rule="pair_rows", threshold=min_rows)
+    if of_cell.is_near:
+        return Withheld("earlier_cohort", min_rows)
+    return None
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,14 @@ class AgreedLimits:
 
     def tagged(self, key: bytes) -> Limits:
         """As the coordinator may see them."""
-        earlier = [cells.earlier_of(key, *pair) for pair in self.earlier]
+        earlier = []
+        for order_id, left in self.earlier:
+            earlier.append(cells.earlier_of(key, order_id, left))
         return Limits(
-            self.min_rows, self.min_providers, self.min_changed, tuple(earlier)
+            self.min_rows,
+            self.min_providers,
+            self.min_changed,
+            tuple(earlier),
         )
 
 
@@ -106,15 +118,16 @@ def left_out(receiver: str, providers: Collection[int]) -> int:
     """Whose people do not hide those of others from a receiver: its own, where it is a
     provider, else those of NOBODY.
     """
-    known = {str(user): user for user in providers}
-    return known.get(receiver, cells.NOBODY)
+    by_name = {str(user): user for user in providers}
+    return by_name.get(receiver, cells.NOBODY)
 
 
 def last_answers(earlier: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Those that cells are compared with jointly; with older ones each hospital
     compares its own.
     """
-    return sorted(set(earlier), reverse=True)[: cells.MOST_EARLIER]
+    latest_first = sorted(set(earlier), reverse=True)
+    return latest_first[: cells.MOST_EARLIER]
 
 
 @dataclass(frozen=True)
@@ -141,60 +154,92 @@ def decide(
 
     ProtocolViolation (code cells_differ) where a named cell is not in the union.
     """
-    n_naming: Counter[Label] = Counter()
-    naming: dict[Label, list[int]] = {}
-    reasons: dict[Label, Withheld] = {}
-    for user, named in stated.items():
-        n_naming.update(named.keys())
-        for label in named:
-            naming.setdefault(label, []).append(user)
-        for label, why in named.items():
-            if why is not None:
-                reasons[label] = min(reasons.get(label, why), why, key=_reason_order)
+    naming, reasons = _named_cells(stated)
+    n_naming = {label: len(users) for label, users in naming.items()}
     label_of: dict[bytes, Label] = {}
-    for label in n_naming:
+    for label in naming:
         tag, slices = cells.tags_of(key, label)
         if union.cells.get(tag) != slices:
             raise cells.differ()
         label_of[tag] = label
 
     # What a provider withholds is as if it had not passed: it hides nothing.
-    withheld_alone = {tag for tag, label in label_of.items() if label in reasons}
-    really_passed = set(passed) - withheld_alone
+    really_passed = set(passed)
+    for tag, label in label_of.items():
+        if label in reasons:
+            really_passed.discard(tag)
     can_be_shown = really_passed & label_of.keys()
-    more = _complements(union, really_passed, can_be_shown, label_of, n_naming, key)
+    more = _complements(
+        union,
+        really_passed,
+        can_be_shown,
+        label_of,
+        n_naming,
+        key,
+    )
 
-    small = Withheld("cells", str(limits.min_rows))
-    changed = Withheld("earlier_cohort", str(limits.min_changed))
-    complement = Withheld("complement", str(limits.min_rows))
+    min_rows = str(limits.min_rows)
+    min_changed = str(limits.min_changed)
+    small = Withheld("cells", min_rows)
+    changed = Withheld("earlier_cohort", min_changed)
+    complement = Withheld("complement", min_rows)
     withheld: dict[Label | Hidden, Withheld] = {}
-    for label in sorted(n_naming, key=label_order):
+    for label in sorted(naming, key=label_order):
         tag, _ = cells.tags_of(key, label)
         if label in reasons:
             withheld[label] = reasons[label]
         elif tag not in passed:
             # Nothing is told by it: that the rows are enough follows from the names.
-            is_large = _has_enough_rows(naming[label], limits, receivers)
+            is_large = _has_enough_rows(
+                naming[label],
+                limits,
+                receivers,
+            )
             withheld[label] = changed if is_large else small
         elif tag in more:
             withheld[label] = complement
     for tag in union.cells.keys() - label_of.keys():
-        withheld[Hidden(tag.hex())] = small
+        hidden = Hidden(tag.hex())
+        withheld[hidden] = small
     shown = [label_of[tag] for tag in can_be_shown - more]
-    return Decided(sorted(shown, key=label_order), withheld)
+    in_order = sorted(shown, key=label_order)
+    return Decided(in_order, withheld)
+
+
+def _named_cells(
+    stated: Mapping[int, Mapping[Label, Withheld | None]],
+) -> tuple[dict[Label, list[int]], dict[Label, Withheld]]:
+    """Who has named each cell, and of the withheld ones why."""
+    naming: dict[Label, list[int]] = {}
+    reasons: dict[Label, Withheld] = {}
+    for user, named in stated.items():
+        for label, why in named.items():
+            users = naming.setdefault(label, [])
+            users.append(user)
+            if why is None:
+                continue
+            earlier = reasons.get(label, why)
+            reasons[label] = min(earlier, why, key=_reason_order)
+    return naming, reasons
 
 
 def _has_enough_rows(
-    naming: Collection[int], limits: AgreedLimits, receivers: Collection[int]
+    naming: Collection[int],
+    limits: AgreedLimits,
+    receivers: Collection[int],
 ) -> bool:
     """Whether the rows of those who have named a cell are enough by themselves, without
     each receiver too.
     """
-    for receiver in {cells.NOBODY, *(set(receivers) & limits.own_min_rows.keys())}:
+    with_own_rows = set(receivers) & limits.own_min_rows.keys()
+    for receiver in {cells.NOBODY, *with_own_rows}:
         others = [user for user in naming if user != receiver]
         n_rows = sum(limits.own_min_rows[user] for user in others)
-        n_hospitals = limits.min_providers - (receiver != cells.NOBODY)
-        if n_rows < limits.min_rows or len(others) < n_hospitals:
+        n_hospitals = limits.min_providers
+        if receiver != cells.NOBODY:
+            n_hospitals -= 1
+        has_few_rows = n_rows < limits.min_rows
+        if has_few_rows or len(others) < n_hospitals:
             return False
     return True
 
@@ -222,16 +267,29 @@ def _complements(
     numbers: dict[bytes, int] = {}
     slices = []
     for of_cell in union.cells.values():
-        slices.append([numbers.setdefault(slice_, len(numbers)) for slice_ in of_cell])
-    candidates = sorted(can_be_shown, key=order)
-    withheld = [place_of[tag] for tag in tags if tag not in can_be_shown]
+        numbered = []
+        for slice_ in of_cell:
+            number = numbers.setdefault(slice_, len(numbers))
+            numbered.append(number)
+        slices.append(numbered)
+    in_order = sorted(can_be_shown, key=order)
+    candidates = [place_of[tag] for tag in in_order]
+    withheld = []
+    passed_places = []
+    for place, tag in enumerate(tags):
+        if tag in can_be_shown:
+            continue
+        withheld.append(place)
+        if tag in passed:
+            passed_places.append(place)
+    # The key did not exist when the hospitals read their labels.
+    ranks = Stream(key, _RANKS, b"")
     found = complements(
         slices,
         withheld=withheld,
-        passed=[place for place in withheld if tags[place] in passed],
-        candidates=[place_of[tag] for tag in candidates],
-        # The key did not exist when the hospitals read their labels.
-        draw=Stream(key, _RANKS, b"").words,
+        passed=passed_places,
+        candidates=candidates,
+        draw=ranks.words,
     )
     if found is None:
         return set(can_be_shown)
@@ -239,21 +297,26 @@ def _complements(
 
 
 def absent_cells(
-    decided: Decided, grid: Collection[Label], *, named: Collection[Label]
+    decided: Decided,
+    grid: Collection[Label],
+    *,
+    named: Collection[Label],
 ) -> list[Label]:
     """The cells of a grid that stand neither among the shown ones nor, by their names,
     among those withheld: nobody has them, or too few.
     """
-    return sorted(set(grid) - set(decided.shown) - set(named), key=label_order)
+    absent = set(grid) - set(decided.shown)
+    absent -= set(named)
+    return sorted(absent, key=label_order)
 
 
 def grid_of(named: Collection[Label]) -> list[Label]:
     """All combinations of the values that are named; none where these are too many."""
-    values = [
-        sorted(set(column), key=_none_first) for column in zip(*named, strict=True)
-    ]
+    values = []
     n_cells = 1
-    for of_column in values:
+    for column in zip(*named, strict=True):
+        of_column = sorted(set(column), key=_none_first)
+        values.append(of_column)
         n_cells *= len(of_column)
     if not named or n_cells > MOST_GROUPS:
         return []

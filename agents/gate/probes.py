@@ -4,7 +4,7 @@ Who chooses weights, or folds, can aim a model at single rows: its metrics, and 
 gradient, then say what these rows are. The rules here are limits, not walls; SECURITY.md
 names what they leave.
 
-Decisions 71 and 84.
+Decisions 71, 84 and 130.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.rows.row_tables import columns
 from analytics.arrays import Floats
 from protocol.errors import Refused
 
@@ -142,6 +143,8 @@ def check_dominance(weights: Floats, *, min_rows: int) -> None:
     largest = float(weights.max(initial=0))
     if largest == 0:
         return
+    # Divided first: squares of very large weights would be infinite, of very small ones
+    # 0, and the comparison would say nothing.
     shares = weights / largest
     if float(shares.sum() ** 2) < min_rows * float((shares**2).sum()):
         raise Refused(
@@ -176,6 +179,41 @@ def check_share(weights: Floats, *, max_share: Fraction) -> None:
             code="max_share",
             threshold=str(max_share),
         )
+
+
+def check_products(
+    X: Floats, weights: Floats, *, max_share: Fraction, min_rows: int
+) -> None:
+    """Refuse products of columns that are nearly those of two rows.
+
+    X (n, d); weights (n,), 0 or more. A column's sum of squares has each row's weight
+    times its squared distance from the median; where two rows make it up, the column's
+    products with the others are these rows' own values. A value of two that fewer than
+    min_rows rows have is not judged: it passes only where others' rows hide it, by
+    thresholds on the sum of all. Nor are fewer rows than twice min_rows, of which two are
+    nearly all of the squares of ordinary skewed numbers now and then.
+
+    Raises Refused and Disclosure: as `check_share`.
+    """
+    if len(weights) < 2 * min_rows:
+        return
+    for column in columns(X):
+        if _has_rare_half(column, min_rows):
+            continue
+        distances = column - np.median(column)
+        sizes = weights * distances * distances
+        # Two are no more than twice the largest: nothing to sort as a rule.
+        if 2 * float(sizes.max(initial=0)) > float(max_share) * float(sizes.sum()):
+            check_share(sizes, max_share=max_share)
+
+
+def _has_rare_half(column: Floats, min_rows: int) -> bool:
+    """Whether it has two values, one of which stands in fewer than min_rows rows."""
+    is_least = column == column.min()
+    if not (is_least | (column == column.max())).all():
+        return False
+    n_least = int(np.count_nonzero(is_least))
+    return min(n_least, column.size - n_least) < min_rows
 
 
 def scored_groups(sizes: Mapping[str, int], *, least: int) -> list[tuple[str, ...]]:

@@ -21,50 +21,42 @@ column of the name that all use. Those of joined rows are other ones, (3, "x"): 
 hospital 3 is among the joined people nobody else knows, so that it is not taken for
 granted that a pooled total and a joined one hold the same rows of it.
 
-The mathematics is in `analytics.statistics.audit.audit_hospitals`.
+The mathematics is in `analytics.statistics.hospital_audit`.
 
-Decision 75.
+Decisions 75 and 134.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
-from agents.gate.cohort_audit import (
-    AUDIT_SIZE,
-    NO_ORDER,
-    connected,
-    drop_ended,
-    refused_beside,
-    table_of,
-    unforeseen_prime,
-)
-from agents.gate.memory import IDS_ALONE, NO_SUM, Memory, OpenedSet, Terms
-from analytics.statistics.audit import (
-    PASSES,
-    Finding,
-    Part,
-    Verdict,
-    audit_hospitals,
-    hospital_of,
-)
+from agents.gate.audit_words import AUDIT_SIZE, refused_beside
+from agents.gate.audited_sets import unforeseen_prime
+from agents.gate.cohort_audit import NO_ORDER, drop_ended
+from agents.gate.connected_sets import connected, table_of
+from agents.gate.kept_sets import IDS_ALONE, NO_SUM, OpenedSet, Terms
+from agents.gate.memory import Memory
+from analytics.statistics.audit import PASSES, Finding, Verdict
+from analytics.statistics.hospital_audit import Part, audit_hospitals, hospital_of
 from protocol.errors import Refused
 from protocol.messages import Acceptance
 
 EARLIER_HOSPITALS = "earlier_hospitals"
 
 
-def terms_of(acceptances: Mapping[int, Acceptance], hospitals: Iterable[int]) -> Terms:
+def terms_of(
+    acceptances: Mapping[int, Acceptance],
+    hospitals: Iterable[int],
+) -> Terms:
     """What those hospitals have said whose rows are in an order's totals."""
     said = {user: acceptances[user] for user in hospitals}
-    return Terms(
-        max(acceptance.least_hospitals for acceptance in said.values()),
-        frozenset(user for user, acceptance in said.items() if acceptance.regroup),
-    )
+    least = max(acceptance.least_hospitals for acceptance in said.values())
+    willing = [user for user, acceptance in said.items() if acceptance.regroup]
+    return Terms(least, frozenset(willing))
 
 
 def agree(
@@ -74,6 +66,7 @@ def agree(
     terms: Terms,
     section: str,
     has_ended: Callable[[int], bool],
+    absent: Collection[int] = (),
 ) -> None:
     """Lets what an order has reserved pass, with what its parties have said, or refuses
     it.
@@ -81,6 +74,9 @@ def agree(
     To be called when all have accepted and `cohort_audit.reserve` has let its people
     pass, before the first message from which a total can be opened; a second call
     changes nothing. section: of policy.toml, that has `regroup` for such an order.
+    absent: hospitals that were asked and without which the order has started
+    (`start_within_seconds`); remembered with it, so that a refusal can say why it was of
+    fewer.
 
     Held against what has left and against orders under way that all have accepted; of
     two at once the second sees the first.
@@ -93,17 +89,29 @@ def agree(
     """
     with memory.alone(), memory.opened() as transaction:
         drop_ended(transaction, NO_ORDER, has_ended)
-        audit = _Audit(section)
+        if absent:
+            transaction.note_absent(order_id, absent)
+        audit = _Audit(section, transaction.absent_by_order())
         for receiver, column in transaction.places_of(order_id):
             # None, but after an upgrade that writes values otherwise.
             of_persons = transaction.sets_by_persons(receiver, column)
-            audit.check(_agreed(of_persons), _own(of_persons, order_id, terms))
-            made_of = transaction.sets_of(receiver, column, with_members=False)
+            earlier = _agreed(of_persons)
+            own = _own(of_persons, order_id, terms)
+            audit.check(earlier, own)
+            made_of = transaction.sets_of(
+                receiver,
+                column,
+                with_members=False,
+            )
+            earlier = _agreed(made_of)
+            own = _own(made_of, order_id, terms)
             # Who the people are is not looked at where nobody could be left.
-            if _nobody_minds([*_agreed(made_of), *_own(made_of, order_id, terms)]):
+            if _nobody_minds([*earlier, *own]):
                 continue
             found = transaction.sets_of(receiver, column)
-            audit.check(_agreed(found), _own(found, order_id, terms))
+            earlier = _agreed(found)
+            own = _own(found, order_id, terms)
+            audit.check(earlier, own)
         transaction.agree(order_id, terms)
 
 
@@ -112,9 +120,14 @@ def _agreed(sets: Iterable[OpenedSet]) -> list[OpenedSet]:
     return [one for one in sets if one.is_agreed]
 
 
-def _own(sets: Iterable[OpenedSet], order_id: int, terms: Terms) -> list[OpenedSet]:
+def _own(
+    sets: Iterable[OpenedSet],
+    order_id: int,
+    terms: Terms,
+) -> list[OpenedSet]:
     """Those of this order, which all have accepted now."""
-    own = [one for one in sets if one.order_id == order_id and not one.is_agreed]
+    of_order = [one for one in sets if one.order_id == order_id]
+    own = [one for one in of_order if not one.is_agreed]
     return [_said(one, terms) for one in own]
 
 
@@ -131,35 +144,65 @@ def _said(one: OpenedSet, terms: Terms) -> OpenedSet:
 class _Audit:
     """The totals of one order beside those that a receiver has of one column."""
 
-    def __init__(self, section: str) -> None:
+    def __init__(
+        self,
+        section: str,
+        absent: Mapping[int, frozenset[int]],
+    ) -> None:
         self._section = section
+        # By order, the hospitals without which it has started.
+        self._absent = absent
         # Most receivers have the same, and most columns are of the same people.
         self._passed: set[tuple[int, tuple[bytes, ...]]] = set()
 
-    def check(self, earlier: Sequence[OpenedSet], new: Sequence[OpenedSet]) -> None:
+    def check(
+        self,
+        earlier: Sequence[OpenedSet],
+        new: Sequence[OpenedSet],
+    ) -> None:
         """Refused where they leave few hospitals against the word of one of them."""
         finding = self._find(earlier, new)
         if finding.verdict is Verdict.PASSES:
             return
         have_left = [one for one in earlier if one.has_left]
-        passes_alone = self._find(have_left, new).verdict is Verdict.PASSES
+        of_those = self._find(have_left, new)
+        passes_alone = of_those.verdict is Verdict.PASSES
         if passes_alone and len(have_left) < len(earlier):
             under_way = {one.order_id for one in earlier if not one.has_left}
             raise refused_beside(min(under_way), _code_of(finding))
-        raise _refused(finding, [*earlier, *new], earlier, section=self._section)
+        totals = [*earlier, *new]
+        refusal = _refused(
+            finding,
+            totals,
+            earlier,
+            section=self._section,
+        )
+        raise _with_reason(
+            refusal,
+            totals,
+            finding,
+            self._absent,
+        )
 
-    def _find(self, earlier: Sequence[OpenedSet], new: Sequence[OpenedSet]) -> Finding:
+    def _find(
+        self,
+        earlier: Sequence[OpenedSet],
+        new: Sequence[OpenedSet],
+    ) -> Finding:
         # What hospitals told alone, and openly so, is no sum that hides one of them.
         sums = [one for one in earlier if one.least_hospitals != NO_SUM]
         known = {one.total: one for one in sums if one.members.size}
         added = {one.total: one for one in new if one.members.size}
         fresh = [one for total, one in added.items() if total not in known]
         totals = [*known.values(), *fresh]
+        # Which hospitals were in sums over ids alone, an earlier version has not
+        # written down.
         if not fresh or totals[0].column.form == IDS_ALONE:
             return PASSES
         if _nobody_minds(totals):
             return PASSES
-        question = len(fresh), tuple(one.total for one in totals)
+        names = tuple(one.total for one in totals)
+        question = (len(fresh), names)
         if question in self._passed:
             return PASSES
         is_new = np.arange(len(totals)) >= len(known)
@@ -168,7 +211,8 @@ class _Audit:
         for group in np.unique(groups[is_new]):
             places = np.flatnonzero(groups == group)
             together = [totals[place] for place in places.tolist()]
-            finding = _audited(together, int(is_new[places].sum()))
+            n_new = int(is_new[places].sum())
+            finding = _audited(together, n_new)
             if finding.verdict is not Verdict.PASSES:
                 return finding
         self._passed.add(question)
@@ -179,15 +223,19 @@ def _audited(totals: Sequence[OpenedSet], n_new: int) -> Finding:
     """Of connected totals, the last of which are new."""
     if _nobody_minds(totals):
         return PASSES
-    _, table = table_of([one.members for one in totals])
+    # Who the people of a cell are, and how many, is nothing to hospitals.
+    _, table = table_of([one.members for one in totals], most=1)
     parts: list[dict[Part, Fraction | int]] = []
     for one in totals:
-        parts.append(dict(one.parts.items()))
+        of_total: dict[Part, Fraction | int] = {}
+        of_total.update(one.parts)
+        parts.append(of_total)
+    least = max(one.least_hospitals for one in totals)
     return audit_hospitals(
-        np.packbits(table, axis=1),
+        table,
         parts,
         n_new=n_new,
-        least_hospitals=max(one.least_hospitals for one in totals),
+        least_hospitals=least,
         prime=unforeseen_prime,
         willing=_willing(totals),
     )
@@ -200,12 +248,16 @@ def _nobody_minds(totals: Sequence[OpenedSet]) -> bool:
 
 def _may_be_left(totals: Sequence[OpenedSet]) -> set[int]:
     """The hospitals that are not in all totals in the same way."""
-    every_part = {part for one in totals for part in one.parts}
+    every_part: set[Part] = set()
+    for one in totals:
+        every_part.update(one.parts)
+    nothing = Fraction(0)
     varying = set()
     for part in every_part:
-        coefficients = {one.parts.get(part, Fraction(0)) for one in totals}
+        coefficients = {one.parts.get(part, nothing) for one in totals}
         if len(coefficients) > 1:
-            varying.add(hospital_of(part))
+            hospital = hospital_of(part)
+            varying.add(hospital)
     return varying
 
 
@@ -219,8 +271,14 @@ def _willing(totals: Sequence[OpenedSet]) -> set[int]:
     unwilling: set[int] = set()
     for one in totals:
         everybody |= _hospitals_in(one)
-        unwilling |= _hospitals_in(one) - (one.willing or frozenset())
+        unwilling |= _unwilling_in(one)
     return everybody - unwilling
+
+
+def _unwilling_in(one: OpenedSet) -> set[int]:
+    """The hospitals in a total that have not said that it may tell of them."""
+    willing = one.willing or frozenset()
+    return _hospitals_in(one) - willing
 
 
 # Refusals
@@ -246,23 +304,57 @@ def _refused(
             code=AUDIT_SIZE,
         )
     # What a hospital has said of an earlier order, it cannot take back.
-    could_still_say = set(finding.hospitals)
+    left = set(finding.hospitals)
+    names = _named(finding.hospitals)
+    could_still_say = set(left)
     for one in earlier:
-        could_still_say -= _hospitals_in(one) - (one.willing or frozenset())
+        could_still_say -= _unwilling_in(one)
     remedy = "Ask the same hospitals as before."
-    if could_still_say == set(finding.hospitals):
+    if could_still_say == left:
         remedy = (
-            f"Ask the same hospitals as before, or have {_named(finding.hospitals)} set regroup = true under"
+            f"Ask the same hospitals as before, or have {names} set regroup = true under"
             f" {section} in policy.toml."
         )
     least_hospitals = max(one.least_hospitals for one in totals)
     return Refused(
         "These rows were asked for together with other hospitals before: the difference would be that of fewer than"
-        f" {least_hospitals} hospitals, and {_named(finding.hospitals)} did not allow that (regroup).",
+        f" {least_hospitals} hospitals, and {names} did not allow that (regroup).",
         remedy=remedy,
         code="earlier_hospitals",
         threshold=least_hospitals,
         hospitals=list(finding.hospitals),
+    )
+
+
+def _with_reason(
+    refusal: Refused,
+    totals: Sequence[OpenedSet],
+    finding: Finding,
+    absent: Mapping[int, frozenset[int]],
+) -> Refused:
+    """The refusal; and which order is of fewer hospitals because it did not wait for one
+    of those that would be left.
+    """
+    of_orders = {one.order_id for one in totals}
+    began_early = of_orders & absent.keys()
+    reasons = []
+    for order_id in sorted(began_early):
+        left = absent[order_id] & set(finding.hospitals)
+        if not left:
+            continue
+        names = _named(sorted(left))
+        reasons.append(
+            f"Order {order_id} began without {names} (start_within_seconds)."
+        )
+    if not reasons:
+        return refusal
+    sentences = [refusal.sentence, *reasons]
+    return Refused(
+        " ".join(sentences),
+        remedy=refusal.remedy,
+        code=refusal.code,
+        **refusal.detail,
+        began_without=reasons,
     )
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from agents.gate.memory import COORDINATOR
+from agents.gate.kept_sets import COORDINATOR
 from agents.site.vault_database import KeyedDatabase
 from protocol.errors import Refused
 from protocol.policy import CohortRules
@@ -64,6 +64,8 @@ class RoundBudget(KeyedDatabase):
         Raises Refused (code max_rounds), which says how many are left.
         """
         receivers = sorted(receivers)
+        # A policy that is edited may spell a table otherwise: what was spent of it
+        # counts on.
         populations = sorted(name.lower() for name in populations)
         since = _since(now, rules)
         with self.alone(), self._open() as database:

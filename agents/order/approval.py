@@ -109,7 +109,8 @@ class Decision:
 
     def verify(self, identity: Identity, signature: str) -> None:
         """ProtocolViolation (code bad_signature) unless this hospital's key signed it."""
-        identity.public.verify(self._signed_bytes(), bytes.fromhex(signature))
+        signed = self._signed_bytes()
+        identity.public.verify(signed, bytes.fromhex(signature))
 
     def _signed_bytes(self) -> bytes:
         return _SIGN_DOMAIN + canonical(asdict(self)).encode()
@@ -144,7 +145,11 @@ def is_needed(party: Party) -> bool:
     return Approvals(party.settings).has_asked(party.order_id)
 
 
-def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> None:
+def await_decision(
+    party: Party,
+    digest: bytes,
+    terms: Mapping[str, Any],
+) -> None:
     """Returns when a person at this hospital has approved the order.
 
     At once where one has, or where nobody is asked. To be called when document,
@@ -163,7 +168,11 @@ def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> Non
     names = {str(party.me): party.settings.name}
     for user, partner in party.settings.partners.items():
         names[str(user)] = partner.name
-    approvals.ask(party.order_id, digest.hex(), {**terms, "names": names})
+    approvals.ask(
+        party.order_id,
+        digest.hex(),
+        {**terms, "names": names},
+    )
 
     def find_decision() -> Decision | None:
         return approvals.decision(party.order_id, digest.hex())
@@ -182,10 +191,15 @@ def await_decision(party: Party, digest: bytes, terms: Mapping[str, Any]) -> Non
         )
 
 
-def _heard(party: Party, find_decision: Callable[[], Decision | None]) -> Decision:
+def _heard(
+    party: Party,
+    find_decision: Callable[[], Decision | None],
+) -> Decision:
     """Sleeps until the decision stands in the vault, or the order has ended."""
     with _listening(party.store) as bell, _watch(party) as watch:
         while True:
+            # Looked for when the pipe is open already: whoever decided before found
+            # nobody to wake, and whoever decides from here on leaves a byte in it.
             decision = find_decision()
             if decision is not None:
                 return decision
@@ -194,7 +208,11 @@ def _heard(party: Party, find_decision: Callable[[], Decision | None]) -> Decisi
             log.warning(
                 "Order %s waits for a person: ./run agent approvals", party.order_id
             )
-            readable, _, _ = select.select([bell, watch.over], [], [])
+            readable, _, _ = select.select(
+                [bell, watch.over],
+                [],
+                [],
+            )
             # A byte that came without a decision is read away. One that came with it
             # stays: another process of this order may sleep on the same pipe.
             if bell in readable and find_decision() is None:
@@ -249,6 +267,8 @@ def _watch(party: Party) -> Iterator[_Watch]:
     over, done = os.pipe()
     ended: list[ConsiliumError] = []
     own_acceptance = Address(party.order_id, "acceptance")
+    # One of its own: its waiting would count in the report of where the order's time
+    # went.
     exchange = Exchange(party.exchange.transport, party.me)
 
     def listen() -> None:
@@ -260,7 +280,9 @@ def _watch(party: Party) -> Iterator[_Watch]:
             os.close(done)
 
     listening = threading.Thread(
-        target=listen, name=f"order-{party.order_id}", daemon=True
+        target=listen,
+        name=f"order-{party.order_id}",
+        daemon=True,
     )
     listening.start()
     try:
@@ -286,7 +308,12 @@ class Approvals:
         self._vault = Vault(settings.vault)
         self._ledger = Ledger(settings.ledger)
 
-    def ask(self, order_id: int, digest: str, terms: Mapping[str, Any]) -> None:
+    def ask(
+        self,
+        order_id: int,
+        digest: str,
+        terms: Mapping[str, Any],
+    ) -> None:
         """Writes down what is asked; the second time nothing.
 
         Refused if the number has been another order's.
@@ -294,7 +321,12 @@ class Approvals:
         with locked(self._vault.approvals):
             earlier = self._question(order_id)
             if earlier is None:
-                question = ApprovalQuestion(order_id, digest, self._time(), dict(terms))
+                question = ApprovalQuestion(
+                    order_id,
+                    digest,
+                    self._time(),
+                    dict(terms),
+                )
                 # The ledger first: nobody is asked what it does not have.
                 self._ledger.write(
                     "asked",
@@ -355,7 +387,12 @@ class Approvals:
         return question
 
     def decide(
-        self, order_id: int, *, approve: bool, reason: str = "", person: str
+        self,
+        order_id: int,
+        *,
+        approve: bool,
+        reason: str = "",
+        person: str,
     ) -> Decision:
         """Signs a person's decision, writes it into ledger and vault, wakes the order.
 
@@ -377,7 +414,11 @@ class Approvals:
             signature = decision.sign(self._vault.identity())
             fields = asdict(decision)
             # The ledger first: no decision takes effect that it does not have.
-            self._ledger.write("decided", **fields, signature=signature)
+            self._ledger.write(
+                "decided",
+                **fields,
+                signature=signature,
+            )
             stored = json.dumps({"decision": fields, "signature": signature})
             write_durably(self._path(order_id, ".decision"), stored.encode())
         _ring(self._vault.folder / "orders" / str(order_id))
@@ -388,6 +429,7 @@ class Approvals:
         made = self._made(order_id)
         if made is None or made.digest == digest:
             return made
+        # A decision was signed on other terms than these: it approves nothing here.
         raise damaged(self._path(order_id, ".decision"))
 
     def _made(self, order_id: int) -> Decision | None:

@@ -22,7 +22,11 @@ from protocol.shares import shared_expression
 
 
 def evaluate_once(
-    party: AgreedOrder, plan: Plan, columns: Mapping[str, Column], *, n_rows: int
+    party: AgreedOrder,
+    plan: Plan,
+    columns: Mapping[str, Column],
+    *,
+    n_rows: int,
 ) -> bytes:
     """This provider's share of the result, as `shared_expression.evaluate` makes it.
 
@@ -45,13 +49,21 @@ def evaluate_once(
     )
 
 
-def _digest(plan: Plan, columns: Mapping[str, Column], n_rows: int) -> bytes:
+def _digest(
+    plan: Plan,
+    columns: Mapping[str, Column],
+    n_rows: int,
+) -> bytes:
     """Of everything that the messages of a computation follow from, but for the keys."""
-    state = hashlib.sha256(repr((plan.steps, plan.providers, n_rows)).encode())
+    computed = (plan.steps, plan.providers, n_rows)
+    state = hashlib.sha256(repr(computed).encode())
     for name in sorted(columns):
         column = columns[name]
         state.update(name.encode())
-        state.update(repr(column.values.tolist()).encode())
+        # Python writes each float with the digits that tell it from all others: texts
+        # are equal where the values are.
+        values = repr(column.values.tolist())
+        state.update(values.encode())
         state.update(column.valid.tobytes())
     return state.digest()
 
@@ -63,14 +75,34 @@ class _Channel:
         self._party = party
         self._providers = providers
 
-    def open(self, number: int, data: bytes) -> Mapping[int, bytes]:
+    def open(
+        self,
+        number: int,
+        data: bytes,
+    ) -> Mapping[int, bytes]:
         party = self._party
         others = [user for user in self._providers if user != party.me]
-        send(party, "opened", lambda: data, recipient=EVERYONE, round=number)
+        send(
+            party,
+            "opened",
+            lambda: data,
+            recipient=EVERYONE,
+            round=number,
+        )
         opened = {party.me: data}
-        opened |= receive_all(party, "opened", others, EVERYONE, round=number)
+        opened |= receive_all(
+            party,
+            "opened",
+            others,
+            EVERYONE,
+            round=number,
+        )
         return opened
 
     def dealt(self, number: int) -> bytes:
-        address = Address(self._party.order_id, "dealt", round=number)
+        address = Address(
+            self._party.order_id,
+            "dealt",
+            round=number,
+        )
         return self._party.exchange.get(address, COORDINATOR)

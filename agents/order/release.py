@@ -8,7 +8,7 @@ exchange and, under masks, would be a two-time pad (decision 14).
 `agents.order.party.send` is how messages of a session come here; what a message is,
 `protocol.messages`.
 
-Decision 7.
+Decisions 7 and 97.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from protocol.errors import Conflict, Refused
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, KINDS, Header, write_envelope
 from protocol.policy import Policy
+from protocol.readers import TOPIC, AnswerPlace, reader_fingerprint, seal_answer
 from protocol.sealing import Identity, Session, seal_to
 
 
@@ -49,14 +50,20 @@ class Release:
         *,
         address: Address,
         session: Session | None = None,
+        with_next: bool = False,
     ) -> None:
-        """Lets one message out.
+        """Lets one message out; `with_next` in one call with the one after it.
 
         `make` gives its payload and is not called when the message was made before.
         """
         # What is for hospitals only must not leave in the clear, whatever its caller
         # says of it.
-        if KINDS.get(header.kind) != header.seal:
+        is_fit = KINDS.get(header.kind) == header.seal
+        if header.kind == "party":
+            # An order has one: a second one would need another name.
+            the_one = (Address(self.order_id, "party"), EVERYONE)
+            is_fit = is_fit and (address, header.recipient) == the_one
+        if not is_fit:
             raise Refused(
                 f"A message of kind {header.kind} may not leave like this.",
                 remedy="Update the agent.",
@@ -65,12 +72,18 @@ class Release:
 
         def seal() -> bytes:
             payload = make()
+            # Before there are bytes to send: a crash after it leaves a line of what
+            # never left, and never a message without its line.
             self._note(header.kind, address, header.recipient, payload)
             return write_envelope(self.identity, header, payload, session=session)
 
         name = _outbox_name(address, header.recipient)
         envelope = self.vault.once(name, seal)
-        self.exchange.put(address, header.recipient, envelope)
+        if with_next:
+            # It is in the outbox already: after a crash it is sent again.
+            self.exchange.hold(address, header.recipient, envelope)
+        else:
+            self.exchange.put(address, header.recipient, envelope)
 
     def send_predictions(
         self, make: Callable[[], bytes], *, address: Address, reply_key: bytes
@@ -93,6 +106,30 @@ class Release:
         """
         self._reply(make, address, reply_key)
 
+    def send_answer(
+        self, make: Callable[[], bytes], *, place: AnswerPlace, reader: str
+    ) -> None:
+        """Lets an answer out, signed, and sealed to the key (hex) of a reader whom this
+        hospital's policy lists.
+
+        The coordinator passes it on and cannot open it. Raises Refused (code reader).
+        """
+        self.policy.check_reader(reader)
+        public = bytes.fromhex(reader)
+        address = Address(self.order_id, TOPIC)
+
+        def seal() -> bytes:
+            payload = make()
+            self._note(
+                TOPIC, address, EVERYONE, payload, reader=reader_fingerprint(public)
+            )
+            return seal_answer(public, payload, place=place, identity=self.identity)
+
+        sealed = self.vault.once(_outbox_name(address, COORDINATOR), seal)
+        # Sealed anew after a crash: what was sent first stands.
+        with contextlib.suppress(Conflict):
+            self.exchange.put(address, COORDINATOR, sealed)
+
     def _reply(
         self, make: Callable[[], bytes], address: Address, reply_key: bytes
     ) -> None:
@@ -108,7 +145,12 @@ class Release:
             self.exchange.put(address, COORDINATOR, box)
 
     def _note(
-        self, kind: str, address: Address, recipient: int, payload: bytes
+        self,
+        kind: str,
+        address: Address,
+        recipient: int,
+        payload: bytes,
+        **more: str,
     ) -> None:
         """Writes into the ledger what leaves, before it is sealed; never the payload."""
         self.ledger.write(
@@ -120,6 +162,7 @@ class Release:
             recipient=recipient,
             n_bytes=len(payload),
             sha256=hashlib.sha256(payload).hexdigest(),
+            **more,
         )
 
 

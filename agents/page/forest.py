@@ -15,6 +15,9 @@ from analytics.training.newton_report import INTERCEPT, RATIOS
 LABEL_WIDTH = 180
 PLOT_WIDTH = 420
 NUMBERS_WIDTH = 190
+LETTER_WIDTH = 7
+"""At the most, of the digits of a row's numbers."""
+
 ROW_HEIGHT = 24
 TOP = 12
 AXIS_HEIGHT = 30
@@ -73,31 +76,42 @@ def draw(report: Mapping[str, Any]) -> Forest | None:
     ratio = ratio_name(report["terms"])
     shown = []
     for term in report["terms"]:
-        if term["term"] != INTERCEPT and term["low"] is not None:
+        is_intercept = term["term"] == INTERCEPT
+        if not is_intercept and term["low"] is not None:
             shown.append(term)
     if not shown:
         return None
-    bound = math.log(LARGEST_RATIO) if ratio else math.inf
+    bound = math.inf
+    if ratio:
+        bound = math.log(LARGEST_RATIO)
     ends = [0.0]
     for term in shown:
-        ends.extend(_within(term[name], bound) for name in ("low", "high"))
-    first, last = min(ends), max(ends)
+        ends.append(_within(term["low"], bound))
+        ends.append(_within(term["high"], bound))
+    first = min(ends)
+    last = max(ends)
     margin = (last - first) * MARGIN_SHARE or 1.0
     axis = _Axis(first - margin, last + margin)
     rows = []
     for place, term in enumerate(shown):
+        low = _within(term["low"], bound)
+        estimate = _within(term["estimate"], bound)
+        high = _within(term["high"], bound)
         row = Row(
             name=term["term"],
             y=TOP + ROW_HEIGHT * (place + 0.5),
-            low=axis.place(_within(term["low"], bound)),
-            x=axis.place(_within(term["estimate"], bound)),
-            high=axis.place(_within(term["high"], bound)),
+            low=axis.place(low),
+            x=axis.place(estimate),
+            high=axis.place(high),
             numbers=_numbers(term, ratio),
         )
         rows.append(row)
     bottom = TOP + ROW_HEIGHT * len(rows)
+    longest = max(len(row.numbers) for row in rows)
+    width_of_longest = 2 * TOP + LETTER_WIDTH * longest
+    numbers_width = max(NUMBERS_WIDTH, width_of_longest)
     return Forest(
-        width=LABEL_WIDTH + PLOT_WIDTH + NUMBERS_WIDTH,
+        width=LABEL_WIDTH + PLOT_WIDTH + numbers_width,
         height=bottom + AXIS_HEIGHT,
         rows=rows,
         ticks=_ticks(axis, is_ratio=ratio is not None),
@@ -112,7 +126,8 @@ class _Axis(NamedTuple):
     last: float
 
     def place(self, value: float) -> float:
-        share = (value - self.first) / (self.last - self.first)
+        length = self.last - self.first
+        share = (value - self.first) / length
         return round(LABEL_WIDTH + PLOT_WIDTH * share, 1)
 
 
@@ -128,25 +143,31 @@ def _numbers(term: Mapping[str, Any], ratio: str | None) -> str:
     found = []
     for name in names:
         value = term[name]
-        found.append("∞" if value is None else f"{value:.3g}")
-    return f"{found[0]} ({found[1]} to {found[2]})"
+        text = "∞" if value is None else f"{value:.3g}"
+        found.append(text)
+    estimate, low, high = found
+    return f"{estimate} ({low} to {high})"
 
 
 def _ticks(axis: _Axis, *, is_ratio: bool) -> list[Tick]:
     values = _ratios(axis) if is_ratio else _steps(axis)
     ticks = []
     for value in values:
-        place = axis.place(math.log(value) if is_ratio else value)
-        ticks.append(Tick(place, f"{value:.6g}"))
+        along = math.log(value) if is_ratio else value
+        tick = Tick(axis.place(along), f"{value:.6g}")
+        ticks.append(tick)
     return ticks
 
 
 def _ratios(axis: _Axis) -> list[float]:
     """1, 2, 5 and their multiples by powers of ten; of a wide axis the powers alone."""
-    n_decades = (axis.last - axis.first) / math.log(10)
-    leading = (1, 2, 5) if n_decades < 3 else (1,)
-    lowest = math.floor(axis.first / math.log(10))
-    highest = math.ceil(axis.last / math.log(10))
+    decade = math.log(10)
+    n_decades = (axis.last - axis.first) / decade
+    leading = [1]
+    if n_decades < 3:
+        leading = [1, 2, 5]
+    lowest = math.floor(axis.first / decade)
+    highest = math.ceil(axis.last / decade)
     found = []
     for power in range(lowest, highest + 1):
         for digit in leading:
@@ -159,11 +180,13 @@ def _ratios(axis: _Axis) -> list[float]:
 def _steps(axis: _Axis) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten."""
     length = axis.last - axis.first
-    power = 10.0 ** math.floor(math.log10(length / FEWEST_STEPS))
+    exponent = math.floor(math.log10(length / FEWEST_STEPS))
+    power = 10.0**exponent
     step = power
     for digit in (2, 5):
-        if length / (digit * power) >= FEWEST_STEPS:
-            step = digit * power
+        larger = digit * power
+        if length / larger >= FEWEST_STEPS:
+            step = larger
     found = []
     number = math.ceil(axis.first / step)
     while number * step <= axis.last:

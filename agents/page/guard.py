@@ -67,6 +67,8 @@ class Guard:
         try:
             await answer(scope, receive, send_with_headers)
         except Exception as error:  # noqa: BLE001
+            # Its kind and place only. uvicorn would log the text and all of the trace,
+            # which may hold what the page shows.
             kind = type(error).__name__
             place = traceback.extract_tb(error.__traceback__)[-1]
             log.error(

@@ -7,8 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agents.page import forest
+from agents.page import curves, forest
 from agents.training.report_text import REPORT_FORMATS, columns_of
+
+Tables = dict[str, list[dict[str, Any]]]
+"""By name the lines of each."""
 
 _BESIDE = ("terms", "notes", "converged")
 """What of a report stands elsewhere than in the list of its facts."""
@@ -17,10 +20,15 @@ _BESIDE = ("terms", "notes", "converged")
 def shown_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """By name, what the template needs."""
     facts: dict[str, Any] = {}
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: Tables = {}
     for name, value in report.items():
         if name not in _BESIDE:
-            _add(name, value, facts, tables)
+            _add(
+                name,
+                value,
+                facts,
+                tables,
+            )
     return {
         "report": report,
         "forest": forest.draw(report),
@@ -33,22 +41,93 @@ def shown_report(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def shown_evaluation(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """By name, what the template of an evaluation needs: no counts, which stay in the
+    vault.
+    """
+    report = kept["report"]
+    facts: dict[str, Any] = {}
+    found: Tables = {}
+    for name, value in report.items():
+        if name == "groups":
+            found[name] = [_metrics_of_group(group) for group in value]
+        else:
+            _add(
+                name,
+                value,
+                facts,
+                found,
+            )
+    drawn = [curves.roc(report), curves.calibration(report)]
+    charts = []
+    for chart in drawn:
+        if chart is not None:
+            charts.append(chart)
+    tables = {}
+    for name, rows in found.items():
+        if _is_table(rows):
+            tables[name] = rows
+    return {
+        "model_id": kept["model_id"],
+        "charts": charts,
+        "facts": facts,
+        "tables": tables,
+        "formats": list(REPORT_FORMATS),
+    }
+
+
+def _metrics_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A subgroup in one line; its curves are in the file."""
+    line = {
+        "level": group["level"],
+        "n": group["n"],
+    }
+    for name, value in group["metrics"].items():
+        if not isinstance(value, list | dict):
+            line[name] = value
+    return line
+
+
+def _is_table(rows: list[Any]) -> bool:
+    return bool(rows) and isinstance(rows[0], dict)
+
+
 def _add(
     name: str,
     value: Any,
     facts: dict[str, Any],
-    tables: dict[str, list[dict[str, Any]]],
+    tables: Tables,
 ) -> None:
     """A single number or word is a fact, a list of rows a table; what has a name of its
     own within another is named by both.
     """
     if isinstance(value, dict):
         for inner, of_inner in value.items():
-            _add(f"{name}.{inner}", of_inner, facts, tables)
+            _add(
+                f"{name}.{inner}",
+                of_inner,
+                facts,
+                tables,
+            )
     elif isinstance(value, list):
-        tables[name] = value
+        tables[name] = [_named_first(row) for row in value]
     elif value is not None:
         facts[name] = value
+
+
+_FIRST = ("term", "low", "high", "threshold", "n")
+"""Of a line the names by which people find it; the vault has all of them by letter."""
+
+
+def _named_first(row: Any) -> Any:
+    """What a line is of comes before its numbers."""
+    if not isinstance(row, dict):
+        return row
+    first = {}
+    for name in _FIRST:
+        if name in row:
+            first[name] = row[name]
+    return first | row
 
 
 def number_text(value: Any) -> str:

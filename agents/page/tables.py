@@ -35,10 +35,15 @@ _ASKED = (
     "opens",
     "rows",
     "rounded",
+    "strata",
     "finished",
+    "late",
     "inferred",
     "exported",
     "forgotten",
+    "readers",
+    "cohort_made",
+    "cohort_kept",
 )
 
 
@@ -52,8 +57,9 @@ class Table:
 
     def of_order(self, number: int) -> Table:
         """Only the rows about one order or model."""
-        column = self.columns.index("order")
-        rows = [row for row in self.rows if row[column] == str(number)]
+        place = self.columns.index("order")
+        wanted = str(number)
+        rows = [row for row in self.rows if row[place] == wanted]
         return Table(self.name, self.columns, rows)
 
     def to_csv(self) -> str:
@@ -65,7 +71,8 @@ class Table:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(self.columns)
         for row in self.rows:
-            writer.writerow([_inert(cell) for cell in row])
+            cells = [_inert(cell) for cell in row]
+            writer.writerow(cells)
         return "\ufeff" + file.getvalue()
 
 
@@ -85,9 +92,10 @@ def _rows(
     """A row for each line of one of these events, the newest first."""
     found = []
     for entry in entries:
-        if entry.get("event") in events:
-            row = tuple(_text(fact) for fact in facts_of(entry))
-            found.append(row)
+        if entry.get("event") not in events:
+            continue
+        row = tuple(_text(fact) for fact in facts_of(entry))
+        found.append(row)
     return found[::-1]
 
 
@@ -111,7 +119,8 @@ def name_of(user: Any, names: Names) -> str:
         return "coordinator"
     if not isinstance(user, int):
         return ""
-    return f"{user} {names.get(user, '')}".strip()
+    name = names.get(user, "")
+    return f"{user} {name}".strip()
 
 
 def asked(entries: Iterable[Entry], names: Names) -> Table:
@@ -133,8 +142,16 @@ def asked(entries: Iterable[Entry], names: Names) -> Table:
             why,
         )
 
-    columns = ("at", "order", "event", "what", "who", "purpose")
-    return Table("asked", columns, _rows(entries, _ASKED, facts_of))
+    columns = (
+        "at",
+        "order",
+        "event",
+        "what",
+        "who",
+        "purpose",
+    )
+    rows = _rows(entries, _ASKED, facts_of)
+    return Table("asked", columns, rows)
 
 
 def _joined(sentences: Any) -> str:
@@ -154,8 +171,14 @@ def refused(entries: Iterable[Entry]) -> Table:
             entry.get("sentence"),
         )
 
-    columns = ("at", "order", "rule", "sentence")
-    return Table("refused", columns, _rows(entries, ["refused"], facts_of))
+    columns = (
+        "at",
+        "order",
+        "rule",
+        "sentence",
+    )
+    rows = _rows(entries, ["refused"], facts_of)
+    return Table("refused", columns, rows)
 
 
 def left(entries: Iterable[Entry], names: Names) -> Table:
@@ -172,8 +195,16 @@ def left(entries: Iterable[Entry], names: Names) -> Table:
             entry.get("sha256"),
         )
 
-    columns = ("at", "order", "kind", "to", "bytes", "sha256")
-    return Table("left", columns, _rows(entries, ["left"], facts_of))
+    columns = (
+        "at",
+        "order",
+        "kind",
+        "to",
+        "bytes",
+        "sha256",
+    )
+    rows = _rows(entries, ["left"], facts_of)
+    return Table("left", columns, rows)
 
 
 def models(stored: Iterable[Entry]) -> Table:
@@ -181,14 +212,16 @@ def models(stored: Iterable[Entry]) -> Table:
     rows = []
     for model in stored:
         attributes = [str(name) for name in model["attributes"]]
+        # Of a model of an earlier version nobody has kept it.
+        stopped_by = model.get("stopped_by", "")
+        warnings = model.get("warnings", [])
         row = (
             str(model["model_id"]),
             str(model["model_type"]),
             str(len(attributes)),
             ", ".join(attributes),
-            # Of a model of an earlier version nobody has kept it.
-            str(model.get("stopped_by", "")),
-            "\n".join(model.get("warnings", [])),
+            str(stopped_by),
+            "\n".join(warnings),
         )
         rows.append(row)
     columns = (
@@ -206,18 +239,30 @@ def results(found: Iterable[Result]) -> Table:
     """Results of joint statistics in the results folder; no value of them."""
     rows = []
     for result in found:
+        method = result.notes.get("method", "")
+        n_rows = result.notes.get("n_rows", "")
         row = (
             str(result.order_id),
-            str(result.notes.get("method", "")),
+            str(method),
             result.path.name,
-            str(result.notes.get("n_rows", "")),
+            str(n_rows),
         )
         rows.append(row)
-    columns = ("order", "method", "file", "n_rows")
+    columns = (
+        "order",
+        "method",
+        "file",
+        "n_rows",
+    )
     return Table("results", columns, rows[::-1])
 
 
-def rounds(spent: Iterable[Spent], names: Names, *, max_rounds: int) -> Table:
+def rounds(
+    spent: Iterable[Spent],
+    names: Names,
+    *,
+    max_rounds: int,
+) -> Table:
     """The rounds of training that count today, by receiver and table."""
     rows = []
     for one in spent:
@@ -225,8 +270,20 @@ def rounds(spent: Iterable[Spent], names: Names, *, max_rounds: int) -> Table:
         if receiver.isdecimal():
             receiver = name_of(int(receiver), names)
         n_left = max(0, max_rounds - one.n_rounds)
-        rows.append((receiver, one.population, str(one.n_rounds), str(n_left)))
-    return Table("rounds", ("to", "table", "n_rounds", "n_left"), rows)
+        row = (
+            receiver,
+            one.population,
+            str(one.n_rounds),
+            str(n_left),
+        )
+        rows.append(row)
+    columns = (
+        "to",
+        "table",
+        "n_rounds",
+        "n_left",
+    )
+    return Table("rounds", columns, rows)
 
 
 # What left, by day and kind
@@ -263,7 +320,13 @@ class Traffic:
                     str(sent.n_bytes),
                 )
                 rows.append(row)
-        return Table("traffic", ("day", "kind", "messages", "bytes"), rows)
+        columns = (
+            "day",
+            "kind",
+            "messages",
+            "bytes",
+        )
+        return Table("traffic", columns, rows)
 
 
 def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
@@ -276,7 +339,8 @@ def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
         n_bytes = entry.get("n_bytes")
         if day is None or not isinstance(n_bytes, int):
             continue
-        by_day = sums[str(entry.get("kind"))]
+        kind = str(entry.get("kind"))
+        by_day = sums[kind]
         before = by_day.get(day, Sent())
         by_day[day] = Sent(
             n_bytes=before.n_bytes + n_bytes,
@@ -288,20 +352,26 @@ def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
     first = min(min(by_day) for by_day in sums.values())
     last = max(max(by_day) for by_day in sums.values())
     if n_days is not None:
-        first = max(first, last - timedelta(days=n_days - 1))
-    n_shown = (last - first).days + 1
+        earliest = last - timedelta(days=n_days - 1)
+        first = max(first, earliest)
+    time_shown = last - first
+    n_shown = time_shown.days + 1
     days = [first + timedelta(days=offset) for offset in range(n_shown)]
 
     by_kind = {}
     for kind, by_day in sorted(sums.items()):
-        recent = {day: sent for day, sent in by_day.items() if day >= first}
+        recent = {}
+        for day, sent in by_day.items():
+            if day >= first:
+                recent[day] = sent
         if recent:
             by_kind[kind] = recent
     return Traffic(days, by_kind)
 
 
 def _day(at: Any) -> date | None:
+    text = str(at)
     try:
-        return date.fromisoformat(str(at)[:10])
+        return date.fromisoformat(text[:10])
     except ValueError:
         return None

@@ -30,6 +30,50 @@ _WORDS: dict[str, tuple[str, str]] = {
         "The disk is full. Make room below {folder}: orders wait for it, and go on by themselves.",
         "磁盘已满。请在 {folder} 下腾出空间：任务正在等待，之后会自动继续。",
     ),
+    "lag.within.agent": (
+        "This agent speaks protocol {own}, the coordinator {theirs}: orders run, in the older one. Your IT upgrades it:"
+        " {command}",
+        "本院代理程序的协议号为 {own}，协调方为 {theirs}：任务照常运行，采用较旧的协议。请信息科升级：{command}",
+    ),
+    "lag.outside.agent": (
+        "This agent speaks protocol {own}, the coordinator {theirs}: every order is refused. Your IT upgrades it:"
+        " {command}",
+        "本院代理程序的协议号为 {own}，协调方为 {theirs}：所有任务都会被拒绝。请信息科升级代理程序：{command}",
+    ),
+    "lag.within.coordinator": (
+        "The coordinator speaks protocol {theirs}, this agent {own}: its operator upgrades it.",
+        "协调方的协议号为 {theirs}，本院代理程序为 {own}：请协调方管理员升级。",
+    ),
+    "lag.outside.coordinator": (
+        "The coordinator speaks protocol {theirs}, this agent {own}: every order is refused until its operator upgrades"
+        " it.",
+        "协调方的协议号为 {theirs}，本院代理程序为 {own}：在协调方管理员升级之前，所有任务都会被拒绝。",
+    ),
+    "evaluation.list": ("Evaluations of models on new rows", "模型在新数据上的评估"),
+    "evaluation.one": ("Evaluation {number}", "评估 {number}"),
+    "evaluation.title": (
+        "Evaluation {number} of model {model}",
+        "评估 {number}：模型 {model}",
+    ),
+    "evaluation.intro": (
+        "Over the new rows of all its hospitals together. Each step of a curve has rows enough of each class.",
+        "基于各医院全部新数据。曲线的每一步都有足够的各类行数。",
+    ),
+    "picture.roc": ("ROC curve", "ROC 曲线"),
+    "picture.calibration": ("Calibration", "校准曲线"),
+    "picture.survival": ("Survival by group", "各组生存曲线"),
+    "picture.histogram": ("Histogram", "直方图"),
+    "picture.at_risk": ("At risk", "在险人数"),
+    "note.method": ("Method", "方法"),
+    "note.expression": ("Expression", "表达式"),
+    "note.providers": ("Hospitals with rows", "提供数据的医院"),
+    "note.receivers": ("Receivers", "接收方"),
+    "note.rows": ("Rows of each hospital", "各医院行数"),
+    "note.withheld": ("Withheld, and why", "未给出的内容及原因"),
+    "note.opened": ("Opened", "已公开"),
+    "note.notes": ("Remarks", "备注"),
+    "results.table_one": ("As a paper's first table", "论文的表一"),
+    "results.all": ("All rows of the answer", "答案的全部行"),
     "waiting": ("Waiting for a person here", "等待本院人员决定"),
     "waiting.none": ("No order waits for a decision.", "没有等待决定的任务。"),
     "waiting.order": ("Order {number}", "任务 {number}"),
@@ -171,11 +215,16 @@ _WORDS: dict[str, tuple[str, str]] = {
     "event.decided": ("decided", "已决定"),
     "event.answered": ("answered", "已响应"),
     "event.rows": ("rows selected, left out and used", "选出、排除与使用的行数"),
+    "event.strata": ("strata counted", "已统计分层"),
     "event.rounded": ("digits rounded", "数字有舍入"),
+    "event.late": ("began without this hospital", "未等本院即已开始"),
     "event.finished": ("finished", "已完成"),
     "event.inferred": ("model applied here", "在本院应用模型"),
     "event.exported": ("model exported", "导出模型"),
+    "event.readers": ("list of readers changed", "读者名单已更改"),
     "event.forgotten": ("earlier answers forgotten", "忘记已给出的答案"),
+    "event.cohort_made": ("cohort made", "队列已生成"),
+    "event.cohort_kept": ("cohort not made anew", "队列未能重新生成"),
     "what.training": ("training", "训练"),
     "what.evaluation": ("evaluation", "评估"),
     "what.inference": ("inference", "预测"),
@@ -237,6 +286,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "term.unique_id": ("Unique id", "唯一标识列"),
     "term.label_name": ("Label", "标签列"),
     "term.event_name": ("Event", "事件列"),
+    "term.entry_name": ("Observed from", "进入观察的时间列"),
+    "term.strata": ("Strata", "分层列"),
     "term.aggregation": ("Aggregation", "聚合方式"),
     "term.complete_on": ("Rows with a value in", "只用这些列有值的行"),
     "term.group_by": ("Grouped by", "分组列"),
@@ -245,12 +296,18 @@ _WORDS: dict[str, tuple[str, str]] = {
     "term.result_alias": ("Name of the result", "结果名称"),
     "term.result_type": ("Form of the result", "结果格式"),
     "term.disclose": ("Numbers pass through the coordinator", "数值经过协调方"),
+    "term.reader": ("Sealed to the reader", "密封给读者"),
     "term.own_data": ("How this hospital's data are read", "本院数据的读取方式"),
     "term.model_id": ("Model", "模型"),
     "term.schedule_id": ("Schedule", "计划"),
     # Kinds of messages
     "kind.order": ("the signed order", "已签名的任务"),
     "kind.acceptance": ("your row count and a key", "本院行数与密钥"),
+    "kind.party": ("who takes part", "参与医院名单"),
+    "kind.kept_model": (
+        "a model that was trained here, sealed to a hospital that did not train it",
+        "在本院参与训练的模型，密封给一家未参与训练的医院",
+    ),
     "kind.setup": (
         "key material, sealed to one hospital",
         "密钥材料，仅一家医院可解密",
@@ -318,6 +375,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     ),
     "kind.pooled": ("pooled AUC and KS", "合并 AUC 与 KS"),
     "kind.done": ("an empty word: the model is in the vault", "空消息：模型已入保险库"),
+    "kind.answer": (
+        "an answer, sealed to a reader whom your policy lists",
+        "密封给本院策略所登记读者的答案",
+    ),
     "kind.predictions": (
         "predictions, sealed to who asked",
         "预测结果，仅请求者可解密",
@@ -355,6 +416,14 @@ _WORDS: dict[str, tuple[str, str]] = {
         "that you know the same groups as the others",
         "确认本院与其他医院所见的分组相同",
     ),
+    "kind.compared": (
+        "how many columns and pairs of columns are compared over all hospitals",
+        "在所有医院之间比较多少个列及其组合",
+    ),
+    "kind.own_sums": (
+        "your own sum of each column, which the order's hospitals read",
+        "您每一列自己的总和，任务的各医院可以读取",
+    ),
     "kind.cell_share": (
         "your share of which groups, or features of 0 and 1, have enough rows",
         "本院关于哪些分组或 0/1 特征具有足够行数的份额",
@@ -374,6 +443,82 @@ _WORDS: dict[str, tuple[str, str]] = {
     ),
     "kind.report": ("that the result is written; its rows", "结果已写入及其行数"),
 }
+
+
+_CHINESE_FIGURES = {
+    "term": "项",
+    "estimate": "估计值",
+    "se": "标准误",
+    "statistic": "统计量",
+    "p": "p 值",
+    "low": "下限",
+    "high": "上限",
+    "odds_ratio": "比值比",
+    "risk_ratio": "相对危险度",
+    "rate_ratio": "率比",
+    "hazard_ratio": "风险比",
+    "ratio_of_means": "均值比",
+    "confidence": "置信水平",
+    "deviance": "偏差",
+    "null_deviance": "零模型偏差",
+    "df": "自由度",
+    "df_residual": "残差自由度",
+    "dispersion": "离散参数",
+    "family": "分布族",
+    "link": "连接函数",
+    "log_likelihood": "对数似然",
+    "hospitals": "医院数",
+    "rounds": "轮数",
+    "stopped_by": "结束方式",
+    "inflation": "方差膨胀",
+    "n": "行数",
+    "n_left_out": "排除行数",
+    "n_positive": "阳性行数",
+    "n_negative": "阴性行数",
+    "min_rows": "最少行数",
+    "accuracy": "准确率",
+    "log_loss": "对数损失",
+    "brier": "Brier 评分",
+    "sensitivity": "灵敏度",
+    "specificity": "特异度",
+    "ppv": "阳性预测值",
+    "npv": "阴性预测值",
+    "threshold": "阈值",
+    "tp": "真阳性",
+    "fp": "假阳性",
+    "tn": "真阴性",
+    "fn": "假阴性",
+    "calibration": "校准",
+    "predicted": "预测",
+    "observed": "观察",
+    "events": "事件数",
+    "decision": "决策曲线",
+    "net_benefit": "净获益",
+    "treat_all": "全部治疗",
+    "roc": "ROC 曲线",
+    "time": "时间",
+    "survival": "生存率",
+}
+"""Of a report by its name there, which stands beside it: files have that name alone."""
+
+
+def figure_word(language: str, name: str) -> str:
+    """What a number of a report is, with its name in files.
+
+    >>> figure_word("zh", "odds_ratio_low"), figure_word("zh", "metrics.brier")
+    ('比值比下限 odds_ratio_low', 'Brier 评分 brier')
+    >>> figure_word("en", "metrics.brier"), figure_word("zh", "gvif")
+    ('metrics.brier', 'gvif')
+    """
+    if language != "zh":
+        return name
+    inner = name.rpartition(".")[2]
+    known = _CHINESE_FIGURES.get(inner)
+    for ending in ("low", "high"):
+        if known is None and inner.endswith(f"_{ending}"):
+            of_ratio = _CHINESE_FIGURES.get(inner.removesuffix(f"_{ending}"))
+            known = of_ratio and of_ratio + _CHINESE_FIGURES[ending]
+    return f"{known} {inner}" if known else name
 
 
 def say(language: str, words: str, /, **values: object) -> str:

@@ -2,7 +2,8 @@
 what was checked.
 
 Another hospital's user gets what `agents.rows.foreign_sql` writes, the hospital's own
-user what `agents.rows.own_sql` lets pass.
+user what `agents.rows.own_sql` lets pass. In place of SQL both may name a cohort of the
+policy (`agents.rows.cohort_sql`).
 
 Decision 19.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 from sqlglot import exp
 
+from agents.rows.cohort_sql import check_cohort, names_cohort
+from agents.rows.dialect_text import check_quotes
 from agents.rows.foreign_sql import check_foreign
 from agents.rows.own_sql import check_own
 from agents.rows.parsed_sql import DIALECTS as DIALECTS
@@ -43,12 +46,13 @@ def check_sql(
 
     `requester` is the user that sent the order, `own_user_id` the hospital's own;
     `unique_id` and `label` are the order's columns, on which another hospital's user
-    may not filter. `dialect` is one of duckdb, postgres, mysql. With `unique_id_as`, the
+    may not filter. `dialect` is one of DIALECTS. With `unique_id_as`, the
     unique id is in the select list of another hospital's query under this name too,
     whether the policy opens its column or not: for this hospital itself.
 
     Raises Refused, whose code is the rule (statement, comment, clause, select_list,
-    where, tables, columns, filter_columns, unique_id, function, syntax, characters),
+    where, tables, columns, filter_columns, unique_id, function, syntax, characters,
+    cohort_name),
     BadRequest (code sql) when the text is no SQL of this dialect, and nothing else.
 
     Disclosure: messages hold names of clauses, tables, columns and functions, never a
@@ -56,6 +60,15 @@ def check_sql(
     """
     try:
         check_characters(text)
+        if names_cohort(text):
+            return check_cohort(
+                text,
+                policy,
+                is_foreign=requester != own_user_id,
+                unique_id=unique_id,
+                unique_id_as=unique_id_as,
+            )
+        check_quotes(text, dialect)
         statement = parse(text, dialect)
         if requester == own_user_id:
             return check_own(statement, policy, dialect=dialect)
@@ -71,6 +84,8 @@ def check_sql(
     except ConsiliumError:
         raise
     except Exception as error:  # noqa: BLE001
+        # Its kind alone, whatever the text makes the parser raise: the words may hold
+        # constants of the text.
         raise unreadable(dialect, type(error).__name__) from None
 
 
@@ -81,8 +96,11 @@ def check_plain(text: str, *, dialect: str) -> None:
 
     For inference orders that come through the coordinator: whoever controls it could
     send `y AS x1`, or text glued to the unique id, and read cells out of the
-    predictions. Raises Refused (code expressions) or BadRequest (sql).
+    predictions. A cohort's columns are those that the hospital itself has written.
+    Raises Refused (code expressions) or BadRequest (sql).
     """
+    if names_cohort(text):
+        return
     statement = parse(text, dialect)
     if not _selects_plain_columns(statement):
         raise refused_sql(

@@ -34,6 +34,9 @@ BLANKS = " \t\r\n\f\v" + "".join(
     map(chr, (0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000))
 )
 
+WHOLE_NUMBER = "-?[0-9]+"
+"""A canonical text of a whole number, and of an id of digits with leading zeros."""
+
 # A text of leading zeros is no number: it is an id or a code.
 _PLAIN = r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)"
 # One digit before the point, as programs write it: of two texts of one length, such as

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from agents.rows.canonical import Members
 from agents.rows.cohort import Cohort, Flow
+from agents.rows.large_snapshot import read_large, write_large
 from agents.site.stored_arrays import decode_arrays, encode_arrays
 from agents.site.vault import add_digest, read_checked
+from analytics.arrays import CHUNK_ROWS
 from protocol.errors import Conflict, NotFound
 from protocol.machine.disk import make_private_folder, write_once
 
@@ -32,7 +34,7 @@ def encode_cohort(cohort: Cohort) -> bytes:
     is_float = cohort.y is not None and cohort.y.dtype == np.float64
     head: dict[str, Any] = {
         "version": _SNAPSHOT_VERSION,
-        "unique_ids": cohort.unique_ids,
+        "unique_ids": list(cohort.unique_ids),
         "attributes": list(cohort.attributes),
         "labels": cohort.labels,
         "rounded": cohort.rounded,
@@ -40,6 +42,10 @@ def encode_cohort(cohort: Cohort) -> bytes:
     }
     if cohort.levels:
         head["levels"] = cohort.levels
+    for name in ("groups", "clusters"):
+        texts = getattr(cohort, name)
+        if texts is not None:
+            head[name] = texts.tolist()
     if cohort.flow is not None:
         flow = cohort.flow
         head["flow"] = [flow.n_selected, flow.n_used, flow.n_undefined]
@@ -67,11 +73,15 @@ def decode_cohort(data: bytes) -> Cohort:
     try:
         return _decoded(data)
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile):
-        raise Conflict(
-            "The snapshot of the cohort in the vault is damaged or of another version.",
-            remedy="Restore the vault from its backup, or cancel the order and order again.",
-            code="snapshot",
-        ) from None
+        raise _unusable() from None
+
+
+def _unusable() -> Conflict:
+    return Conflict(
+        "The snapshot of the cohort in the vault is damaged or of another version.",
+        remedy="Restore the vault from its backup, or cancel the order and order again.",
+        code="snapshot",
+    )
 
 
 def _decoded(data: bytes) -> Cohort:
@@ -89,6 +99,8 @@ def _decoded(data: bytes) -> Cohort:
         y = np.empty(len(head["classes"]), dtype=object)
         y[:] = head["classes"]
     n_rows, n_features = X.shape
+    groups = _texts(head, "groups", n_rows)
+    clusters = _texts(head, "clusters", n_rows)
     if (
         len(head["unique_ids"]) != n_rows
         or len(head["attributes"]) != n_features
@@ -106,7 +118,18 @@ def _decoded(data: bytes) -> Cohort:
         head.get("levels", {}),
         Flow(*head["flow"]) if "flow" in head else None,
         arrays.get("weights"),
+        groups,
+        clusters,
     )
+
+
+def _texts(head: dict[str, Any], name: str, n_rows: int) -> NDArray[np.object_] | None:
+    if name not in head:
+        return None
+    texts = np.array(head[name], dtype=object)
+    if texts.shape != (n_rows,):
+        raise ValueError("shape")
+    return texts
 
 
 def save_cohort(path: Path, cohort: Cohort) -> None:
@@ -117,16 +140,27 @@ def save_cohort(path: Path, cohort: Cohort) -> None:
     Disclosure: as `encode_cohort`.
     """
     make_private_folder(path.parent)
+    if cohort.n_rows > CHUNK_ROWS:
+        write_large(path, cohort)
+        return
     write_once(path, add_digest(encode_cohort(cohort)))
 
 
 def load_cohort(path: Path) -> Cohort:
-    """The snapshot at `path`. Raises NotFound when there is none (code snapshot),
+    """The snapshot at `path`; of one that is larger than a chunk the tables stay on disk.
+
+    Raises NotFound when there is none (code snapshot),
     Conflict when it is damaged (code vault_damaged) or of another version (code
     snapshot).
     """
     try:
-        return decode_cohort(read_checked(path))
+        data = read_checked(path)
+        # JSON, which an npz never begins as: the small file of a large snapshot.
+        if data.startswith(b"{"):
+            return read_large(path, json.loads(data))
+        return decode_cohort(data)
+    except (ValueError, KeyError, TypeError):
+        raise _unusable() from None
     except FileNotFoundError:
         raise NotFound(
             "The vault holds no snapshot of this cohort.",

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from math import frexp, isfinite
+from typing import Any
+
+import numpy as np
 
 from agents.rows.canonical_text import canonical_sql
 from agents.rows.dataset import Dataset
 from agents.rows.relation import literal, quoted
+from analytics.arrays import Floats
 from analytics.statistics.exact import UNIT
 from analytics.statistics.quantiles import LEAST_WHOLE, MOST_WHOLE
 from analytics.training.design import OTHER
@@ -300,3 +304,11 @@ def not_finite(name: str) -> BadRequest:
         remedy="Replace it, or leave the field empty where there is no value.",
         code="not_finite",
     )
+
+
+def finite_doubles(values: Any, number: Number) -> Floats:
+    """A column of a frame as float64. BadRequest (code not_finite) unless all are finite."""
+    found: Floats = values.to_numpy(dtype=np.float64)
+    if not np.isfinite(found).all():
+        raise not_finite(number.name)
+    return found

@@ -79,6 +79,8 @@ def _first_text(file: DataFile) -> str:
     check_is_text(start)
     end = len(start)
     if end == _HEADER_BYTES:
+        # A character of UTF-8 that the end cuts in two would look like another
+        # encoding.
         end = max(start.rfind(b"\n"), start.rfind(b"\r")) + 1
     if end == 0:
         raise BadRequest(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,11 +20,25 @@ from typing import Any
 
 import duckdb
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from agents.rows.allowed_sql import CheckedQuery
 from agents.rows.canonical_text import text_of_bytes
-from agents.rows.faults import is_locked, safe_errors
+from agents.rows.dialect_text import (
+    SERVERS_WITHOUT_LIMIT,
+    quoted_names,
+    text_constant,
+)
+from agents.rows.faults import (
+    database_fault,
+    does_not_answer,
+    is_locked,
+    safe_errors,
+    tsql_fault,
+)
+from agents.rows.numbered_query import select_numbered
+from agents.rows.server_types import oracle_columns, tsql_columns
+from agents.rows.sessions import LOCK_WAIT_SECONDS, NO_PARAMETERS, prepare
 from agents.rows.source_types import (
     PostgresType,
     SourceColumn,
@@ -32,26 +46,33 @@ from agents.rows.source_types import (
     mysql_columns,
     postgres_columns,
 )
+from agents.rows.source_url import DRIVER_MODULES, read_url
 from protocol.errors import BadRequest, TooLarge
 
-DIALECT_OF_BACKEND = {
-    "duckdb": "duckdb",
-    "postgresql": "postgres",
-    "mysql": "mysql",
-    "mariadb": "mysql",
-}
-CONNECT_TIMEOUT_SECONDS = 10
-LOCK_WAIT_SECONDS = 5.0
-
-_NO_PARAMETERS: dict[str, Any] = {"no_parameters": True}
-"""Of an execution: a % is only a %."""
 _AFTER = "; \n\t"
 """What may stand behind a checked text."""
+
+Connect = Callable[[str | None], Any]
+"""Opens a connection for rows, with a DuckDB file beside it or without."""
 
 _COLUMNS = (
     "SELECT table_schema, table_name, column_name FROM information_schema.columns WHERE table_schema NOT IN"
     " ('information_schema', 'pg_catalog', 'mysql', 'performance_schema', 'sys')"
     " ORDER BY table_schema, table_name, ordinal_position"
+)
+# SQL Server may tell these names by case, and then has them in capitals alone.
+_TSQL_COLUMNS = (
+    "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME FROM INFORMATION_SCHEMA.COLUMNS"
+    " ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION"
+)
+_ORACLE_COLUMNS = (
+    "SELECT owner, table_name, column_name FROM all_tab_columns WHERE owner NOT IN"
+    " (SELECT username FROM all_users WHERE oracle_maintained = 'Y') ORDER BY owner, table_name, column_id"
+)
+_COLUMNS_OF = {"tsql": _TSQL_COLUMNS, "oracle": _ORACLE_COLUMNS}
+_TSQL_RESULT = (
+    "SELECT name, system_type_name, error_number, error_message FROM"
+    " sys.dm_exec_describe_first_result_set({}, NULL, 0) ORDER BY column_ordinal"
 )
 
 
@@ -82,18 +103,34 @@ class DescribedQuery:
         Two columns may have one name, so they are numbered; MariaDB has no names for
         the columns of a subquery, and refuses two of one name itself.
         """
+        # On lines of its own below: the text may end with a comment, which would take
+        # in the bracket that follows it.
         text = self.query.sql.rstrip(_AFTER)
         if self.query.dialect == "mysql":
             return f"(\n{text}\n) AS t"
         numbers = ", ".join(f"c{i}" for i in range(len(self.columns)))
         return f"(\n{text}\n) AS t ({numbers})"
 
+    def select(self, places: Sequence[int], *, most_rows: int) -> str:
+        """The columns at these places; of SQL Server and Oracle of so many rows at most,
+        as others are told elsewhere how many they give.
+        """
+        taken = ", ".join(self.selected(place) for place in places) or "1"
+        if self.query.dialect in SERVERS_WITHOUT_LIMIT:
+            return select_numbered(
+                self.query,
+                n_columns=len(self.columns),
+                selected=taken,
+                most_rows=most_rows,
+            )
+        return f"SELECT {taken} FROM {self.relation}"  # noqa: S608
+
     def selected(self, place: int) -> str:
         """A column in a SELECT from `relation`, under its number."""
         column = self.columns[place]
         cell = f"c{place}"
         if self.query.dialect == "mysql":
-            cell = "`" + column.name.replace("`", "``") + "`"
+            cell = quoted_names("mysql", [column.name])
         return f"{column.selected(cell)} AS c{place}"
 
 
@@ -108,9 +145,16 @@ class Source:
     engine: sa.Engine
     statement_timeout_seconds: float
     max_rows: int
+    is_open: bool = False
+    """Whether rows may travel from another machine unencrypted."""
 
-    def described(self, query: CheckedQuery) -> DescribedQuery:
+    def described(
+        self, query: CheckedQuery, *, connect: Connect | None = None
+    ) -> DescribedQuery:
         """A checked query with the columns that it gives; no row is read.
+
+        connect: of a DuckDB file, what opens the connection that will read it, so that
+        not a second one is opened for this.
 
         Raises BadRequest (code missing_table, missing_column, duplicate_column, dialect
         or sql) when the database does not accept it, TooLarge (statement_timeout),
@@ -118,28 +162,66 @@ class Source:
         answer.
         """
         self._check_dialect(query)
-        text = query.sql.rstrip(_AFTER)
-        sql = f"SELECT * FROM ({text}) AS t LIMIT 0"  # noqa: S608
+        if self.dialect == "duckdb" and connect is not None:
+            with safe_errors(self.statement_timeout_seconds):
+                raw = connect(str(self.engine.url.database))
+                return DescribedQuery(query, tuple(_duckdb_described(raw, query)))
         with (
             safe_errors(self.statement_timeout_seconds),
             self._connection() as connection,
         ):
-            if self.dialect == "duckdb":
-                raw: Any = connection.connection.driver_connection
-                found = raw.execute(f"DESCRIBE {query.sql}").fetchall()
-                columns = [duckdb_column(str(row[0]), str(row[1])) for row in found]
-                return DescribedQuery(query, tuple(columns))
-            with connection.exec_driver_sql(
-                sql, execution_options=_NO_PARAMETERS
-            ) as result:
-                described: Any = result.cursor.description
-            if self.dialect == "mysql":
-                columns = mysql_columns(described)
-            else:
-                columns = postgres_columns(
-                    described, lambda oids: _postgres_types(connection, oids)
+            columns = self._described_columns(connection, query)
+        return DescribedQuery(query, tuple(columns))
+
+    def _described_columns(
+        self, connection: sa.Connection, query: CheckedQuery
+    ) -> list[SourceColumn]:
+        raw: Any = connection.connection.driver_connection
+        if self.dialect == "duckdb":
+            return _duckdb_described(raw, query)
+        text = query.sql.rstrip(_AFTER)
+        if self.dialect == "tsql":
+            return self._tsql_described(connection, text)
+        if self.dialect == "oracle":
+            return self._oracle_described(raw, text)
+        sql = f"SELECT * FROM ({text}) AS t LIMIT 0"  # noqa: S608
+        with connection.exec_driver_sql(sql, execution_options=NO_PARAMETERS) as result:
+            described: Any = result.cursor.description
+        if self.dialect == "mysql":
+            return mysql_columns(described)
+        return postgres_columns(
+            described, lambda oids: _postgres_types(connection, oids)
+        )
+
+    def _oracle_described(self, raw: Any, text: str) -> list[SourceColumn]:
+        """By parsing alone, for which SQLAlchemy has no word: nothing is executed."""
+        driver_error = self.engine.dialect.loaded_dbapi.Error
+        try:
+            with raw.cursor() as cursor:
+                cursor.parse(text)
+                return oracle_columns(cursor.description)
+        except driver_error as error:
+            fault = database_fault(error, self.statement_timeout_seconds)
+        # After the except, and not in it: the driver's error, whose text may hold
+        # values, would hang on it as its context.
+        raise fault
+
+    def _tsql_described(
+        self, connection: sa.Connection, text: str
+    ) -> list[SourceColumn]:
+        """By SQL Server's own description, which executes nothing and has its errors in
+        a row.
+        """
+        sql = _TSQL_RESULT.format(_tsql_text(text))
+        found = connection.exec_driver_sql(
+            sql, execution_options=NO_PARAMETERS
+        ).fetchall()
+        for _, _, number, message in found:
+            if number is not None:
+                raise tsql_fault(
+                    int(number), str(message), self.statement_timeout_seconds
                 )
-            return DescribedQuery(query, tuple(columns))
+        return tsql_columns([(row[0], row[1]) for row in found])
 
     def most_rows(self, query: CheckedQuery) -> int:
         """How many rows a query may give: what the site and the policy allow."""
@@ -148,8 +230,8 @@ class Source:
     def stream(
         self, described: DescribedQuery, places: Sequence[int], *, batch_rows: int
     ) -> Iterator[list[list[str | None]]]:
-        """The rows of a query of PostgreSQL or MySQL, the columns at these places, as
-        texts that lose nothing, batch by batch.
+        """The rows of a query of a server, the columns at these places, as texts that
+        lose nothing, batch by batch.
 
         Raises as `described`, and TooLarge (code max_rows).
 
@@ -158,15 +240,16 @@ class Source:
         """
         query = described.query
         most = self.most_rows(query)
-        taken = ", ".join(described.selected(place) for place in places) or "1"
-        sql = f"SELECT {taken} FROM {described.relation}"  # noqa: S608
+        # One more than may come: that there are too many is said, and none is cut off
+        # in silence.
+        sql = described.select(places, most_rows=most + 1)
         with (
             safe_errors(self.statement_timeout_seconds),
             self._connection() as connection,
         ):
             if self.dialect == "mysql":
                 connection.exec_driver_sql(f"SET SESSION sql_select_limit = {most + 1}")
-            options = {"stream_results": True, **_NO_PARAMETERS}
+            options = {"stream_results": True, **NO_PARAMETERS}
             n_rows = 0
             with connection.exec_driver_sql(sql, execution_options=options) as result:
                 while rows := result.fetchmany(batch_rows):
@@ -201,7 +284,8 @@ class Source:
             safe_errors(self.statement_timeout_seconds),
             self._connection() as connection,
         ):
-            found = connection.exec_driver_sql(_COLUMNS).fetchall()
+            sql = _COLUMNS_OF.get(self.dialect, _COLUMNS)
+            found = connection.exec_driver_sql(sql).fetchall()
         for schema, table, column in found:
             tables.setdefault(f"{schema}.{table}", []).append(str(column))
         return [
@@ -213,51 +297,44 @@ class Source:
     def _connection(self) -> Iterator[sa.Connection]:
         connection = _connect(self.engine)
         try:
-            for statement in _preparation(
-                connection, self.dialect, self.statement_timeout_seconds
-            ):
-                connection.exec_driver_sql(statement)
+            prepare(
+                connection,
+                self.dialect,
+                timeout_seconds=self.statement_timeout_seconds,
+            )
             yield connection
         finally:
             connection.close()
 
 
 def open_source(
-    url: str, *, statement_timeout_seconds: float = 60.0, max_rows: int = 1_000_000
+    url: str | sa.URL,
+    *,
+    statement_timeout_seconds: float = 60.0,
+    max_rows: int = 1_000_000,
 ) -> Source:
-    """The database behind a SQLAlchemy URL (duckdb, postgresql+psycopg, mysql+pymysql);
-    nothing is connected yet.
+    """The database behind a SQLAlchemy URL (duckdb, postgresql+psycopg, mysql+pymysql,
+    mssql+pymssql, oracle+oracledb); nothing is connected yet.
 
     Raises BadRequest (code database_url) when the URL cannot be read or names another
-    kind of database. The URL, which may hold a password, is in no message.
+    kind of database, its driver is not installed, or rows would travel unencrypted. The
+    URL, which may hold a password, is in no message.
     """
-    try:
-        parsed = sa.make_url(url)
-        dialect = DIALECT_OF_BACKEND[parsed.get_backend_name()]
-        engine = sa.create_engine(
-            parsed,
-            poolclass=sa.pool.NullPool,
-            connect_args=_connect_arguments(parsed, dialect),
-        )
-    except (ArgumentError, KeyError, NoSuchModuleError, ImportError):
-        raise BadRequest(
-            "The site's database URL cannot be used.",
-            remedy="Write duckdb:///path/hospital.duckdb, postgresql+psycopg://... or mysql+pymysql://...",
-            code="database_url",
-        ) from None
+    parsed = read_url(url)
     return Source(
-        dialect=dialect,
-        engine=engine,
+        dialect=parsed.dialect,
+        engine=parsed.engine(statement_timeout_seconds),
         statement_timeout_seconds=statement_timeout_seconds,
         max_rows=max_rows,
+        is_open=parsed.is_open,
     )
 
 
 # To make an engine, which nothing connects, takes longer than to check an SQL text.
 @functools.lru_cache(maxsize=4)
 def dialect_of(url: str) -> str:
-    """The dialect that `check_sql` needs for this URL: duckdb, postgres or mysql.
-    Errors as `open_source`.
+    """The dialect that `check_sql` needs for this URL, one of DIALECTS. Errors as
+    `open_source`.
     """
     return open_source(url).dialect
 
@@ -268,28 +345,11 @@ def driver_modules(url: str) -> list[str]:
     Errors as `open_source`.
     """
     source = open_source(url)
-    driver = {"duckdb": "duckdb_engine", "postgres": "psycopg", "mysql": "pymysql"}[
-        source.dialect
-    ]
     return [
-        driver,
+        DRIVER_MODULES[source.dialect],
         type(source.engine.dialect).__module__,
         f"sqlglot.dialects.{source.dialect}",
     ]
-
-
-def _connect_arguments(url: sa.URL, dialect: str) -> dict[str, Any]:
-    if dialect != "duckdb":
-        return {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
-    in_memory = url.database in (None, "", ":memory:")
-    # Not by SET behind it: connections of one process to a file share its
-    # configuration, which the first one would have locked for the second.
-    config = {
-        "enable_external_access": False,
-        "python_enable_replacements": False,
-        "lock_configuration": True,
-    }
-    return {"read_only": not in_memory, "config": config}
 
 
 def _connect(engine: sa.Engine) -> sa.Connection:
@@ -301,9 +361,13 @@ def _connect(engine: sa.Engine) -> sa.Connection:
         try:
             return engine.connect()
         except SQLAlchemyError as error:
-            if not is_locked(error) or time.monotonic() > give_up:
-                raise
-            time.sleep(0.1)
+            if is_locked(error) and time.monotonic() <= give_up:
+                time.sleep(0.1)
+                continue
+            if engine.dialect.name in ("mssql", "oracle"):
+                # Their drivers have one class for a wrong password and a wrong SELECT.
+                raise does_not_answer(error) from None
+            raise
 
 
 def attach_read_only(connection: Any, path: str, *, name: str) -> None:
@@ -320,39 +384,6 @@ def attach_read_only(connection: Any, path: str, *, name: str) -> None:
             if not is_locked(error) or time.monotonic() > give_up:
                 raise
             time.sleep(0.1)
-
-
-def _preparation(
-    connection: sa.Connection, dialect: str, timeout_seconds: float
-) -> list[str]:
-    """What makes a fresh connection read-only, limited, and parse texts as the checker
-    did.
-    """
-    milliseconds = max(1, round(timeout_seconds * 1000))
-    if dialect == "duckdb":
-        return []  # `_connect_arguments` has said it all
-    if dialect == "postgres":
-        return [
-            "SET TRANSACTION READ ONLY",
-            f"SET LOCAL statement_timeout = {milliseconds}",
-            "SET LOCAL standard_conforming_strings = on",
-            # How values are written, not how they are read: the order of day and month
-            # stays the server's.
-            "SET LOCAL datestyle = 'ISO'",
-            "SET LOCAL extra_float_digits = 1",
-        ]
-    is_mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
-    limit = (
-        f"max_statement_time = {timeout_seconds:f}"
-        if is_mariadb
-        else f"max_execution_time = {milliseconds}"
-    )
-    return [
-        f"SET SESSION {limit}",
-        "SET SESSION sql_mode = 'ONLY_FULL_GROUP_BY'",
-        "SET SESSION TRANSACTION READ ONLY",
-        "START TRANSACTION READ ONLY",
-    ]
 
 
 @contextmanager
@@ -377,6 +408,11 @@ def interrupted_after(seconds: float, raw: Any) -> Iterator[None]:
         thread.join()
 
 
+def _duckdb_described(raw: Any, query: CheckedQuery) -> list[SourceColumn]:
+    found = raw.execute(f"DESCRIBE {query.sql}").fetchall()
+    return [duckdb_column(str(row[0]), str(row[1])) for row in found]
+
+
 def _postgres_types(
     connection: sa.Connection, oids: Sequence[int]
 ) -> dict[int, PostgresType]:
@@ -384,6 +420,12 @@ def _postgres_types(
     sql = f"SELECT oid, typname, typcategory FROM pg_catalog.pg_type WHERE oid IN ({listed})"  # noqa: S608
     found = connection.exec_driver_sql(sql).fetchall()
     return {int(oid): PostgresType(str(name), str(kind)) for oid, name, kind in found}
+
+
+def _tsql_text(text: str) -> str:
+    """A statement as a constant of SQL Server, whatever letters are in it."""
+    constant = text_constant("tsql", text)
+    return constant if constant.startswith("N") else f"N{constant}"
 
 
 def _as_text(value: Any) -> str | None:

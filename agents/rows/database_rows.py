@@ -16,6 +16,7 @@ from typing import Any
 
 from agents.rows.canonical_text import stripped_sql
 from agents.rows.database import (
+    Connect,
     DescribedQuery,
     Source,
     check_row_limit,
@@ -40,9 +41,6 @@ from agents.rows.relation import (
 )
 from agents.rows.source_types import SourceColumn
 from protocol.errors import BadRequest, ConsiliumError
-
-Connect = Callable[[str | None], Any]
-"""Opens the relation's connection, with a DuckDB file beside it or without."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +176,7 @@ class _Query:
                     f"CREATE TABLE memory.main.{IDENTIFIED} AS {selected} LIMIT {most + 1}"
                 )
             connection.execute("USE memory.main")
+            # While it is attached nobody else can write to the file.
             connection.execute(f"DETACH {ATTACHED}")
         check_row_limit(count_rows(connection, IDENTIFIED), most)
         return connection
@@ -209,6 +208,7 @@ class _Query:
 
     def named(self, error: BadRequest, connect: Connect) -> BadRequest:
         """The same error with the needed columns that alone cannot be read."""
+        # Where not even the rows can be read, no column is to blame.
         if self._fails([], connect):
             return error
         names = []

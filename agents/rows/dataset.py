@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,9 @@ from agents.rows.database import interrupted_after
 from agents.rows.faults import safe_reading
 from agents.rows.files import DataFile, changed, no_column
 from agents.rows.relation import BATCH_ROWS
+
+_VECTORS = 32
+"""Of 2,048 rows each, in a data frame."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,23 @@ class Dataset:
             while batch := cursor.fetchmany(batch_rows):
                 yield batch
 
-    def frames(self, sql: str) -> Iterator[pd.DataFrame]:
-        """The same as data frames of some hundred thousand rows."""
-        with self._running(sql) as cursor:
-            while len(frame := cursor.fetch_df_chunk(64)):
+    def frames(
+        self, sql: str, parameters: Sequence[Any] = ()
+    ) -> Iterator[pd.DataFrame]:
+        """The same as data frames of some ten thousand rows. Parameters are in no error."""
+        with self._running(sql, parameters) as cursor:
+            while len(frame := cursor.fetch_df_chunk(_VECTORS)):
                 yield frame
 
-    def arrays(self, sql: str, parameters: Sequence[Any]) -> dict[str, Any]:
-        """All rows of a SELECT as numpy arrays by column. Parameters are in no error."""
-        with self._running(sql, parameters) as cursor:
-            found: dict[str, Any] = cursor.fetchnumpy()
-        return found
+    @property
+    def folder(self) -> Path:
+        """Where arrays of these rows are that are too large for memory: private, of this
+        hospital, and there after the connection.
+        """
+        (found,) = self.connection.execute(
+            "SELECT current_setting('temp_directory')"
+        ).fetchone()
+        return Path(found).parent
 
     def told(self, n: int, what: str = "row") -> str:
         """How many rows are meant, without telling a small number of another hospital's

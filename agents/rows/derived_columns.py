@@ -133,6 +133,8 @@ def _node_sql(node: Node, args: list[str]) -> str:
         return f"CASE WHEN {args[1]} <> 0 THEN {_finite(f'{args[0]} / {args[1]}')} END"
     if op in ("=", "<"):
         return _as_number(f"{args[0]} {op} {args[1]}")
+    # Products and sums, and not SQL's AND and OR: to these, false and true decide
+    # beside NULL, and here NULL anywhere gives NULL.
     if op == "and":
         return " * ".join(args)
     if op == "or":
@@ -193,6 +195,7 @@ def _product(node: Node, args: list[str]) -> str:
 
 
 def _number(value: Fraction) -> str:
+    # Written without a CAST, DuckDB takes 0.1 for a decimal.
     return f"CAST('{float(value)!r}' AS DOUBLE)"
 
 

@@ -3,9 +3,10 @@
 A driver's text may quote values of rows ("could not convert string ..."), so it is
 dropped here, at the only place where it appears. What happened is read from the class
 of the error: DuckDB's own classes, PostgreSQL's SQLSTATE, the error numbers of MySQL
-and MariaDB. A hospital's server may speak any language; these it does not translate.
-Text is looked at only for what no class says: the name of a missing column or table, a
-process number. What a csv file's fault is, its lines say (`agents.rows.csv_files`).
+and MariaDB, of SQL Server and Oracle (`agents.rows.server_errors`). A hospital's server
+may speak any language; these it does not translate. Text is looked at only for what no
+class says: the name of a missing column or table, a process number. What a csv file's
+fault is, its lines say (`agents.rows.csv_files`).
 
 Decision 64.
 """
@@ -20,6 +21,7 @@ import duckdb
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from agents.rows.files import changed
+from agents.rows.server_errors import ServerError, server_error, tsql_error
 from protocol.errors import BadRequest, ConsiliumError, TooLarge, Unavailable
 
 MEMORY_LIMIT = "256MB"
@@ -102,13 +104,12 @@ def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
     database_locked, database, or sql for what it did not accept.
     """
     cause = getattr(error, "orig", None) or error
+    of_server = server_error(cause)
+    if of_server is not None:
+        return _server_fault(of_server, type(cause).__name__, timeout_seconds)
     number = _number_of(cause)
     if number in TIMEOUTS or isinstance(cause, duckdb.InterruptException):
-        return TooLarge(
-            f"The data SQL took longer than {timeout_seconds:g} seconds.",
-            remedy="Narrow it, add an index, or raise the site's statement timeout.",
-            code="statement_timeout",
-        )
+        return _too_slow(timeout_seconds)
     if isinstance(cause, duckdb.OutOfMemoryException):
         return TooLarge(
             "The data SQL needs more memory at once than it may take.",
@@ -121,11 +122,7 @@ def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
     if number == ER_DUP_FIELDNAME:
         return _doubled(cause)
     if number in FULL_DISKS or _is_duckdbs_full_disk(cause):
-        return Unavailable(
-            "The disk of the site's database, or the one that DuckDB spills to, is full.",
-            remedy="Make room on it; the order goes on by itself.",
-            code="disk",
-        )
+        return _full_disk()
     if is_locked(cause):
         held_by = _DUCKDB_LOCK.search(str(cause))
         process = f" (PID {held_by[1]})" if held_by else ""
@@ -137,13 +134,69 @@ def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
     if isinstance(error, OperationalError | InterfaceError) or isinstance(
         cause, duckdb.IOException
     ):
+        return does_not_answer(error)
+    return _not_accepted(type(cause).__name__)
+
+
+def does_not_answer(error: Exception) -> Unavailable:
+    """Unavailable (code database) for a database that cannot be connected to."""
+    cause = getattr(error, "orig", None) or error
+    return _silent(type(cause).__name__)
+
+
+def _silent(what: str) -> Unavailable:
+    return Unavailable(
+        f"The site's database does not answer ({what}).",
+        remedy="Check that it runs and that the site's database URL, user and password are right.",
+        code="database",
+    )
+
+
+def tsql_fault(number: int, message: str, timeout_seconds: float) -> ConsiliumError:
+    """An error of SQL Server that it has told in a row, as one of ours."""
+    found = tsql_error(number, message)
+    return _server_fault(found, f"error {number}", timeout_seconds)
+
+
+def _server_fault(
+    found: ServerError, what: str, timeout_seconds: float
+) -> ConsiliumError:
+    if found.kind == "timeout":
+        return _too_slow(timeout_seconds)
+    if found.kind in ("missing_column", "missing_table"):
+        return _missing(found.kind.removeprefix("missing_"), found.name)
+    if found.kind == "disk":
+        return _full_disk()
+    if found.kind == "busy":
         return Unavailable(
-            f"The site's database does not answer ({type(cause).__name__}).",
-            remedy="Check that it runs and that the site's database URL, user and password are right.",
+            "Other programs were writing to what the data SQL reads, and the database let them go first.",
+            remedy="Order again when they have ended; on SQL Server, ALLOW_SNAPSHOT_ISOLATION lets both go on.",
             code="database",
         )
+    if found.kind == "database":
+        return _silent(what)
+    return _not_accepted(what)
+
+
+def _too_slow(timeout_seconds: float) -> TooLarge:
+    return TooLarge(
+        f"The data SQL took longer than {timeout_seconds:g} seconds.",
+        remedy="Narrow it, add an index, or raise the site's statement timeout.",
+        code="statement_timeout",
+    )
+
+
+def _full_disk() -> Unavailable:
+    return Unavailable(
+        "The disk of the site's database, or the one that DuckDB spills to, is full.",
+        remedy="Make room on it; the order goes on by itself.",
+        code="disk",
+    )
+
+
+def _not_accepted(what: str) -> BadRequest:
     return BadRequest(
-        f"The database did not accept the data SQL ({type(cause).__name__}).",
+        f"The database did not accept the data SQL ({what}).",
         remedy="Try it at the hospital; compare columns with constants of their own type.",
         code="sql",
     )

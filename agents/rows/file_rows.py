@@ -125,6 +125,7 @@ def _read_parquet(
     unique_id: str | None,
 ) -> frozenset[str]:
     _check_parquet(file)
+    # DuckDB would else make columns of the parts of a path.
     source = f"read_parquet({literal(file.path)}, hive_partitioning = false)"
     described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()  # noqa: S608
     typed: dict[str, SourceColumn] = {}
@@ -181,6 +182,7 @@ def _read_csv(
     all_columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header)))
     cells = _text_cells(header)
     identity = _identity(cells, unique_id)
+    # Nothing is detected: what DuckDB takes from the first rows would depend on them.
     source = (
         f"read_csv({literal(file.path)}, columns = {{{all_columns}}},"
         f" auto_detect = false, header = true, delim = {literal(delimiter)}, quote = '\"', escape = '\"',"

@@ -80,6 +80,7 @@ def open_data_file(
     real = Path(os.path.realpath(root / relative))
     if not real.is_relative_to(root) or real == root:
         raise _outside()
+    # A link in an opened folder must not lead to a file that no pattern opens.
     name = real.relative_to(root).as_posix()
     _check_patterns(name, patterns)
     descriptor = _walk(root, PurePosixPath(name).parts)
@@ -110,6 +111,7 @@ def _relative(folder: Path, data_path: str) -> str:
             code="data_path",
         )
     path = PurePosixPath(data_path)
+    # The patterns are held against the text, and visits/../other would match visits/*.
     if ".." in path.parts:
         raise _outside()
     if not path.is_absolute():
@@ -291,6 +293,7 @@ def json_batches(
     batch: list[dict[str, Any]] = []
     with os.fdopen(os.open(file.path, os.O_RDONLY | os.O_CLOEXEC), "rb") as lines:
         number = 0
+        # Without a bound, a file without line breaks would be in memory whole.
         while line := lines.readline(_MAX_LINE_BYTES):
             number += 1
             if line.strip():
@@ -306,6 +309,7 @@ def _object(line: bytes, number: int, needed: Sequence[str] | None) -> dict[str,
     try:
         text = line.decode(encoding)
         found: Any = json.loads(text, object_pairs_hook=_members, **_AS_TEXT)
+        # UTF-8 has no bytes for half a character: it can only stand there as an escape.
         if "\\u" in text:
             json.dumps(found, ensure_ascii=False).encode()
     except UnicodeDecodeError:
@@ -353,6 +357,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         name: ("0", "1")[value] if isinstance(value, bool) else value
         for name, value in pairs
     }
+    # json would keep the last one of two, and nobody would know of the other.
     if len(members) < len(pairs):
         raise ValueError("a member is named twice")
     return members

@@ -16,6 +16,15 @@ from typing import Any
 
 from sqlglot import exp
 
+from agents.rows.dialect_text import (
+    folded_name,
+    list_tests,
+    moment_constant,
+    pattern_constant,
+    quoted_names,
+    text_constant,
+    truth_constant,
+)
 from agents.rows.parsed_sql import (
     CheckedQuery,
     Node,
@@ -27,13 +36,15 @@ from agents.rows.parsed_sql import (
     refused_sql,
     words,
 )
-from protocol.policy import Policy, TableRules
+from protocol.policy import OpenRows, Policy, TableRules
 
 # Names that databases answer to although no table has such a column.
 _SYSTEM_COLUMNS = frozenset(
     words(
         "rowid _rowid ctid tableoid xmin xmax cmin cmax current_catalog current_date current_role current_schema"
         " current_time current_timestamp current_user localtime localtimestamp session_user system_user user"
+        # of Oracle, which knows most of them in quotes too
+        " level object_id object_value ora_rowscn ora_invoking_user rownum sysdate systimestamp uid"
     )
 )
 
@@ -50,7 +61,7 @@ def check_foreign(
     _check_clauses(statement)
     table = _table_name(statement.args["from_"].this)
     rules = policy.table(table)
-    _check_unique_id(rules, unique_id)
+    check_unique_id(rules, unique_id)
     # A filter on either would choose single patients, or rows by their label.
     closed = {unique_id.lower()}
     if label:
@@ -103,7 +114,7 @@ def _table_name(table: Node) -> str:
     return dotted(table)
 
 
-def _check_unique_id(rules: TableRules, unique_id: str) -> None:
+def check_unique_id(rules: OpenRows, unique_id: str) -> None:
     """Another unique_id would hide that two cohorts differ by one patient."""
     if unique_id.lower() != rules.unique_id.lower():
         raise refused_sql(
@@ -125,18 +136,16 @@ class _Writer:
 
     def quote(self, *names: str) -> str:
         """A name of one or more parts, each quoted."""
-        mark = "`" if self.dialect == "mysql" else '"'
-        quoted = []
-        for name in names:
-            doubled = name.replace(mark, mark * 2)
-            quoted.append(f"{mark}{doubled}{mark}")
-        return ".".join(quoted)
+        return quoted_names(self.dialect, names)
 
     def select_list(self, nodes: list[Node]) -> str:
         is_star = len(nodes) == 1 and type(nodes[0]) is exp.Star and only(nodes[0])
         if is_star and self.rules.all_columns:
-            return "*"
+            # Oracle takes no other column beside a * without its table.
+            table = self.quote(*self.rules.name.split("."))
+            return f"{table}.*" if self.dialect == "oracle" else "*"
         if is_star:
+            # Not *: the table may have more columns than the policy opens.
             columns = list(self.rules.columns)
         else:
             columns = [self._selected(node) for node in nodes]
@@ -172,9 +181,8 @@ class _Writer:
                 _PLAIN,
             )
         name = str(node.this.name)
-        if self.dialect == "postgres" and not node.this.args.get("quoted"):
-            return name.lower()
-        return name
+        is_quoted = bool(node.this.args.get("quoted"))
+        return name if is_quoted else folded_name(self.dialect, name)
 
     def _is_plain_column(self, node: Node) -> bool:
         if type(node) is not exp.Column or not only(node, "this", "table", "db"):
@@ -258,7 +266,8 @@ class _Writer:
 
     def _like(self, node: Node) -> str:
         self._check_only(node, "this", "expression", "negate")
-        return self._maybe_not(node, f"LIKE {self._text(node.expression)}")
+        pattern = pattern_constant(self.dialect, self._text(node.expression))
+        return self._maybe_not(node, f"LIKE {pattern}")
 
     def _between(self, node: Node) -> str:
         self._check_only(node, "this", "low", "high", "negate")
@@ -271,7 +280,9 @@ class _Writer:
         values = [self.constant(value) for value in node.expressions]
         if not values:
             raise refused_sql("where", "IN has no list of constants.", _WHERE)
-        return self._maybe_not(node, f"IN ({', '.join(values)})")
+        column = self._filter_column(node.this)
+        test = list_tests(self.dialect, column, values)
+        return f"(NOT ({test}))" if node.args.get("negate") else f"({test})"
 
     def _is_null(self, node: Node) -> str:
         self._check_only(node, "this", "expression", "negate")
@@ -288,13 +299,13 @@ class _Writer:
     def constant(self, node: Node) -> str:
         """A number, text, boolean, date or timestamp, written anew."""
         if type(node) is exp.Boolean and only(node, "this"):
-            return "TRUE" if node.this else "FALSE"
+            return truth_constant(self.dialect, bool(node.this))
         if type(node) is exp.Neg and only(node, "this"):
             return "-" + self._number(node.this)
-        if type(node) is exp.Cast:
+        if type(node) in (exp.Cast, exp.DateStrToDate, exp.StrToTime):
             return self._moment(node)
-        if is_text(node):
-            return self._text(node)
+        if self._is_text(node):
+            return text_constant(self.dialect, self._text(node))
         return self._number(node)
 
     def _number(self, node: Node) -> str:
@@ -305,8 +316,14 @@ class _Writer:
             )
         return str(node.name)
 
+    def _is_text(self, node: Node) -> bool:
+        """Whether a node is a text in quotes; of SQL Server and Oracle N'...' too."""
+        is_national = self.dialect in _NATIONAL and type(node) is exp.National
+        return is_text(node) or is_national
+
     def _text(self, node: Node) -> str:
-        if not is_text(node):
+        """The text itself."""
+        if not self._is_text(node):
             raise refused_sql(
                 "where", f"{kind_of(node)} stands where a text must.", _WHERE
             )
@@ -317,20 +334,37 @@ class _Writer:
                 "A text of the data SQL holds a backslash.",
                 "Write it without.",
             )
-        doubled = str(node.name).replace("'", "''")
-        return f"'{doubled}'"
+        if self.dialect == "oracle" and not node.name:
+            raise refused_sql(
+                "where",
+                "An empty text is no value in Oracle, and equals nothing there.",
+                "Write IS NULL, or IS NOT NULL.",
+            )
+        return str(node.name)
 
     def _moment(self, node: Node) -> str:
-        words: dict[object, str] = {
-            exp.DType.DATE: "DATE",
-            exp.DType.TIMESTAMP: "TIMESTAMP",
-        }
-        word = words.get(node.args["to"].args.get("this"))
+        is_day = _IS_DAY.get(self._type_of(node))
         text = node.this.name if is_text(node.this) else ""
-        is_plain = bool(word) and only(node, "this", "to", "action")
+        beside = ("to", "action") if type(node) is exp.Cast else ("format",)
+        is_plain = is_day is not None and only(node, "this", *beside)
         if not is_plain or not _MOMENT.fullmatch(text):
             raise refused_sql("where", "A CAST stands where a constant must.", _WHERE)
-        return f"{word} '{text}'"
+        return moment_constant(self.dialect, text, is_day=bool(is_day))
+
+    def _type_of(self, node: Node) -> object:
+        """Of a CAST its type; Oracle's DATE and TIMESTAMP before a text are nodes of
+        their own.
+        """
+        if type(node) is exp.Cast:
+            kind: object = node.args["to"].args.get("this")
+            is_moment = kind in _MOMENTS.get(self.dialect, ())
+            return exp.DType.TIMESTAMP if is_moment else kind
+        if self.dialect != "oracle":
+            return None
+        if type(node) is exp.DateStrToDate:
+            return exp.DType.DATE
+        is_literal = node.args["format"].name == _ORACLE_TIMESTAMP
+        return exp.DType.TIMESTAMP if is_literal else None
 
     _CONDITIONS: dict[type[Any], Callable[[_Writer, Any], str]] = {  # noqa: RUF012
         exp.And: _junction,
@@ -359,5 +393,16 @@ _SIGNS: dict[type[Any], str] = {
     exp.GT: ">",
     exp.GTE: ">=",
 }
+_IS_DAY: dict[object, bool] = {exp.DType.DATE: True, exp.DType.TIMESTAMP: False}
+# What sqlglot reads TIMESTAMP before a text as, where that is another type than in a
+# CAST. SQL Server's own word for it is datetime2.
+_MOMENTS: dict[str, tuple[object, ...]] = {
+    "duckdb": (exp.DType.TIMESTAMPNTZ,),
+    "mysql": (exp.DType.TIMESTAMPTZ, exp.DType.DATETIME),
+    "tsql": (exp.DType.ROWVERSION, exp.DType.DATETIME, exp.DType.DATETIME2),
+}
+_ORACLE_TIMESTAMP = "%Y-%m-%d %H:%M:%S.%f"
+"""What sqlglot makes of Oracle's TIMESTAMP before a text."""
+_NATIONAL = ("tsql", "oracle")
 _NUMBER = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", re.ASCII)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from agents.rows.column_text import DOUBLES, Number, label_sql, number_of
 from agents.rows.dataset import Dataset
-from analytics.statistics.rowwise import Column, Fixed
+from analytics.statistics.kinds import Fixed
+from analytics.statistics.rowwise import Column
 from protocol.errors import BadRequest
 from protocol.statistics_request import DIGITS
 

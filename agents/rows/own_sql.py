@@ -22,6 +22,7 @@ from agents.rows.parsed_sql import (
     only,
     refused_sql,
     words,
+    written,
 )
 from protocol.policy import Policy, TableRules
 
@@ -29,7 +30,8 @@ _STRUCTURE = (
     "Select Union Intersect Except From Join Where Group Having Qualify Order Ordered Limit Offset With CTE TableAlias"
     " Table Subquery Column Identifier Star Alias Literal Null Boolean Paren Tuple And Or Not EQ NEQ LT LTE GT GTE"
     " NullSafeEQ NullSafeNEQ Between In Is Like ILike Exists Add Sub Mul Div IntDiv Mod Neg DPipe Case If Cast TryCast"
-    " DataType DataTypeParam Interval Var Distinct Window WindowSpec Filter WithinGroup Semicolon"
+    " DataType DataTypeParam Interval Var Distinct Window WindowSpec Filter WithinGroup Semicolon Fetch LimitOptions"
+    " National"
 )
 _FUNCTIONS = (
     "Count CountIf Sum Avg Min Max Stddev StddevPop StddevSamp Variance VariancePop Median Mode Quantile PercentileCont"
@@ -39,7 +41,7 @@ _FUNCTIONS = (
     " StartsWith EndsWith Contains RegexpLike Extract Year Month Day Hour Minute Second Quarter Week DayOfWeek"
     " DayOfYear DateDiff DateAdd DateSub DateTrunc TimestampTrunc TimestampDiff TimestampAdd TimestampSub CurrentDate"
     " Date TsOrDsToDate TsOrDsAdd TsOrDsDiff StrToDate StrToTime TimeToStr RowNumber Rank DenseRank PercentRank"
-    " CumeDist Ntile Lag Lead FirstValue LastValue"
+    " CumeDist Ntile Lag Lead FirstValue LastValue DateStrToDate TimeStrToTime Convert DecodeCase MonthsBetween"
 )
 _OWN_NODES = frozenset(
     getattr(exp, name) for name in words(_STRUCTURE + " " + _FUNCTIONS)
@@ -52,6 +54,7 @@ _CAST_TYPES = frozenset(
     for name in words(
         "BOOLEAN TINYINT SMALLINT INT BIGINT INT128 UTINYINT USMALLINT UINT UBIGINT FLOAT DOUBLE DECIMAL"
         " CHAR NCHAR VARCHAR NVARCHAR TEXT DATE TIME TIMESTAMP TIMESTAMPTZ DATETIME INTERVAL"
+        " BIT DATETIME2 SMALLDATETIME"
     )
 )
 _SELECT_ARGUMENTS = words(
@@ -68,6 +71,7 @@ def check_own(statement: Node, policy: Policy, *, dialect: str) -> CheckedQuery:
         )
     # Each once, in the order in which they come up.
     tables: dict[str, None] = {}
+    # Listed first: tables are renamed in the tree that is walked.
     for node in list(statement.walk()):
         _check_own_node(node)
         if type(node) is not exp.Table:
@@ -81,9 +85,12 @@ def check_own(statement: Node, policy: Policy, *, dialect: str) -> CheckedQuery:
             "The data SQL reads no table.",
             "Name a table of this hospital's policy in FROM.",
         )
-    sql = statement.sql(dialect=dialect, comments=False)
     return CheckedQuery(
-        tables=tuple(tables), sql=sql, dialect=dialect, max_rows=policy.cohort.max_rows
+        tables=tuple(tables),
+        # From the tree: what runs is what was looked at, whatever the text was.
+        sql=written(statement, dialect),
+        dialect=dialect,
+        max_rows=policy.cohort.max_rows,
     )
 
 
@@ -97,6 +104,8 @@ def _check_own_node(node: Node) -> None:
             f"The function {name} is not on the list of functions that may run here.",
             "Use aggregates and functions on numbers, texts and dates, or prepare a view in the database.",
         )
+    # By its very type: a kind of node that sqlglot derives from a listed one is none of
+    # the list.
     if type(node) not in _OWN_NODES:
         raise refused_sql(
             "syntax",
@@ -127,6 +136,8 @@ def _check_own_arguments(node: Node) -> None:
                 "A type in a CAST may not be used here.",
                 "Cast to a number, text or date type.",
             )
+    # Some databases take it for an escape, others for itself: the text could end
+    # elsewhere than it does here.
     if is_text(node) and "\\" in node.name:
         raise refused_sql(
             "characters",

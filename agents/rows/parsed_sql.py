@@ -18,13 +18,14 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from protocol.errors import BadRequest, Refused
+from protocol.policy import NamedCohort
 
 # sqlglot quotes the SQL it cannot read in its log messages; SQL texts may hold patient
 # data.
 logging.getLogger("sqlglot").setLevel(logging.CRITICAL + 1)
 
 Node = exp.Expr
-DIALECTS = ("duckdb", "postgres", "mysql")
+DIALECTS = ("duckdb", "postgres", "mysql", "tsql", "oracle")
 MAX_CHARACTERS = 20_000
 MAX_TOKENS = 5_000
 MAX_NESTING = 40
@@ -34,7 +35,7 @@ MAX_TYPES = 4
 
 @dataclass(frozen=True)
 class CheckedQuery:
-    """A SELECT that may run. Only `check_sql` makes one."""
+    """A SELECT that may run. `check_sql` makes those of orders."""
 
     # As the policy names them.
     tables: tuple[str, ...]
@@ -43,6 +44,8 @@ class CheckedQuery:
     dialect: str
     # The policy's row limit.
     max_rows: int
+    # Of which cohort the rows are, which lies in the vault and not in the database.
+    cohort: NamedCohort | None = None
 
 
 def words(text: str) -> list[str]:
@@ -99,6 +102,15 @@ def _tokens(text: str, dialect: str) -> list[Any]:
 def parse(text: str, dialect: str) -> Node:
     """The one statement in `text`, for the caller to change as it likes."""
     return _parsed(text, dialect).copy()
+
+
+def written(node: Node, dialect: str) -> str:
+    """A checked node as text.
+
+    SQL Server ends a statement without any sign, so that a name may be the first word of
+    another one: there every name is quoted, which changes none of them.
+    """
+    return node.sql(dialect=dialect, comments=False, identify=dialect == "tsql")
 
 
 # Each step of an order checks the same text anew.

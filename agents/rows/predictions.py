@@ -22,7 +22,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from agents.rows.database import open_source
+from agents.rows.dialect_text import SERVERS_WITHOUT_LIMIT
 from agents.rows.faults import safe_errors
+from agents.rows.spreadsheet import inert
 from protocol.errors import BadRequest
 from protocol.machine.disk import put_in_place
 
@@ -113,6 +115,8 @@ def _write_file(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     content = _as_csv(rows) if path.suffix.lower() == ".csv" else _as_json(rows)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        # O_EXCL: in a folder that others may write to as well no link of theirs is
+        # followed.
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         raise BadRequest(
@@ -137,7 +141,13 @@ def _as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        # Classes of a model are texts of all hospitals that trained it.
+        cells = {
+            name: inert(value) if isinstance(value, str) else value
+            for name, value in row.items()
+        }
+        writer.writerow(cells)
     return buffer.getvalue()
 
 
@@ -158,6 +168,12 @@ def _write_table(
     schema = schemas[0] if schemas else None
     # The driver of a hospital's database, but a connection that may write.
     dialect = open_source(target.url).dialect
+    if dialect in SERVERS_WITHOUT_LIMIT:
+        raise BadRequest(
+            "Predictions are not written into SQL Server or Oracle.",
+            remedy="Name a file, and load it there; or set predictions_url to another database.",
+            code="into",
+        )
     engine = sa.create_engine(target.url, poolclass=sa.pool.NullPool)
     table = _table(name, schema)
     try:
@@ -171,6 +187,8 @@ def _write_table(
                     code="into",
                 )
             if not found:
+                # Before a row is touched: MariaDB ends a transaction at CREATE, which
+                # must not come between the old rows' removal and the new ones.
                 table.create(connection)
             connection.execute(sa.delete(table).where(table.c.model_id == model_id))
             for start in range(0, len(rows), _BATCH_ROWS):

@@ -40,8 +40,8 @@ from agents.rows.requested_data import (
     DataRequest,
     Room,
     RowFacts,
+    described_query,
     populations_of,
-    site_source,
 )
 from agents.rows.snapshot import (
     SnapshotFacts,
@@ -74,13 +74,14 @@ def open_query(
     form. complete_on: columns without whose value a row is none of the data. min_rows:
     smaller counts are told to nobody.
 
-    Raises as `agents.rows.database_rows.read_query`, and BadRequest (missing_column).
+    Raises as `agents.rows.database_rows.read_query`, and BadRequest (missing_column); of
+    a cohort Refused (cohort_definition, cohort_rows).
 
     Disclosure: as `Dataset`; errors name columns and, not below min_rows, counts.
     """
-    source = site_source(settings)
     with ExitStack() as stack:
-        described = source.described(query)
+        room = Room(settings, stack)
+        source, described = described_query(settings, query, room)
         needed = columns
         if columns is not None:
             needed = list(dict.fromkeys([*columns, *complete_on]))
@@ -90,7 +91,7 @@ def open_query(
             described,
             columns=needed,
             unique_id=described.names[place],
-            connect=Room(settings, stack).of_database,
+            connect=room.of_database,
         )
         yield _dataset(
             rows.connection,
@@ -243,6 +244,8 @@ def open_dataset(
             return
         if not snapshot.exists():
             _keep(dataset(*opened.read(data_path, data_type)), snapshot)
+        # From the snapshot the first time, too: rows and types are then the same before
+        # and after a crash.
         name = opened.canonical_name(data_path, data_type)
         yield dataset(*_from_snapshot(room, snapshot, name))
 

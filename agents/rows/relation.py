@@ -118,6 +118,7 @@ def open_connection(
     file that it has beside them as ATTACHED, read-only, whose tables need no prefix.
     """
     spill = _spill_folder(spill_parent)
+    # Before the connection's own end, and so called behind it: the last one goes first.
     stack.callback(shutil.rmtree, spill, ignore_errors=True)
     connection = duckdb.connect(config=_CONFIGURATION)
     stack.callback(connection.close)
@@ -125,6 +126,8 @@ def open_connection(
         attach_read_only(connection, attach, name=ATTACHED)
         connection.execute(f"USE {ATTACHED}")
     allowed = ", ".join(literal(path) for path in paths)
+    # In this order: DuckDB takes no allowed_paths once external access is off, and
+    # nothing behind the lock. What is attached has been opened before.
     for setting in (
         f"allowed_paths = [{allowed}]",
         f"temp_directory = {literal(str(spill))}",

@@ -18,16 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from agents.rows.allowed_sql import CheckedQuery, check_sql
+from agents.rows.cohort_sql import names_cohort
 from agents.rows.database import DescribedQuery, Source, open_source
 from agents.rows.database_rows import QueryRows, read_query
+from agents.rows.dialect_text import quoted_names
 from agents.rows.faults import safe_reading
 from agents.rows.file_rows import FILE_TYPES, read_file
 from agents.rows.files import DataFile, changed, open_data_file
+from agents.rows.named_cohort import (
+    cohort_source,
+    usable_cohort,
+    with_numbers,
+)
 from agents.rows.relation import (
     UNIQUE_ID,
     check_name,
     found_column,
-    marked,
     open_connection,
 )
 from agents.rows.snapshot import temporary_of
@@ -53,11 +59,19 @@ class Room:
     """Where connections are opened, and what they may write."""
 
     def __init__(
-        self, settings: SiteSettings, stack: ExitStack, *, writes: Path | None = None
+        self,
+        settings: SiteSettings,
+        stack: ExitStack,
+        *,
+        writes: Path | None = None,
+        beside: Sequence[Path] = (),
     ) -> None:
         self.stack = stack
         self._spill = settings.state / "spill"
-        self._writes = [] if writes is None else [str(temporary_of(writes))]
+        self._writes = [str(path) for path in beside]
+        if writes is not None:
+            self._writes.append(str(temporary_of(writes)))
+        self._described_by: Any = None
 
     def connection(self, *paths: str, attach: str | None = None) -> Any:
         """A connection that opens these paths, and the snapshot that is written."""
@@ -65,8 +79,20 @@ class Room:
             self.stack, self._spill, paths=[*paths, *self._writes], attach=attach
         )
 
+    def to_describe(self, attach: str | None) -> Any:
+        """A connection that describes a query of the database, which `of_database` gives
+        next.
+        """
+        self._described_by = self.connection(attach=attach)
+        return self._described_by
+
     def of_database(self, attach: str | None) -> Any:
-        """A connection for rows of the database, which may be a DuckDB file."""
+        """A connection for rows of the database, which may be a DuckDB file; once it is
+        that which has described the query.
+        """
+        opened, self._described_by = self._described_by, None
+        if opened is not None:
+            return opened
         return self.connection(attach=attach)
 
 
@@ -76,6 +102,24 @@ def site_source(settings: SiteSettings) -> Source:
         statement_timeout_seconds=float(settings.statement_timeout_seconds),
         max_rows=settings.max_rows,
     )
+
+
+def described_query(
+    settings: SiteSettings, query: CheckedQuery, room: Room
+) -> tuple[Source, DescribedQuery]:
+    """A checked query where its rows are: in the database, or a cohort's in the vault.
+
+    room: where they are read next.
+
+    Raises as `Source.described` and `agents.rows.named_cohort.usable_cohort`.
+    """
+    if query.cohort is None:
+        source = site_source(settings)
+        return source, source.described(query, connect=room.to_describe)
+    made = usable_cohort(settings, query.cohort)
+    source = cohort_source(settings, query.cohort)
+    described = source.described(query, connect=room.to_describe)
+    return source, with_numbers(described, made)
 
 
 def populations_of(query: CheckedQuery) -> tuple[str, ...]:
@@ -150,6 +194,7 @@ class DataRequest:
             populations=(f"file {file.name}",),
             is_whole_row=unique_id is None,
             numbers=numbers,
+            # All else has been copied in: what becomes of the file is nothing to it.
             file=file if data_type == "parquet" else None,
             version=version,
         )
@@ -165,20 +210,19 @@ class DataRequest:
     # the site's database
 
     def _read_database(self, data_path: str, data_type: str) -> tuple[Any, RowFacts]:
-        source = site_source(self.settings)
+        dialect = site_source(self.settings).dialect
         for name in self.columns or ():
             check_name(name)
         text = data_path
-        if data_type == "table":
-            is_listed = self.is_foreign and not self.and_numbers
-            asked = self.columns if is_listed else None
-            text = _select(data_path, asked, source.dialect)
-        checked = self._checked(text, source.dialect)
+        if data_type == "table" and not names_cohort(data_path):
+            asked = self.columns if self._is_listed(data_path, dialect) else None
+            text = _select(data_path, asked, dialect)
+        checked = self._checked(text, dialect)
         named = ""
         if len(checked.tables) == 1:
-            named = self.policy.table(checked.tables[0]).unique_id
+            named = self.policy.rows(checked.tables[0]).unique_id
         with _named_by_policy(checked, named, self.columns or ()):
-            described = source.described(checked)
+            source, described = described_query(self.settings, checked, self.room)
         unique_id = self._unique_id(described, named, data_type)
         rows = self._rows(source, described, unique_id)
         facts = RowFacts(
@@ -189,6 +233,16 @@ class DataRequest:
             id_is_number=rows.id_is_number,
         )
         return rows.connection, facts
+
+    def _is_listed(self, table: str, dialect: str) -> bool:
+        """Whether the columns of a table are named, and not all of them by *.
+
+        A name in quotes is one in Oracle's own spelling, most often capitals: where the
+        policy lists no columns, nobody here knows it before the database is asked.
+        """
+        if not self.is_foreign or self.and_numbers:
+            return False
+        return dialect != "oracle" or not self.policy.table(table).all_columns
 
     def _rows(
         self, source: Source, described: DescribedQuery, unique_id: str | None
@@ -219,6 +273,8 @@ class DataRequest:
         free, so it has one only if its result holds the unique id of its only table;
         else the digest of all that it selects stands for it.
         """
+        # The last one of a foreign SELECT is the id that was added while it was
+        # checked.
         for name in described.names[:-1] if self.is_foreign else described.names:
             check_name(name)
         if self.is_foreign:
@@ -233,7 +289,7 @@ class DataRequest:
         whichever that is.
         """
         unique_ids = list(
-            dict.fromkeys(rules.unique_id for rules in self.policy.tables.values())
+            dict.fromkeys(rules.unique_id for rules in self.policy.opened.values())
         ) or ["id"]
         for unique_id in unique_ids:
             try:
@@ -259,11 +315,10 @@ def _select(table: str, columns: Sequence[str] | None, dialect: str) -> str:
         raise Refused(
             "data_path names no table.", remedy="Write schema.table.", code="tables"
         )
-    mark = "`" if dialect == "mysql" else '"'
     names = "*"
     if columns is not None:
-        names = ", ".join(marked(name, mark) for name in columns)
-    dotted = ".".join(marked(part, mark) for part in table.split("."))
+        names = ", ".join(quoted_names(dialect, [name]) for name in columns)
+    dotted = quoted_names(dialect, table.split("."))
     return f"SELECT {names} FROM {dotted}"  # noqa: S608
 
 

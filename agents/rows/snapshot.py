@@ -62,6 +62,8 @@ def write_snapshot(
     descriptor = os.open(temporary, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600)
     try:
         noted = literal(json.dumps(asdict(facts)))
+        # Into this very file: one of DuckDB's own would take its place, with the mode
+        # that any new file has.
         options = (
             f"FORMAT parquet, USE_TMP_FILE false, KV_METADATA {{{_FACTS}: {noted}}}"
         )

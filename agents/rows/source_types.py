@@ -7,7 +7,8 @@ driver's object: a date beyond the years of Python is none of our errors. What h
 one text (arrays, json, intervals, geometry) is known by its type and refused by the
 name of the column, where it is needed.
 
-To read next: `agents.rows.canonical_text`, the one text of each value.
+To read next: `agents.rows.server_types`, the same of SQL Server and Oracle, and
+`agents.rows.canonical_text`, the one text of each value.
 """
 
 from __future__ import annotations
@@ -139,10 +140,10 @@ def postgres_columns(
         if column.type_code == _POSTGRES_NUMERIC:
             # NaN is no value
             text = "NULLIF(CAST({} AS text), 'NaN')"
-            known = _decimal(column.precision, column.scale, text)
+            known = decimal_column(column.precision, column.scale, text)
         elif known is None:
             known = _postgres_text(column, types.get(column.type_code))
-        columns.append(_named(known, column.name))
+        columns.append(named_column(known, column.name))
     return columns
 
 
@@ -166,7 +167,9 @@ def _postgres_type(found: PostgresType) -> str:
     return found.name
 
 
-def _decimal(digits: int | None, after_point: int | None, select: str) -> SourceColumn:
+def decimal_column(
+    digits: int | None, after_point: int | None, select: str
+) -> SourceColumn:
     """A column of decimals: of its own type, where DuckDB has so many digits, else of
     texts.
     """
@@ -238,12 +241,12 @@ def mysql_columns(description: Sequence[Any]) -> list[SourceColumn]:
             # The width has a place for the sign, unless the column is unsigned: one
             # digit more than there is does no harm.
             digits = width - (1 if after_point else 0)
-            known = _decimal(digits, after_point, "{}")
-        columns.append(_named(known, str(name)))
+            known = decimal_column(digits, after_point, "{}")
+        columns.append(named_column(known, str(name)))
     return columns
 
 
-def _named(column: SourceColumn, name: str) -> SourceColumn:
+def named_column(column: SourceColumn, name: str) -> SourceColumn:
     return SourceColumn(
         name, column.kind, column.select, column.is_number, column.no_form
     )

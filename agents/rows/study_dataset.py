@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agents.rows.cohort import Flow, check_enough_rows, without_value
+from agents.rows.cohort import Flow, check_enough_rows
 from agents.rows.column_text import number_of
 from agents.rows.dataset import Dataset
 from agents.rows.derived_columns import DerivedSql
 from agents.rows.faults import safe_reading
+from agents.rows.missing_values import without_value
 from agents.rows.relation import IDENTIFIED, UNIQUE_ID, check_name, quoted
 from protocol.errors import Refused, bad_request
 from protocol.statistics_rows import QuestionRows
@@ -40,14 +41,13 @@ def prepare(
     rows: Dataset,
     study: StudyRows,
     *,
-    label_name: str | None,
-    event_name: str | None = None,
-    weights: str | None = None,
+    labels: Sequence[str],
 ) -> PreparedRows:
     """The rows of a dataset that an order is over, with the columns that it derives.
 
-    The dataset has all columns of `study.read`, the label, the event and the rows'
-    weights, and is none itself afterwards. Derived columns are computed first; then rows
+    labels: the label and other columns of the order that are no attributes, such as the
+    event and the rows' weights. The dataset has them and all columns of `study.read`, and
+    is none itself afterwards. Derived columns are computed first; then rows
     without a value in a column of `complete_on` are left out, with missing = drop those
     without one in any column of the order, unless complete_on says which.
 
@@ -58,7 +58,6 @@ def prepare(
     the dataset's min_rows.
     """
     check_enough_rows(rows.n_rows, rows.min_rows)
-    labels = [name for name in (label_name, event_name, weights) if name is not None]
     derived = DerivedSql(rows, study.derived, study.in_order)
     decide = list(study.complete_on)
     if study.missing == "drop" and not decide:

@@ -16,7 +16,7 @@ import numpy as np
 
 from agents.rows.column_text import label_sql, number_of
 from agents.rows.dataset import Dataset
-from agents.rows.exact_totals import Label
+from agents.rows.row_groups import Label
 from analytics.arrays import Ints
 from analytics.statistics.tables import smallest_cell
 

@@ -36,7 +36,12 @@ def _utc_now() -> datetime:
 class Ledger:
     """Append-only, safe for several processes of one agent."""
 
-    def __init__(self, path: Path, *, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
         self.path = path
         self._now = now
 
@@ -51,17 +56,23 @@ class Ledger:
             return
         # Without O_CREAT: a file that was removed since is an error, not a new
         # beginning.
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
+        flags = os.O_RDWR | os.O_APPEND
+        descriptor = os.open(self.path, flags)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self._check_not_emptied()
             n_dropped = _repair(file)
             if n_dropped:
-                self._append(file, {"event": "repaired", "n_bytes": n_dropped})
+                repaired = {"event": "repaired", "n_bytes": n_dropped}
+                self._append(file, repaired)
             self._append(file, {"event": event, **facts})
             os.fsync(file.fileno())
 
-    def _begins_with(self, event: str, facts: dict[str, Any]) -> bool:
+    def _begins_with(
+        self,
+        event: str,
+        facts: dict[str, Any],
+    ) -> bool:
         """Whether this line is the first; then it is on disk."""
         if self.path.exists():
             return False
@@ -69,19 +80,38 @@ class Ledger:
             # Another process was first.
             if self.path.exists():
                 return False
-            line = self._line({"event": event, **facts}, previous=_FIRST)
+            entry = {"event": event, **facts}
+            line = self._line(entry, previous=_FIRST)
             write_durably(self.path, line)
         return True
 
-    def _append(self, file: IO[bytes], facts: dict[str, Any]) -> None:
-        previous = _digest(_last_line(file))
-        file.write(self._line(facts, previous=previous))
+    def _append(
+        self,
+        file: IO[bytes],
+        facts: dict[str, Any],
+    ) -> None:
+        last_line = _last_line(file)
+        line = self._line(facts, previous=_digest(last_line))
+        file.write(line)
         file.flush()
 
-    def _line(self, facts: dict[str, Any], *, previous: str) -> bytes:
+    def _line(
+        self,
+        facts: dict[str, Any],
+        *,
+        previous: str,
+    ) -> bytes:
         moment = self._now().isoformat(timespec="milliseconds")
-        entry = {"at": moment, **facts, "previous": previous}
-        line = json.dumps(entry, sort_keys=True, ensure_ascii=False)
+        entry = {
+            "at": moment,
+            **facts,
+            "previous": previous,
+        }
+        line = json.dumps(
+            entry,
+            sort_keys=True,
+            ensure_ascii=False,
+        )
         # Half of a surrogate pair, which UTF-8 has no bytes for, becomes JSON's own
         # escape.
         return line.encode(errors="backslashreplace") + b"\n"
@@ -107,7 +137,9 @@ class Ledger:
         expected = _FIRST
         for number, line in enumerate(self._lines(), start=1):
             entry = _parsed(line)
-            if entry is None or entry.get("previous") != expected:
+            if entry is None:
+                return number
+            if entry.get("previous") != expected:
                 return number
             expected = _digest(line)
         return None
@@ -130,7 +162,8 @@ class Ledger:
             fcntl.flock(file, fcntl.LOCK_SH)
             # Not splitlines: an order's purpose may hold U+2028, which str.splitlines
             # takes for the end of a line.
-            lines = file.read().split(b"\n")
+            content = file.read()
+        lines = content.split(b"\n")
         # What stands after the last line's end; a line that was cut short stays.
         if not lines[-1]:
             lines.pop()
@@ -138,7 +171,9 @@ class Ledger:
 
 
 def _digest(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest() if line else _FIRST
+    if not line:
+        return _FIRST
+    return hashlib.sha256(line).hexdigest()
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -155,7 +190,8 @@ def _last_line(file: IO[bytes]) -> bytes:
     step = 4096
     while size:
         file.seek(max(0, size - step))
-        lines = file.read().rstrip(b"\n").split(b"\n")
+        end = file.read().rstrip(b"\n")
+        lines = end.split(b"\n")
         is_whole = len(lines) > 1 or step >= size
         if is_whole:
             return lines[-1]
@@ -181,5 +217,6 @@ def _repair(file: IO[bytes]) -> int:
         file.write(b"\n")
         file.flush()
         return 0
-    file.truncate(size - len(unended))
-    return len(unended)
+    n_dropped = len(unended)
+    file.truncate(size - n_dropped)
+    return n_dropped

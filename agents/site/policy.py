@@ -11,8 +11,11 @@ Decision 66.
 from __future__ import annotations
 
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -21,18 +24,21 @@ from protocol.policy import (
     CROSS_CHECK,
     CohortRules,
     InferenceRules,
+    NamedCohort,
     OrderRules,
     Policy,
     StatisticsRules,
     TableRules,
     Wanted,
 )
+from protocol.versions import SPOKEN, Window
 
 EXAMPLE = "deployments/sites/policy.example.toml"
 _SECTIONS: dict[str, type[BaseModel]] = {
     "orders": OrderRules,
     "cohort": CohortRules,
     "tables": TableRules,
+    "cohorts": NamedCohort,
     "inference": InferenceRules,
     "statistics": StatisticsRules,
 }
@@ -60,6 +66,16 @@ def load_policy(path: Path) -> Policy:
     return parse_policy(text, name=str(path))
 
 
+def spoken_here(path: Path) -> Window:
+    """The protocol numbers that this hospital takes: its release's, where the policy is
+    not stricter or cannot be read, when every order is refused.
+    """
+    try:
+        return load_policy(path).speaks(SPOKEN)
+    except Refused:
+        return SPOKEN
+
+
 def parse_policy(text: str, *, name: str = "policy.toml") -> Policy:
     """The policy in a TOML text; errors as `load_policy`, with the file's `name`."""
     try:
@@ -69,10 +85,34 @@ def parse_policy(text: str, *, name: str = "policy.toml") -> Policy:
             f"The policy {name} is not TOML: {error}.", f"Compare it with {EXAMPLE}."
         ) from None
     try:
-        return Policy.model_validate(values)
+        policy = Policy.model_validate(values)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         raise _first_problem(problems, name) from None
+    for cohort in policy.cohorts.values():
+        _check_times(cohort, name)
+    return policy
+
+
+def _check_times(cohort: NamedCohort, name: str) -> None:
+    """Its `refresh` names a time that comes, in a zone that there is."""
+    section = f"cohorts.{cohort.short_name}"
+    try:
+        zone = ZoneInfo(cohort.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise _refusal(
+            f"{section}.timezone in {name} is no name of the IANA list.",
+            "Write a place, as Asia/Shanghai or Europe/Berlin, or UTC.",
+        ) from None
+    if cohort.refresh is None:
+        return
+    try:
+        next(CronSim(cohort.refresh, datetime(2026, 1, 1, tzinfo=UTC).astimezone(zone)))
+    except (CronSimError, StopIteration):
+        raise _refusal(
+            f"{section}.refresh in {name} names no time that comes.",
+            'Write five fields (minute, hour, day, month, weekday), as "0 3 * * *".',
+        ) from None
 
 
 def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
@@ -104,7 +144,7 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
     # A table's keys lie one level deeper than those of other sections. What comes after
     # the key is a place within its value, such as the third of a list, and the sentence
     # is about the value as a whole.
-    depth = 2 if place[0] == "tables" else 1
+    depth = 2 if place[0] in ("tables", "cohorts") else 1
     key = ".".join(place[: depth + 1])
     is_section = len(place) <= depth
     wanted = "a table" if is_section else _wanted_at(place[0], place[depth])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import ssl
 import tomllib
 from collections.abc import Mapping
@@ -40,6 +41,9 @@ _KEYS: dict[str, type[Any]] = {
     "max_orders": int,
     "statement_timeout_seconds": int,
     "max_rows": int,
+    "preload": bool,
+    "round_steps": bool,
+    "coarse_tasks_above": int,
     "partners": list,
 }
 # What earlier versions had, and what to do with it now.
@@ -53,6 +57,7 @@ _LEAST = {
     "max_orders": 1,
     "statement_timeout_seconds": 1,
     "max_rows": 1,
+    "coarse_tasks_above": 0,
 }
 # Keys that, left out, have the default of the field of the same name.
 _OPTIONAL = (
@@ -63,6 +68,9 @@ _OPTIONAL = (
     "max_orders",
     "statement_timeout_seconds",
     "max_rows",
+    "preload",
+    "round_steps",
+    "coarse_tasks_above",
 )
 
 
@@ -99,7 +107,21 @@ class SiteSettings:
     max_orders: int = 4
     statement_timeout_seconds: int = 300
     max_rows: int = 10_000_000
+    # Whether what orders import is kept in memory between them.
+    preload: bool = True
+    # Whether Prefect shows gradient, scoring and encryption of a round each by itself.
+    round_steps: bool = False
+    # The most hospitals of an order that shows its steps here as Prefect's tasks.
+    coarse_tasks_above: int = 20
     partners: Mapping[int, Partner] = field(default_factory=dict)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """This hospital's name and its partners', by user id."""
+        found = {self.user_id: self.name}
+        for partner in self.partners.values():
+            found[partner.user_id] = partner.name
+        return found
 
     @property
     def pool(self) -> str:
@@ -196,6 +218,8 @@ class SiteSettings:
             "PREFECT_HOME": str(self.state / "prefect"),
             # the coordinator's word comes first; this is for when it is away
             "PREFECT_WORKER_QUERY_SECONDS": "30",
+            # whether it is there its inbox says; Prefect shows it as offline after three
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": "60",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # Prefect's log of a step that was refused holds the sentence.
             "PREFECT_LOGGING_TO_API_ENABLED": "false",
@@ -259,12 +283,6 @@ def load_settings(site: Path) -> SiteSettings:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise _wrong(
-            "site",
-            f"There is no {path}.",
-            "Copy one from deployments/sites and fill it in.",
-        )
     try:
         values = tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
@@ -300,9 +318,29 @@ def _read(path: Path) -> dict[str, Any]:
 def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise _wrong(
+            "site",
+            f"There is no {path}.",
+            "Copy one from deployments/sites and fill it in.",
+        ) from None
+    except PermissionError:
+        user = user_name()
+        sentence = f"{path} cannot be read by the user {user}."
+        remedy = "Run this as the agent's user; or give this one the site, as root:"
+        give = f"chown -R {user}: {path.parent}, and the same of its state folder."
+        raise _wrong("site", sentence, f"{remedy} {give}") from None
     except (OSError, UnicodeDecodeError) as error:
         sentence = f"{path} cannot be read ({type(error).__name__})."
         raise _wrong("settings", sentence, "Make it a readable UTF-8 file.") from None
+
+
+def user_name() -> str:
+    """Who runs this; the number of whom this machine has no name for, as in containers."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _state_folder(written: str | Path) -> Path:

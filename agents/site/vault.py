@@ -21,7 +21,7 @@ and never used: an identity with one other bit is another identity. JSON of an e
 version, which is the content alone, gets its checksum when it is first read. An empty
 or altered file is an error (code vault_damaged), not a new beginning.
 
-Decisions 14 and 57.
+Decisions 14, 57 and 150.
 """
 
 from __future__ import annotations
@@ -69,14 +69,36 @@ def encode_kept(value: Mapping[str, Any]) -> bytes:
     The checksum is SHA-256 over the object's JSON with sorted keys, no blanks and ASCII
     only.
     """
-    # As it will be read: with keys that are texts.
-    content = json.loads(json.dumps(value))
-    stored = {"sha256": _checksum(content), "content": content}
-    return json.dumps(stored, sort_keys=True).encode()
+    text = _canonical(_with_text_keys(value))
+    digest = hashlib.sha256(text).hexdigest().encode()
+    return b'{"content":%s,"sha256":"%s"}' % (text, digest)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """As JSON will be read: with keys that are texts. Numbers are not copied: a model
+    may have millions.
+    """
+    if isinstance(value, Mapping):
+        # Numbers as keys would be sorted otherwise than the texts that are read back,
+        # and the checksum of what is read would be another one.
+        found = {}
+        for key, inner in value.items():
+            text = key
+            if not isinstance(key, str):
+                as_json = json.dumps({key: None})
+                (text,) = json.loads(as_json)
+            found[text] = _with_text_keys(inner)
+        return found
+    if isinstance(value, list | tuple):
+        return [_with_text_keys(inner) for inner in value]
+    return value
 
 
 def read_kept(
-    path: Path, parse: Callable[[dict[str, Any]], T], *, mends: bool = True
+    path: Path,
+    parse: Callable[[dict[str, Any]], T],
+    *,
+    mends: bool = True,
 ) -> T | None:
     """What `parse` makes of the object kept at `path`; None where there is no file.
 
@@ -123,9 +145,10 @@ def read_checked(path: Path) -> bytes:
 
     Conflict (code vault_damaged) for other ones; FileNotFoundError.
     """
-    stored = path.read_bytes()
-    digest = stored[:_DIGEST_BYTES]
-    data = stored[_DIGEST_BYTES:]
+    # In two readings, and not cut from one: of a large model each copy counts.
+    with path.open("rb") as file:
+        digest = file.read(_DIGEST_BYTES)
+        data = file.read()
     if hashlib.sha256(data).digest() != digest:
         raise damaged(path)
     return data
@@ -138,8 +161,16 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _checksum(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def _canonical(content: Any) -> bytes:
+    text = json.dumps(
+        content,
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return text.encode()
 
 
 def _add_checksum(path: Path, content: dict[str, Any]) -> None:
@@ -187,9 +218,9 @@ class Vault:
         """
         path = self.folder / "identity.json"
         if not path.exists():
-            fresh = Identity.generate().to_json()
+            fresh = encode_kept(Identity.generate().to_json())
             # Of two processes at once, the first one's keys stand (decision 24).
-            write_once(path, encode_kept(fresh))
+            write_once(path, fresh)
         identity = read_kept(path, Identity.from_json)
         if identity is None:
             raise damaged(path)
@@ -212,10 +243,12 @@ class Vault:
         They are those under way, and those whose end was not heard of.
         """
         order_ids = []
-        for path in (self.folder / "orders").glob("*"):
+        folder = self.folder / "orders"
+        for path in folder.glob("*"):
+            name = path.name
             # Folders with other names are being removed.
-            if path.name.isdecimal():
-                order_ids.append(int(path.name))
+            if name.isdecimal():
+                order_ids.append(int(name))
         return sorted(order_ids)
 
     def end_order(self, order_id: int, outcome: str) -> None:
@@ -226,14 +259,19 @@ class Vault:
         under the same number is never taken part in.
         """
         order = self.order(order_id)
-        mark = {"outcome": outcome, "document": order.digest_of_document()}
-        folder = make_private_folder(self.folder / "ended")
-        write_once(folder / f"{order_id}.json", encode_kept(mark))
+        digest = order.digest_of_document()
+        mark = {"outcome": outcome, "document": digest}
+        make_private_folder(self.folder / "ended")
+        write_once(self._mark(order_id), encode_kept(mark))
         order.destroy()
 
     def has_ended(self, order_id: int) -> bool:
         """Whether an order with this number has ended here."""
-        return (self.folder / "ended" / f"{order_id}.json").exists()
+        return self._mark(order_id).exists()
+
+    def _mark(self, order_id: int) -> Path:
+        """The file that says how an order has ended here."""
+        return self.folder / "ended" / f"{order_id}.json"
 
     def outcome(self, order_id: int, document: bytes) -> str | None:
         """success, failed or cancelled for an order that has ended here; else None.
@@ -242,8 +280,7 @@ class Vault:
         and cohorts twice would show the difference of the two. Conflict (code
         vault_damaged) when nothing can be told.
         """
-        path = self.folder / "ended" / f"{order_id}.json"
-        ended = read_kept(path, _Ended.read)
+        ended = read_kept(self._mark(order_id), _Ended.read)
         if ended is None:
             return None
         digest = hashlib.sha256(document).hexdigest()
@@ -256,7 +293,11 @@ class Vault:
             )
         return ended.outcome
 
-    def save_model(self, model_id: int, model: dict[str, Any]) -> None:
+    def save_model(
+        self,
+        model_id: int,
+        model: dict[str, Any],
+    ) -> None:
         self._save("models", model_id, model)
 
     def model(self, model_id: int) -> dict[str, Any]:
@@ -272,10 +313,23 @@ class Vault:
 
     def models(self) -> list[int]:
         """The ids of the models that this hospital holds."""
-        names = [path.stem for path in (self.folder / "models").glob("*.json")]
-        return sorted(int(name) for name in names if name.isdecimal())
+        return self._numbers("models")
 
-    def save_evaluation(self, order_id: int, evaluation: dict[str, Any]) -> None:
+    def evaluations(self) -> list[int]:
+        """The orders whose evaluations this hospital has."""
+        return self._numbers("evaluations")
+
+    def _numbers(self, folder: str) -> list[int]:
+        paths = (self.folder / folder).glob("*.json")
+        names = [path.stem for path in paths]
+        numbers = [int(name) for name in names if name.isdecimal()]
+        return sorted(numbers)
+
+    def save_evaluation(
+        self,
+        order_id: int,
+        evaluation: dict[str, Any],
+    ) -> None:
         self._save("evaluations", order_id, evaluation)
 
     def evaluation(self, order_id: int) -> dict[str, Any]:
@@ -291,12 +345,21 @@ class Vault:
             )
         return found
 
-    def save_predictions(self, order_id: int, result: dict[str, Any]) -> dict[str, Any]:
+    def save_predictions(
+        self,
+        order_id: int,
+        result: dict[str, Any],
+    ) -> dict[str, Any]:
         """Keeps them, unless another process has done so first.
 
         Returns what is kept, which alone may be sent.
         """
-        self._save("predictions", order_id, result, once=True)
+        self._save(
+            "predictions",
+            order_id,
+            result,
+            once=True,
+        )
         kept = self.predictions(order_id)
         assert kept is not None
         return kept
@@ -305,7 +368,12 @@ class Vault:
         return self._load("predictions", order_id)
 
     def _save(
-        self, kind: str, number: int, value: dict[str, Any], *, once: bool = False
+        self,
+        kind: str,
+        number: int,
+        value: dict[str, Any],
+        *,
+        once: bool = False,
     ) -> None:
         folder = make_private_folder(self.folder / kind)
         path = folder / f"{number}.json"
@@ -315,9 +383,17 @@ class Vault:
         else:
             write_durably(path, content)
 
-    def _load(self, kind: str, number: int) -> dict[str, Any] | None:
+    def _load(
+        self,
+        kind: str,
+        number: int,
+    ) -> dict[str, Any] | None:
         path = self.folder / kind / f"{number}.json"
-        return read_kept(path, _object, mends=not self._is_only_read)
+        return read_kept(
+            path,
+            _object,
+            mends=not self._is_only_read,
+        )
 
 
 class VaultToRead(Vault):
@@ -340,7 +416,11 @@ class OrderVault:
         self.folder = make_private_folder(folder)
         self.outbox = make_private_folder(folder / "outbox")
 
-    def once(self, name: str, make: Callable[[], bytes]) -> bytes:
+    def once(
+        self,
+        name: str,
+        make: Callable[[], bytes],
+    ) -> bytes:
         """The bytes kept under `name`; made by the first call, and never made anew.
 
         Where a process that should be dead still runs beside its successor, both get
@@ -365,7 +445,8 @@ class OrderVault:
         lets no order in.
         """
         try:
-            return hashlib.sha256(self.kept("document")).hexdigest()
+            document = self.kept("document")
+            return hashlib.sha256(document).hexdigest()
         except (FileNotFoundError, Conflict):
             return ""
 
@@ -378,7 +459,8 @@ class OrderVault:
         return (self.folder / name).exists()
 
     def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
-        write_durably(self.folder / name, add_digest(encode_arrays(arrays)))
+        data = add_digest(encode_arrays(arrays))
+        write_durably(self.folder / name, data)
 
     def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
         """None where nothing was saved.
@@ -398,7 +480,11 @@ class OrderVault:
         order that ends.
         """
         orders = self.folder.parent
-        away = orders / f".{self.folder.name}.{secrets.token_hex(4)}.ended"
+        name = self.folder.name
+        # A new name each time: a folder that a crash has left under the old one would
+        # be in the way.
+        token = secrets.token_hex(4)
+        away = orders / f".{name}.{token}.ended"
         with contextlib.suppress(FileNotFoundError):
             self.folder.rename(away)
         for ended in orders.glob(".*.ended"):

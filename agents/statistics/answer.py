@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from agents.gate.disclosure import Hidden, Label, Withheld
+from agents.gate.withheld_groups import Hidden, Label, Withheld
+from agents.order.answers import send_answer_of_ended
 from agents.order.party import send
 from agents.statistics import results
 from agents.statistics.party import (
     AgreedStatistics,
-    Reading,
     VerifiedStatistics,
     question_of,
 )
+from agents.statistics.readings import Reading
 from agents.statistics.results import Cell, Result
 from analytics.labels import case_note
 from protocol.errors import NotFound, ProtocolViolation, Refused
@@ -56,7 +57,11 @@ class Answer:
             counts[why.rule, why.threshold] += 1
         suppressed = []
         for (rule, threshold), n_groups in sorted(counts.items()):
-            of_rule = Suppressed(rule=rule, threshold=threshold, groups=n_groups)
+            of_rule = Suppressed(
+                rule=rule,
+                threshold=threshold,
+                groups=n_groups,
+            )
             suppressed.append(of_rule)
         return suppressed
 
@@ -80,23 +85,27 @@ def grouped_answer(
     table: list[list[Cell]] = []
     for shown, found in rows.items():
         for values in found:
-            table.append([*_label_cells(request, shown), *values])
+            cells = _label_cells(request, shown)
+            table.append([*cells, *values])
     n_hidden = 0
     if withheld or absent:
         # One more column, which only the withheld groups fill.
         for row in table:
             row.append(None)
+        without_value: list[tuple[Label, str]] = []
         for label, why in withheld.items():
             if isinstance(label, Hidden):
                 n_hidden += 1
-                continue
-            cells = _label_cells(request, label)
-            empty: list[Cell] = [None] * (len(columns) - len(cells))
-            table.append([*cells, *empty, f"{why.rule} {why.threshold}"])
+            else:
+                rule = f"{why.rule} {why.threshold}"
+                without_value.append((label, rule))
         for label in absent:
+            without_value.append((label, few))
+        for label, rule in without_value:
             cells = _label_cells(request, label)
-            empty = [None] * (len(columns) - len(cells))
-            table.append([*cells, *empty, few])
+            n_empty = len(columns) - len(cells)
+            empty: list[Cell] = [None] * n_empty
+            table.append([*cells, *empty, rule])
         columns.append(WITHHELD)
     answer = Answer(columns, table, dict(withheld))
     if not table and not withheld:
@@ -105,7 +114,8 @@ def grouped_answer(
             value = 0 if request.method == "count" else None
             answer.rows = [[value]]
         answer.notes.append("No row has a value.")
-    note_of_case = _note_of_case(request, [*rows, *withheld, *absent])
+    all_labels = [*rows, *withheld, *absent]
+    note_of_case = _note_of_case(request, all_labels)
     if note_of_case:
         answer.notes.append(note_of_case)
     if n_hidden:
@@ -115,14 +125,19 @@ def grouped_answer(
 
 
 def _note_of_case(
-    request: StatisticsRequest, labels: Sequence[Label | Hidden]
+    request: StatisticsRequest,
+    labels: Sequence[Label | Hidden],
 ) -> str | None:
     """Counts the named labels that differ by case alone."""
     named = []
     for label in labels:
-        if not isinstance(label, Hidden):
-            # A histogram's last one is the number of its bin.
-            named.append(label[:-1] if request.method == "histogram" else label)
+        if isinstance(label, Hidden):
+            continue
+        values = label
+        if request.method == "histogram":
+            # Without the number of its bin.
+            values = label[:-1]
+        named.append(values)
     return case_note(named)
 
 
@@ -137,7 +152,9 @@ def _label_cells(request: StatisticsRequest, label: Label) -> list[Cell]:
     *groups, bin_label = label
     place = int(bin_label or 0)
     edges = [None, *request.bins, None]
-    return [*groups, edges[place], edges[place + 1]]
+    lower = edges[place]
+    upper = edges[place + 1]
+    return [*groups, lower, upper]
 
 
 # Where it goes
@@ -148,8 +165,9 @@ def deliver(party: AgreedStatistics, answered: Answered) -> None:
 
     The file is written whole or not at all.
 
-    Disclosure: values leave to the coordinator's memory only sealed to who asked, and
-    only where every provider's policy has allowed it.
+    Disclosure: values leave sealed to a reader's own key, whom this hospital's policy
+    lists; to the coordinator's memory only sealed to who asked, and only where every
+    provider's policy has allowed it.
     """
     request = party.request
     answer = answered.answer
@@ -164,6 +182,20 @@ def deliver(party: AgreedStatistics, answered: Answered) -> None:
         rows=answer.rows,
         notes=_notes(party, answer),
     )
+
+    def told_to_reader() -> dict[str, Any]:
+        return {
+            "rows": _objects(answer),
+            "notes": _notes(party, answer),
+        }
+
+    if request.reader is not None and party.is_initiator:
+        send_answer_of_ended(
+            party,
+            "statistics",
+            told_to_reader,
+            reader=request.reader,
+        )
     if party.order.reply_key and party.is_initiator:
         reply_key = bytes.fromhex(party.order.reply_key)
         party.release.send_values(
@@ -176,11 +208,13 @@ def deliver(party: AgreedStatistics, answered: Answered) -> None:
 def _notes(party: AgreedStatistics, answer: Answer) -> dict[str, Any]:
     """What stands beside the answer's file."""
     request = party.request
-    n_rows_of = {str(user): party.n_rows[user] for user in request.providers}
+    n_rows_of = {}
+    for user in request.providers:
+        n_rows_of[str(user)] = party.n_rows[user]
     withheld = []
     for label, why in answer.withheld.items():
         withheld.append(_described(label, why))
-    return {
+    notes: dict[str, Any] = {
         "method": request.method,
         "expression": request.expression,
         "providers": list(request.providers),
@@ -189,17 +223,28 @@ def _notes(party: AgreedStatistics, answer: Answer) -> dict[str, Any]:
         "withheld": withheld,
         "opened": answer.opened,
         "notes": answer.notes,
-        **({"question": question_of(request)} if request.is_joined else {}),
     }
+    if request.is_joined:
+        notes["question"] = question_of(request)
+    if party.absent:
+        # Who was asked and had not accepted in time.
+        notes["absent"] = list(party.absent)
+    return notes
 
 
 def _encode_values(answer: Answer) -> bytes:
+    text = json.dumps(_objects(answer), ensure_ascii=False)
+    return text.encode()
+
+
+def _objects(answer: Answer) -> list[dict[str, Any]]:
     """One object for each row, as who asked gets them."""
     objects = []
     for row in answer.rows:
         cells = [_plain(cell) for cell in row]
-        objects.append(dict(zip(answer.columns, cells, strict=True)))
-    return json.dumps(objects, ensure_ascii=False).encode()
+        named = zip(answer.columns, cells, strict=True)
+        objects.append(dict(named))
+    return objects
 
 
 def _described(label: Label | Hidden, why: Withheld) -> dict[str, Any]:
@@ -215,7 +260,9 @@ def _described(label: Label | Hidden, why: Withheld) -> dict[str, Any]:
 
 def _plain(cell: Cell) -> Any:
     """A cell as JSON can hold it: a decimal as text, with all its digits."""
-    return format(cell, "f") if isinstance(cell, Decimal) else cell
+    if isinstance(cell, Decimal):
+        return format(cell, "f")
+    return cell
 
 
 def repeat_answer(party: VerifiedStatistics, providers: Sequence[int]) -> Answer:
@@ -248,11 +295,19 @@ def repeat_answer(party: VerifiedStatistics, providers: Sequence[int]) -> Answer
 
 def _answer_again(last: Result, why: str) -> Answer:
     objects = _cells(last)
-    columns = list(objects[0]) if objects else [last.alias]
+    columns = [last.alias]
+    if objects:
+        columns = list(objects[0])
     rows = [list(row.values()) for row in objects]
-    notes = list(last.notes.get("notes", []))
+    notes_then = last.notes.get("notes", [])
+    notes = list(notes_then)
     notes.append(f"{why}: the result of order {last.order_id} stands.")
-    return Answer(columns, rows, notes=notes, repeats=last.order_id)
+    return Answer(
+        columns,
+        rows,
+        notes=notes,
+        repeats=last.order_id,
+    )
 
 
 def _cells(result: Result) -> list[dict[str, Cell]]:
@@ -262,13 +317,17 @@ def _cells(result: Result) -> list[dict[str, Cell]]:
         return list(json.loads(text, parse_float=_number))
     rows: list[dict[str, Cell]] = []
     for row in result.rows():
-        rows.append({name: cell or None for name, cell in row.items()})
+        cells = {name: cell or None for name, cell in row.items()}
+        rows.append(cells)
     return rows
 
 
 def _number(text: str) -> float | Decimal:
     """A float where it is written as floats are, else a decimal with all its digits."""
-    return float(text) if repr(float(text)) == text else Decimal(text)
+    value = float(text)
+    if repr(value) == text:
+        return value
+    return Decimal(text)
 
 
 @dataclass(frozen=True)
@@ -289,14 +348,22 @@ class RowCounts:
 
 
 def flow_of(
-    request: StatisticsRequest, reading: Reading, rows: RowCounts | None, *, used: int
+    request: StatisticsRequest,
+    reading: Reading,
+    rows: RowCounts | None,
+    *,
+    used: int,
 ) -> dict[str, int] | None:
     """How many rows a provider had selected, left out and used, for its report; None
     where the question says nothing of missing values or a few rows would be told.
     """
     if request.missing is None or rows is None:
         return None
-    flow = {"selected": reading.n_selected, "left_out": rows.null, "used": used}
+    flow = {
+        "selected": reading.n_selected,
+        "left_out": rows.null,
+        "used": used,
+    }
     if request.rows.fills:
         flow["filled"] = reading.n_filled
     return flow
@@ -354,13 +421,22 @@ def report(party: AgreedStatistics, answered: Answered) -> None:
     Disclosure: row counts, and the rules that withheld something, to the coordinator.
     """
     # Of a hospital that receives nothing the report says what it says of an empty one.
-    answer = answered.answer or Answer(columns=[], rows=[])
+    answer = answered.answer
+    if answer is None:
+        answer = Answer(columns=[], rows=[])
     rows = answered.rows
+    n_used = None
+    n_withheld = None
+    n_null = None
+    if rows is not None:
+        n_used = rows.used
+        n_withheld = rows.withheld
+        n_null = rows.null
     message = Report(
         joint_rows=answered.joint_rows,
-        rows_used=None if rows is None else rows.used,
-        rows_suppressed=None if rows is None else rows.withheld,
-        rows_null=None if rows is None else rows.null,
+        rows_used=n_used,
+        rows_suppressed=n_withheld,
+        rows_null=n_null,
         flow=answered.flow,
         suppressed=answer.suppressed,
         notes=answer.notes,

@@ -20,20 +20,18 @@ from datetime import UTC, datetime
 from fractions import Fraction
 
 from agents.gate import regrouping
-from agents.gate.cohort_audit import (
-    AskedSet,
-    AuditRules,
-    Reserved,
-    asked_sets,
-    reserve,
-)
+from agents.gate.asked_sets import AskedSet, AuditRules, Reserved, asked_sets
+from agents.gate.cohort_audit import reserve
 from agents.gate.memory import Memory
 from agents.gate.totals import receivers_of
 from agents.rows.canonical import Members, members_of
 from agents.rows.dataset import Dataset
-from agents.statistics.party import AgreedStatistics, AskedStatistics
+from agents.statistics.party import (
+    AgreedStatistics,
+    AskedStatistics,
+)
 from analytics.arrays import Ints
-from analytics.statistics.audit import Part
+from analytics.statistics.hospital_audit import Part
 from protocol.errors import Refused
 
 
@@ -82,10 +80,11 @@ def reserve_totals(
     groups: Collection[AskedSet] = (),
     *,
     cells: Collection[AskedSet] = (),
+    afterwards: Collection[AskedSet] = (),
     kept_as: Mapping[str, str] | None = None,
 ) -> Reserved | None:
     """Reserves an order's totals, or refuses it. `cells` are groups whose thresholds
-    are on the sum; kept_as: as `cohort_audit.reserve` has it.
+    are on the sum; afterwards and kept_as: as `cohort_audit.reserve` has them.
 
     None where a schedule's rows have changed by fewer than the gate allows, so that its
     last result stands again. Raises Refused (code earlier_cohort, audit_size) for such
@@ -106,6 +105,7 @@ def reserve_totals(
             now=datetime.now(UTC),
             groups=list(groups),
             cells=list(cells),
+            afterwards=list(afterwards),
             kept_as=kept_as,
         )
     except Refused:
@@ -127,6 +127,7 @@ def check_hospitals(party: AgreedStatistics) -> bool:
             memory_of(party),
             order_id=party.order_id,
             terms=regrouping.terms_of(party.acceptances, party.request.providers),
+            absent=party.absent,
             section="[statistics]",
             has_ended=party.vault.has_ended,
         )
@@ -165,7 +166,7 @@ def _receivers(party: AskedStatistics) -> set[str]:
 def least_rows(party: AskedStatistics, dataset: Dataset) -> int:
     """The stricter of what the section and the tables ask for."""
     least = party.rules.min_rows
-    for name, rules in party.policy.tables.items():
-        if name.lower() in dataset.populations:
+    for name, rules in party.policy.opened.items():
+        if name in dataset.populations:
             least = max(least, rules.min_rows)
     return least

@@ -1,70 +1,87 @@
 """Many columns described at once: the questions of a paper's first table, each judged as
-if it had been asked by itself, with one statement, one reservation and one sum.
+if it had been asked by itself, with one statement, one reservation and common sums.
 
 `protocol/statistics_described.py` has the questions, `described_table.py` the result.
 What one question of them may not open is withheld, and the others are answered.
 
-Decision 88.
+`described_rows.py` has a provider's rows. Quartiles are searched by `quantile_rounds.py`,
+all columns' and groups' side by side.
+
+Decisions 88, 116 and 118.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from agents.gate import disclosure, totals
-from agents.gate.cohort_audit import AskedSet
-from agents.gate.disclosure import GroupFacts, Label, Withheld
+from pydantic import Field
+
+from agents.gate import (
+    group_statements,
+    totals,
+    totals_in_words,
+    withheld_groups,
+)
+from agents.gate.totals import OpenedTotal
+from agents.gate.withheld_groups import Hidden, Label, Withheld
 from agents.order.party import note_opened, receive_all, send
-from agents.rows import exact_totals
-from agents.rows.cohort import check_levels
-from agents.rows.column_text import number_of
-from agents.rows.dataset import Dataset
-from agents.statistics import audited, earlier_sketches
+from agents.statistics import audited
 from agents.statistics.answer import Answered, RowCounts, repeat_answered
+from agents.statistics.described_rows import HAS_VALUE
 from agents.statistics.described_table import ShownPart, finished
-from agents.statistics.groups import n_label_columns
-from agents.statistics.opened_sets import (
-    WHOLE,
-    is_near_sketch,
-    key_of,
-    near_sketched_groups,
-    sets_of,
+from agents.statistics.groups import Agreed
+from agents.statistics.labels import check_stated, n_label_columns
+from agents.statistics.opened_sets import WHOLE, key_of
+from agents.statistics.party import AgreedStatistics
+from agents.statistics.quantile_rounds import (
+    Ranked,
+    Searched,
+    check_searched,
+    found_values,
+    notes_of,
+    search_together,
 )
-from agents.statistics.party import (
-    AgreedStatistics,
-    AskedStatistics,
-    PartReading,
-    Reading,
-    open_data,
+from agents.statistics.readings import Reading
+from agents.statistics.sums import (
+    COUNT_BITS,
+    WIDTHS,
+    Sums,
+    check_counts,
+    end_sums,
 )
-from agents.statistics.sums import COUNT_BITS, WIDTHS, Sums, end_sums
-from agents.statistics.tallies import Tally, check_masks, own_tallies
-from protocol.errors import BadRequest, Refused, bad_request
+from analytics.statistics.exact import Number
+from protocol.errors import bad_request
 from protocol.fields import Strict
-from protocol.messages import EVERYONE, bad_message, canonical, read_json
-from protocol.statistics_described import Kind, Part, parts_of
-
-HAS_VALUE = ""
-"""In the place of a column's value, the label of rows that have one: no number is written
-so.
-"""
+from protocol.messages import EVERYONE, bad_message, read_json
+from protocol.shares.cells import MOST_THRESHOLD
+from protocol.statistics_described import SEARCHED, Kind, Part, parts_of
+from protocol.statistics_request import MOST_COLUMNS
 
 
 class _Statement(Strict):
-    """A provider to all hospitals of the order, sealed to the group."""
+    """A provider to all hospitals of the order, sealed to the group.
+
+    The fields with defaults are left out where they hold, as versions do that do not know
+    them.
+    """
 
     # In the order of the columns; of the questions, as
-    # `agents.gate.disclosure.encode_statement` writes their groups.
+    # `agents.gate.group_statements.encode_statement` writes their groups.
     kinds: list[Literal["number", "category"]]
     parts: list[str]
     # Too few rows have changed since the schedule's last result, which stands again.
     repeats: bool
-    min_rows: int
-    min_providers: int
+    min_rows: Annotated[int, Field(ge=1, le=MOST_THRESHOLD)]
+    min_providers: Annotated[int, Field(ge=1, le=MOST_THRESHOLD)]
+    # Of quartiles, as `groups._Statement` has them; the places of the questions whose
+    # columns are of whole numbers.
+    extremes: bool = False
+    exact_quantiles: bool = False
+    whole: list[int] = Field(default_factory=list, max_length=2 * MOST_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -74,198 +91,23 @@ class _Agreed:
     repeats: list[int]
     # The largest of all policies.
     min_rows: int
+    # Of the questions whose values are searched, by name, what decides how finely.
+    searched: dict[str, Agreed] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """Of all shown groups, as the memory has them."""
+        names: set[str] = set()
+        for part in self.parts:
+            names |= {key_of(label) for label in part.shown}
+        return names
 
 
-@dataclass
-class _OwnPart:
-    """One of the questions at this provider."""
+_Numbers = dict[str, dict[Label, list[int]]]
+"""By question, the integers of each group."""
 
-    part: Part
-    # The same order as if this were what it asks.
-    party: AskedStatistics
-    tallies: dict[Label, Tally]
-    # Earlier answers, from before the audit kept sets, that differ by few of its rows.
-    near: set[Label]
-    is_near: bool = False
-
-    def withheld(self, near: set[Label]) -> dict[Label, Withheld]:
-        facts = {}
-        for label, tally in self.tallies.items():
-            is_near = self.is_near or label in near or label in self.near
-            facts[label] = replace(tally.facts, is_near=is_near)
-        return disclosure.withhold(facts, self.party.rules)
-
-
-# A provider's part, read once
-
-
-def read(party: AskedStatistics, levels: Mapping[str, tuple[str, ...]]) -> Reading:
-    """Reads this provider's rows through the gate, and makes its integers of them.
-
-    levels: of categories, once they are agreed on. Raises Refused (code min_rows) for too
-    few rows, BadRequest for columns that are missing or cannot be used.
-
-    Disclosure: as `agents.statistics.pooled.read_rows`.
-    """
-    with open_data(party, again=bool(levels), levels=levels) as dataset:
-        disclosure.check_rows(dataset.n_rows, party.rules)
-        kinds = _kinds(dataset, party)
-        parts = []
-        for part in parts_of(party.request, kinds):
-            parts.append(_own_part(party, part, dataset))
-        reserved = _reserve(party, dataset, parts)
-    if reserved is None:
-        return Reading(n_rows=dataset.n_rows, repeats=True)
-    found = {}
-    for own in parts:
-        withheld = own.withheld(reserved[own.part.name])
-        found[own.part.name] = _part_reading(own.tallies, withheld)
-    return Reading(
-        n_rows=dataset.n_rows,
-        n_selected=dataset.n_rows + dataset.n_left_out,
-        n_left_out=dataset.n_left_out,
-        n_null=dataset.n_left_out,
-        levels=dict(levels),
-        kinds=kinds,
-        parts=found,
-    )
-
-
-def _part_reading(
-    tallies: Mapping[Label, Tally], withheld: Mapping[Label, Withheld]
-) -> PartReading:
-    numbers = {key_of(label): tally.numbers for label, tally in tallies.items()}
-    rules = {
-        key_of(label): (why.rule, why.threshold) for label, why in withheld.items()
-    }
-    return PartReading(tallies=numbers, withheld=rules)
-
-
-def _kinds(dataset: Dataset, party: AskedStatistics) -> dict[str, Kind]:
-    """What each column is at this provider: a category where the question says so, or
-    some of its texts are no numbers.
-    """
-    kinds: dict[str, Kind] = {}
-    for name in party.request.columns or []:
-        kinds[name] = "category"
-        if name in party.request.rows.categorical:
-            continue
-        try:
-            number_of(dataset, name)
-            kinds[name] = "number"
-        except BadRequest as error:
-            if error.code != "not_numeric":
-                raise
-    return kinds
-
-
-def _own_part(party: AskedStatistics, part: Part, dataset: Dataset) -> _OwnPart:
-    # Its cells are never compared jointly: one comparison is all that an order has.
-    rules = party.rules.model_copy(update={"cells": "each"})
-    policy = party.policy.model_copy(update={"statistics": rules})
-    single = replace(party, request=part.request, policy=policy)
-    check_masks(single, dataset)
-    group_by = party.request.group_by or []
-    own = _OwnPart(part, single, _tallies(single, part, dataset, group_by), set())
-    if earlier_sketches.keeps_sketches(single):
-        try:
-            own.is_near = is_near_sketch(single, dataset)
-        except Refused:
-            own.is_near = True
-        own.near = near_sketched_groups(single, dataset)
-    return own
-
-
-def _tallies(
-    single: AskedStatistics, part: Part, dataset: Dataset, group_by: Sequence[str]
-) -> dict[Label, Tally]:
-    request = part.request
-    if part.what == "moments":
-        return own_tallies(dataset, request, single.me)
-    if part.what == "levels":
-        tallies = own_tallies(dataset, request, single.me)
-        levels = {str(label[0]) for label in tallies if label[0] is not None}
-        check_levels(
-            part.column,
-            levels,
-            remedy="Leave it out, or derive fewer values of it.",
-        )
-        return {label: one for label, one in tallies.items() if label[0] is not None}
-    with_value = exact_totals.counts_with_value(dataset, part.column, group_by=group_by)
-    if part.what == "count":
-        return {label: _counted(n) for label, n in with_value.items() if n}
-    # Rows with a value and such without are told apart as those of two values are, so
-    # that neither is few.
-    tallies = {}
-    for label, n_rows in exact_totals.counts(dataset, group_by).items():
-        n = with_value[label]
-        counts = {(HAS_VALUE, *label): n, (None, *label): n_rows - n}
-        tallies |= {label: _counted(n) for label, n in counts.items() if n}
-    return tallies
-
-
-def _counted(n_rows: int) -> Tally:
-    return Tally(GroupFacts(n_rows), [n_rows])
-
-
-def _reserve(
-    party: AskedStatistics, dataset: Dataset, parts: Sequence[_OwnPart]
-) -> dict[str, set[Label]] | None:
-    """By question the groups that must be withheld because of what was answered before,
-    or what the others of this order open; None where the last result stands again.
-
-    What a question's own totals would tell withholds that question alone.
-    """
-    request = party.request
-    columns = [*(request.columns or []), *(request.group_by or [])]
-    members = audited.read_members(party, dataset, request.rows.with_plain(columns))
-    sets: list[AskedSet] = []
-    kept_as: dict[str, str] = {}
-    asked: dict[str, dict[str, Label]] = {}
-    for own in parts:
-        # What other rules withhold will not be opened.
-        withheld = own.withheld(set())
-        labels = {}
-        for label in _asked_labels(own):
-            if label not in withheld:
-                labels[key_of(label)] = label
-        asked[own.part.name] = labels
-        if not labels:
-            continue
-        whole, groups = sets_of(
-            own.party,
-            dataset,
-            labels.values(),
-            (),
-            members=members,
-            only_missing=own.part.what == "missing",
-        )
-        for one in [*whole, *groups]:
-            name = canonical([own.part.name, one.name])
-            kept_as[name] = one.name
-            sets.append(replace(one, name=name))
-    reserved = audited.reserve_totals(party, dataset, [], sets, kept_as=kept_as)
-    if reserved is None:
-        return None
-    found: dict[str, set[Label]] = {own.part.name: set() for own in parts}
-    for name in reserved.withheld:
-        part_name, key = json.loads(name)
-        labels = asked[part_name]
-        if key not in WHOLE:
-            found[part_name].add(labels[key])
-            continue
-        if party.order.repeats is not None:
-            return None
-        # As a question by itself that is refused.
-        found[part_name] |= set(labels.values())
-    return found
-
-
-def _asked_labels(own: _OwnPart) -> list[Label]:
-    """The groups whose numbers would be opened."""
-    if own.part.what != "missing":
-        return list(own.tallies)
-    return [label for label in own.tallies if label[0] is None]
+_Quartiles = dict[Label, list[Number | None]]
+"""Of one question."""
 
 
 # What all know of
@@ -283,8 +125,18 @@ def _agree(party: AgreedStatistics, reading: Reading | None) -> _Agreed:
     request = party.request
     if reading is not None:
         state = functools.partial(_state, party, reading)
-        send(party, "statement", state, recipient=EVERYONE)
-    messages = receive_all(party, "statement", request.providers, EVERYONE)
+        send(
+            party,
+            "statement",
+            state,
+            recipient=EVERYONE,
+        )
+    messages = receive_all(
+        party,
+        "statement",
+        request.providers,
+        EVERYONE,
+    )
     statements: dict[int, _Statement] = {}
     for user, body in messages.items():
         what = "A provider's statement of its groups"
@@ -293,31 +145,82 @@ def _agree(party: AgreedStatistics, reading: Reading | None) -> _Agreed:
     everybody = list(statements.values())
     min_rows = max(statement.min_rows for statement in everybody)
     min_providers = max(statement.min_providers for statement in everybody)
-    repeats = [user for user, statement in statements.items() if statement.repeats]
+    repeats = []
+    for user, statement in statements.items():
+        if statement.repeats:
+            repeats.append(user)
     if repeats:
-        return _Agreed([], {}, repeats, min_rows)
+        return _Agreed(
+            parts=[],
+            kinds={},
+            repeats=repeats,
+            min_rows=min_rows,
+        )
     kinds = _joint_kinds(request.columns or [], everybody)
     parts = []
+    searched = {}
     asked = parts_of(request, kinds)
-    if any(len(statement.parts) != len(asked) for statement in everybody):
+    n_stated = {len(statement.parts) for statement in everybody}
+    if n_stated != {len(asked)}:
         raise bad_message("states the groups of other questions")
     for place, part in enumerate(asked):
-        texts = {user: one.parts[place].encode() for user, one in statements.items()}
-        stated = disclosure.decode_statements(
-            texts, n_columns=n_label_columns(part.request), key=_key(party, place)
+        texts = {}
+        for user, statement in statements.items():
+            texts[user] = statement.parts[place].encode()
+        stated = group_statements.decode_statements(
+            texts,
+            n_columns=n_label_columns(part.request),
+            key=_key(party, place),
         )
-        withheld = disclosure.joint_withheld(stated, min_providers)
-        shown = disclosure.shown_groups(stated, withheld)
+        _check_names(part, stated.values())
+        withheld = withheld_groups.joint_withheld(stated, min_providers)
+        shown = withheld_groups.shown_groups(stated, withheld)
         if part.what == "missing":
             shown = [label for label in shown if label[0] is None]
         parts.append(ShownPart(part, shown, withheld))
-    return _Agreed(parts, kinds, [], min_rows)
+        if part.what in SEARCHED:
+            searched[part.name] = Agreed(
+                shown=shown,
+                withheld=withheld,
+                repeats=[],
+                min_rows=min_rows,
+                exact_quantiles=all(one.exact_quantiles for one in everybody),
+                extremes=all(one.extremes for one in everybody),
+                whole=all(place in one.whole for one in everybody),
+            )
+    return _Agreed(
+        parts=parts,
+        kinds=kinds,
+        repeats=[],
+        min_rows=min_rows,
+        searched=searched,
+    )
+
+
+def _check_names(part: Part, stated: Collection[Iterable[Label | Hidden]]) -> None:
+    """ProtocolViolation (code bad_message) for a name that the question's rows cannot
+    have: as `check_stated`, and where values are told apart from none, another one.
+    """
+    if part.what not in ("missing", "levels"):
+        check_stated(part.request, stated)
+        return
+    for labels in stated:
+        for label in labels:
+            if isinstance(label, Hidden):
+                continue
+            value = label[0]
+            if part.what == "levels" and value is None:
+                raise bad_message("states a level that is none")
+            if part.what == "missing" and value not in (HAS_VALUE, None):
+                raise bad_message("states a value where rows with one are counted")
 
 
 def _joint_kinds(
-    columns: Sequence[str], statements: Sequence[_Statement]
+    columns: Sequence[str],
+    statements: Sequence[_Statement],
 ) -> dict[str, Kind]:
-    if any(len(statement.kinds) != len(columns) for statement in statements):
+    n_stated = {len(statement.kinds) for statement in statements}
+    if n_stated != {len(columns)}:
         raise bad_message("states the kinds of other columns")
     kinds: dict[str, Kind] = {}
     mixed = []
@@ -327,9 +230,10 @@ def _joint_kinds(
         if len(stated) > 1:
             mixed.append(name)
     if mixed:
+        names = ", ".join(mixed)
         raise bad_request(
             "levels",
-            f"{', '.join(mixed)}: numbers at one hospital, and texts at another.",
+            f"{names}: numbers at one hospital, and texts at another.",
             "Name the column in categorical, or turn it into numbers in a view.",
         )
     return kinds
@@ -338,19 +242,31 @@ def _joint_kinds(
 def _state(party: AgreedStatistics, reading: Reading) -> bytes:
     """This provider's statement."""
     parts = []
+    whole = []
     for place, own in enumerate(reading.parts.values()):
+        if own.whole:
+            whole.append(place)
         labels = [_label(text) for text in own.tallies]
-        withheld = {_label(text): Withheld(*why) for text, why in own.withheld.items()}
+        withheld = {}
+        for text, why in own.withheld.items():
+            withheld[_label(text)] = Withheld(*why)
         key = _key(party, place)
-        parts.append(disclosure.encode_statement(labels, withheld, key=key).decode())
+        groups = group_statements.encode_statement(labels, withheld, key=key)
+        parts.append(groups.decode())
+    rules = party.rules
+    is_searched = party.request.searches
     statement = _Statement(
         kinds=list(reading.kinds.values()),
         parts=parts,
         repeats=reading.repeats,
-        min_rows=party.rules.min_rows,
-        min_providers=party.rules.least_providers,
+        min_rows=rules.min_rows,
+        min_providers=rules.least_providers,
+        extremes=is_searched and rules.extremes,
+        exact_quantiles=is_searched and rules.exact_quantiles,
+        whole=whole,
     )
-    return statement.model_dump_json().encode()
+    text = statement.model_dump_json(exclude_defaults=True)
+    return text.encode()
 
 
 def _key(party: AgreedStatistics, place: int) -> bytes:
@@ -370,72 +286,135 @@ def _label(text: str) -> Label:
 def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     """States the groups, adds this provider's part, and finishes at a receiver."""
     agreed = _agree(party, reading)
-    names = {key_of(label) for part in agreed.parts for label in part.shown}
+    questions = _searched_questions(agreed, reading)
+    check_searched(list(questions.values()))
     # From the sums on, a receiver can open them.
-    if names:
-        audited.commit_totals(party, shown=names | WHOLE)
+    if agreed.names:
+        audited.commit_totals(party, shown=agreed.names | WHOLE)
     else:
         audited.drop_totals(party)
     if agreed.repeats:
         end_sums(party, round=0)
         return repeat_answered(party, agreed.repeats)
-    opened = _note_opened(party, agreed) if names else []
-    numbers = _add(party, reading, agreed)
+    opened: list[str] = []
+    if agreed.names:
+        opened = _note_opened(party, agreed)
+    numbers, n_rounds = _add(party, reading, agreed)
+    searched, n_rounds = _search(
+        party,
+        reading,
+        questions,
+        first_round=n_rounds,
+    )
+    end_sums(party, round=n_rounds)
     # How many rows have a value is in the answer, and by hospital would tell the small
     # groups.
     rows = None if party.is_provider else RowCounts()
     if not party.is_receiver:
         return Answered(rows=rows)
-    found = finished(party.request, agreed.parts, numbers, min_rows=agreed.min_rows)
+    quartiles: dict[str, _Quartiles] = {}
+    notes: set[str] = set()
+    for name, of_question in searched.items():
+        question = questions[name]
+        of_groups = {}
+        for one in of_question:
+            values = found_values(question.request, question.agreed, one)
+            of_groups[one.label] = values
+        quartiles[name] = of_groups
+        of_search = notes_of(question.request, question.agreed, of_question)
+        notes.update(of_search)
+    found = finished(
+        party.request,
+        agreed.parts,
+        numbers,
+        quartiles=quartiles,
+        notes=notes,
+        min_rows=agreed.min_rows,
+    )
     found.opened = opened
     return Answered(found, rows=rows)
 
 
 def _note_opened(party: AgreedStatistics, agreed: _Agreed) -> list[str]:
-    """What the answer opens, in words; in a provider's ledger before any of it leaves."""
+    """What the answer opens, in words; in a provider's ledger before any of it leaves,
+    with who opens it.
+    """
     request = party.request
-    opened = totals.opened_totals(request, None, kinds=agreed.kinds)
+    by_receivers: dict[tuple[str, ...], list[OpenedTotal]] = {}
+    for total in totals.opened_totals(request, None, kinds=agreed.kinds):
+        of_receivers = by_receivers.setdefault(total.receivers, [])
+        of_receivers.append(total)
     n_rows = sum(party.n_rows[user] for user in request.providers)
-    sentences = totals.words_of(
-        opened, n_rows=n_rows, n_hospitals=len(request.providers)
-    )
-    if party.is_provider:
-        note_opened(party, sentences, receivers=totals.receivers_of(request))
-    return sentences
+    opened = []
+    for place, (receivers, of_receivers) in enumerate(by_receivers.items()):
+        sentences = totals_in_words.words_of(
+            of_receivers,
+            n_rows=n_rows,
+            n_hospitals=len(request.providers),
+        )
+        opened += sentences
+        if party.is_provider:
+            what = f"opens {place}" if place else "opens"
+            note_opened(
+                party,
+                sentences,
+                receivers=receivers,
+                what=what,
+            )
+    return opened
 
 
 def _add(
-    party: AgreedStatistics, reading: Reading | None, agreed: _Agreed
-) -> dict[str, dict[Label, list[int]]]:
+    party: AgreedStatistics,
+    reading: Reading | None,
+    agreed: _Agreed,
+) -> tuple[_Numbers, int]:
     """The joint integers of each question's shown groups, at who opens them: one sum of
-    all numbers' moments, and one of all counts, which are a hundred times shorter.
+    all numbers' moments, and one of all counts, which are a hundred times shorter; and
+    how many sums there were.
     """
-    sums = Sums(party)
-    found: dict[str, dict[Label, list[int]]] = {}
+    sums = Sums(party, party.request.receivers)
+    found: _Numbers = {}
     n_rounds = 0
-    for is_of_numbers, width in ((True, WIDTHS["var"]), (False, COUNT_BITS)):
-        parts = []
-        for one in agreed.parts:
-            if (one.part.what == "moments") == is_of_numbers:
-                parts.append(one)
+    moments = []
+    counts = []
+    for one in agreed.parts:
+        if one.part.what == "moments":
+            moments.append(one)
+        elif one.part.what not in SEARCHED:
+            counts.append(one)
+    added = (
+        (moments, WIDTHS["var"]),
+        (counts, COUNT_BITS),
+    )
+    for parts, width in added:
         count = sum(len(one.shown) * one.n_numbers for one in parts)
         joint: list[int] = []
         if count:
             own_numbers = _own_numbers(reading, parts)
-            joint = sums.add(own_numbers, count=count, width=width, round=n_rounds)
+            joint = sums.add(
+                own_numbers,
+                count=count,
+                width=width,
+                round=n_rounds,
+            )
             n_rounds += 1
         for one in parts:
-            found[one.part.name] = {}
+            of_groups = {}
             # At who opens nothing there are no numbers.
-            for label in one.shown if joint else ():
-                found[one.part.name][label] = joint[: one.n_numbers]
+            shown = one.shown if joint else ()
+            for label in shown:
+                of_groups[label] = joint[: one.n_numbers]
                 del joint[: one.n_numbers]
-    end_sums(party, round=n_rounds)
-    return found
+            found[one.part.name] = of_groups
+            n_rows = [numbers[0] for numbers in of_groups.values()]
+            check_counts(party, n_rows)
+    return found, n_rounds
 
 
 def _own_numbers(
-    reading: Reading | None, parts: Sequence[ShownPart]
+    reading: Reading | None,
+    parts: Sequence[ShownPart],
 ) -> Callable[[], list[int]]:
     """This provider's integers of every shown group, one behind the other."""
 
@@ -452,3 +431,51 @@ def _own_numbers(
         return numbers
 
     return own_numbers
+
+
+# Searches
+
+
+def _searched_questions(agreed: _Agreed, reading: Reading | None) -> dict[str, Ranked]:
+    """By name the questions whose values are searched, of which a group is shown."""
+    questions = {}
+    for one in agreed.parts:
+        name = one.part.name
+        of_part = agreed.searched.get(name)
+        if of_part is None or not one.shown:
+            continue
+        tallies: dict[str, list[int]] = {}
+        if reading is not None:
+            tallies = reading.parts[name].tallies
+        questions[name] = Ranked(
+            one.part.request,
+            of_part,
+            tallies,
+        )
+    return questions
+
+
+def _search(
+    party: AgreedStatistics,
+    reading: Reading | None,
+    questions: Mapping[str, Ranked],
+    *,
+    first_round: int,
+) -> tuple[dict[str, list[Searched]], int]:
+    """By name the ended searches of each question's groups, and the round behind them.
+
+    Every hospital opens these counts, which are sums of their own.
+    """
+    if not questions:
+        return {}, first_round
+    sums = Sums(party, party.request.openers, series=1)
+    asked = list(questions.values())
+    found, n_rounds = search_together(
+        party,
+        reading,
+        asked,
+        sums,
+        first_round=first_round,
+    )
+    by_name = dict(zip(questions, found, strict=True))
+    return by_name, n_rounds

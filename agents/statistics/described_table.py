@@ -4,33 +4,48 @@ the joint integers that receivers have opened.
     column,over,arm,level,quantity,describe,withheld
     age,all,,,mean,61.2,
     age,group,a,,mean,60.9,
+    age,group,a,"[50, 60)",n,31,
+    age,group,a,,median,61.5,
     age,groups,,,smd,0.052,
     sex,group,a,F,n,112,
     sex,group,a,F,share,0.51,
 
 The column `over` and that of the groups are there where there are groups.
 
-Decision 88.
+Decisions 88, 116 and 118.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from agents.gate.disclosure import Hidden, Label, Withheld, label_order
+from agents.gate.withheld_groups import Hidden, Label, Withheld, label_order
 from agents.statistics.answer import Answer
+from agents.statistics.labels import bin_label
 from agents.statistics.results import Cell
 from agents.statistics.sums import N_NUMBERS
 from analytics.statistics import exact, standardised
-from analytics.statistics.exact import Moments, Number, told
+from analytics.statistics.exact import TOO_LARGE, Moments, Number, told
 from protocol.statistics_described import Part
 from protocol.statistics_request import WITHHELD, StatisticsRequest
 
+QUARTILE_NAMES = ("q1", "median", "q3")
+"""What the quantities of `QUARTILES` are called."""
+
 OF_GROUPS = "groups"
 """In the place of a rule, where a number needs groups or levels of which one is withheld."""
+
+Pair = tuple[Label, Label]
+
+Over = tuple[str, str | None]
+"""Of what a quantity is, and of which group."""
+
+_OVER_ALL: Over = ("all", None)
+_BETWEEN_GROUPS: Over = ("groups", None)
 
 
 @dataclass(frozen=True)
@@ -54,13 +69,22 @@ class _Found:
     numbers: tuple[int, ...] | None
     why: str | None = None
 
+    @property
+    def n_rows(self) -> int | None:
+        """Where the numbers are a count, or begin with one."""
+        if self.numbers is None:
+            return None
+        return self.numbers[0]
+
 
 @dataclass(frozen=True)
 class _Question:
     """One of the questions, answered."""
 
     asked: ShownPart
+    # Nothing of one whose values are searched.
     numbers: Mapping[Label, Sequence[int]]
+    quartiles: Mapping[Label, Sequence[Number | None]]
     # In the place of a number that is 0 or withheld: nobody learns which.
     few: str
 
@@ -70,28 +94,41 @@ class _Question:
 
     @property
     def named(self) -> list[Label]:
-        names = [one for one in self.asked.withheld if not isinstance(one, Hidden)]
-        return [*self.asked.shown, *names]
+        asked = self.asked
+        names = [label for label in asked.withheld if not isinstance(label, Hidden)]
+        return [*asked.shown, *names]
 
     def find(self, label: Label) -> _Found:
         if label in self.numbers:
-            return _Found(tuple(self.numbers[label]))
+            numbers = self.numbers[label]
+            return _Found(tuple(numbers))
         why = self.asked.withheld.get(label)
         if why is not None:
-            return _Found(None, f"{why.rule} {why.threshold}")
+            rule = f"{why.rule} {why.threshold}"
+            return _Found(None, rule)
         if self.has_hidden:
             return _Found(None, self.few)
-        return _Found((0,) * self.asked.n_numbers)
+        return self._nothing()
 
     def add(self, labels: Sequence[Label]) -> _Found:
         """Over several groups."""
-        found = [self.find(label) for label in labels]
-        numbers = [one.numbers for one in found if one.numbers is not None]
-        if self.has_hidden or len(numbers) < len(found):
+        numbers = []
+        for label in labels:
+            of_group = self.find(label).numbers
+            if of_group is not None:
+                numbers.append(of_group)
+        is_one_withheld = len(numbers) < len(labels)
+        if self.has_hidden or is_one_withheld:
             return _Found(None, OF_GROUPS)
         if not numbers:
-            return _Found((0,) * self.asked.n_numbers)
-        return _Found(tuple(sum(column) for column in zip(*numbers, strict=True)))
+            return self._nothing()
+        columns = zip(*numbers, strict=True)
+        total = tuple(sum(column) for column in columns)
+        return _Found(total)
+
+    def _nothing(self) -> _Found:
+        zeros = (0,) * self.asked.n_numbers
+        return _Found(zeros)
 
 
 @dataclass
@@ -105,15 +142,17 @@ class _Table:
     def add(
         self,
         column: str,
-        over: tuple[str, str | None],
+        over: Over,
         level: str | None,
         quantity: str,
         value: Number | None,
         why: str | None = None,
     ) -> None:
-        """over: of what, and of which group."""
-        groups = list(over) if self.has_groups else []
-        self.rows.append([column, *groups, level, quantity, value, why])
+        row: list[Cell] = [column]
+        if self.has_groups:
+            row += over
+        row += [level, quantity, value, why]
+        self.rows.append(row)
 
     def value(self, compute: Callable[[], Number | None], what: str) -> Number | None:
         """A value; where there is none, a note of why."""
@@ -132,30 +171,41 @@ def finished(
     parts: Sequence[ShownPart],
     numbers: Mapping[str, Mapping[Label, Sequence[int]]],
     *,
+    quartiles: Mapping[str, Mapping[Label, Sequence[Number | None]]],
+    notes: Iterable[str],
     min_rows: int,
 ) -> Answer:
-    """The answer from the joint integers of each question's shown groups, by its name.
+    """The answer from the joint integers of each question's shown groups, by its name,
+    and from the quartiles of those that are searched, with the notes of the search.
 
     A number that does not exist is null, and a note says why; one that is withheld is
     null beside the rule. Disclosure: to receivers, which have opened the integers.
     """
     has_groups = bool(request.group_by)
-    table = _Table(has_groups)
+    table = _Table(has_groups, notes=set(notes))
     questions: dict[str, _Question] = {}
-    answer = Answer(
-        [*request.label_columns, request.result_alias, WITHHELD], table.rows
-    )
-    few = f"0 to {min_rows - 1}"
+    names = [*request.label_columns, request.result_alias, WITHHELD]
+    answer = Answer(names, table.rows)
+    most_of_few = min_rows - 1
+    few = f"0 to {most_of_few}"
     n_hidden = 0
     for asked in parts:
-        name = asked.part.name
-        questions[name] = _Question(asked, numbers[name], few)
+        part = asked.part
+        name = part.name
+        questions[name] = _Question(
+            asked,
+            numbers.get(name, {}),
+            quartiles.get(name, {}),
+            few,
+        )
         for label, why in asked.withheld.items():
             if isinstance(label, Hidden):
                 n_hidden += 1
                 answer.withheld[label] = why
-            elif asked.part.what != "missing" or label[0] is None:
-                answer.withheld[(asked.part.column, asked.part.what, *label)] = why
+            elif part.what != "missing" or label[0] is None:
+                told_label = _with_bin_text(part, label)
+                withheld_label = (part.column, part.what, *told_label)
+                answer.withheld[withheld_label] = why
     groups = _groups(questions.values(), has_groups)
     for column in request.columns or []:
         if f"moments {column}" in questions:
@@ -174,6 +224,11 @@ def _groups(questions: Iterable[_Question], has_groups: bool) -> list[Label]:
         return [()]
     found: set[Label] = set()
     for question in questions:
+        # The labels of bins end with the bin, and their groups are those of the moments;
+        # what is of all groups has none.
+        what = question.asked.part.what
+        if what in ("bins", "overall"):
+            continue
         found |= {label[-1:] for label in question.named}
     return sorted(found, key=label_order)
 
@@ -186,28 +241,110 @@ def _describe_numbers(
 ) -> None:
     moments = questions[f"moments {column}"]
     missing = questions[f"missing {column}"]
+    by_group = questions.get(f"quartiles {column}")
+    overall = questions.get(f"overall {column}")
 
-    def show(over: tuple[str, str | None], sums: _Found, n_missing: _Found) -> None:
-        _show_count(table, column, over, n_missing, quantity="missing", level=None)
+    def show(over: Over, sums: _Found, n_missing: _Found) -> None:
+        add = functools.partial(table.add, column, over, None)
+        add("missing", n_missing.n_rows, n_missing.why)
         if sums.numbers is None:
             for quantity in ("n", "mean", "sd"):
-                table.add(column, over, None, quantity, None, sums.why)
+                add(quantity, None, sums.why)
             return
         found = Moments(*sums.numbers)
-        table.add(column, over, None, "n", found.n)
-        mean = functools.partial(exact.mean, found, told)
-        table.add(column, over, None, "mean", table.value(mean, "A mean"))
-        sd = functools.partial(exact.std, found, 1)
-        what = "A standard deviation"
-        table.add(column, over, None, "sd", table.value(sd, what))
+        add("n", found.n)
+        compute_mean = functools.partial(exact.mean, found, told)
+        mean = table.value(compute_mean, "A mean")
+        add("mean", mean)
+        compute_sd = functools.partial(exact.std, found, 1)
+        sd = table.value(compute_sd, "A standard deviation")
+        add("sd", sd)
 
     if table.has_groups:
         no_value: list[Label] = [(None, *group) for group in groups]
-        show(("all", None), moments.add(groups), missing.add(no_value))
+        show(_OVER_ALL, moments.add(groups), missing.add(no_value))
+        _show_quartiles(table, column, _OVER_ALL, overall, ())
     for group in groups:
-        show(_over(group), moments.find(group), missing.find((None, *group)))
+        over = _over(group)
+        n_missing = missing.find((None, *group))
+        show(over, moments.find(group), n_missing)
+        _show_quartiles(table, column, over, by_group, group)
+    binned = questions.get(f"bins {column}")
+    if binned is not None:
+        _show_bins(table, column, binned, groups)
     if table.has_groups:
-        _show_difference(table, column, groups, lambda pair: _of_means(moments, pair))
+        compare = functools.partial(_of_means, moments)
+        _show_difference(table, column, groups, compare)
+
+
+def _show_quartiles(
+    table: _Table,
+    column: str,
+    over: Over,
+    searched: _Question | None,
+    group: Label,
+) -> None:
+    """Those of one group, where they are asked for."""
+    if searched is None:
+        return
+    values = searched.quartiles.get(group)
+    why = None
+    if values is None:
+        why = searched.find(group).why
+        values = [None] * len(QUARTILE_NAMES)
+        if why is None:
+            table.notes.add("A median of no rows has no value.")
+    add = functools.partial(table.add, column, over, None)
+    for quantity, value in zip(QUARTILE_NAMES, values, strict=True):
+        add(quantity, value, why)
+
+
+def _show_bins(
+    table: _Table,
+    column: str,
+    binned: _Question,
+    groups: Sequence[Label],
+) -> None:
+    """How many rows of each group, and of all, lie between the histogram's edges."""
+    edges = binned.asked.part.request.bins
+    assert edges is not None, "a histogram has some"
+    for place, level in enumerate(bin_texts(edges)):
+        name = bin_label(place)
+        labels = [(*group, name) for group in groups]
+        show = functools.partial(_show_n, table, column, level)
+        if table.has_groups:
+            of_all = binned.add(labels)
+            show(_OVER_ALL, of_all)
+        for group, label in zip(groups, labels, strict=True):
+            of_group = binned.find(label)
+            show(_over(group), of_group)
+
+
+def bin_texts(edges: Sequence[float]) -> list[str]:
+    """What lies below the first edge, between each two, and above the last.
+
+    >>> bin_texts([50.0, 60.0, 70.5])
+    ['< 50', '[50, 60)', '[60, 70.5]', '> 70.5']
+    """
+    # All digits: two edges of a histogram may differ in the last of them.
+    texts = [repr(float(edge)).removesuffix(".0") for edge in edges]
+    between = [f"[{low}, {high})" for low, high in itertools.pairwise(texts)]
+    # The last bin holds its upper edge.
+    between[-1] = between[-1].removesuffix(")") + "]"
+    below = f"< {texts[0]}"
+    above = f"> {texts[-1]}"
+    return [below, *between, above]
+
+
+def _with_bin_text(part: Part, label: Label) -> Label:
+    """A label whose bin, where it has one, is told by its edges."""
+    if part.what != "bins" or part.request.bins is None:
+        return label
+    *groups, name = label
+    texts = bin_texts(part.request.bins)
+    by_name = {bin_label(place): text for place, text in enumerate(texts)}
+    told_name = by_name.get(name or "", name)
+    return (*groups, told_name)
 
 
 def _describe_category(
@@ -222,29 +359,31 @@ def _describe_category(
     levels = sorted({str(label[0]) for label in tabled.named})
 
     def show(
-        over: tuple[str, str | None],
-        n_rows: _Found,
+        over: Over,
+        n_all: _Found,
         n_missing: _Found,
         of_level: Mapping[str, _Found],
     ) -> None:
-        _show_count(table, column, over, n_missing, quantity="missing", level=None)
-        _show_count(table, column, over, n_rows, quantity="n", level=None)
+        add = functools.partial(table.add, column, over)
+        add(None, "missing", n_missing.n_rows, n_missing.why)
+        add(None, "n", n_all.n_rows, n_all.why)
         for level, found in of_level.items():
-            _show_count(table, column, over, found, quantity="n", level=level)
-            why = found.why or n_rows.why
-            share = None
-            if found.numbers is not None and n_rows.numbers is not None:
-                share = _share(found.numbers[0], n_rows.numbers[0])
-            table.add(column, over, level, "share", share, why)
+            add(level, "n", found.n_rows, found.why)
+            share = _share(found.n_rows, n_all.n_rows)
+            why = found.why or n_all.why
+            add(level, "share", share, why)
 
     if table.has_groups:
         no_value: list[Label] = [(None, *group) for group in groups]
         of_all = {}
         for level in levels:
-            of_all[level] = tabled.add([(level, *group) for group in groups])
-        show(("all", None), count.add(groups), missing.add(no_value), of_all)
+            labels = [(level, *group) for group in groups]
+            of_all[level] = tabled.add(labels)
+        show(_OVER_ALL, count.add(groups), missing.add(no_value), of_all)
     for group in groups:
-        of_group = {level: tabled.find((level, *group)) for level in levels}
+        of_group = {}
+        for level in levels:
+            of_group[level] = tabled.find((level, *group))
         n_missing = missing.find((None, *group))
         show(_over(group), count.find(group), n_missing, of_group)
     if table.has_groups:
@@ -252,25 +391,26 @@ def _describe_category(
         _show_difference(table, column, groups, compare)
 
 
-def _over(group: Label) -> tuple[str, str | None]:
-    return ("group", group[0] if group else None)
+def _over(group: Label) -> Over:
+    name = group[0] if group else None
+    return ("group", name)
 
 
-def _show_count(
+def _show_n(
     table: _Table,
     column: str,
-    over: tuple[str, str | None],
+    level: str,
+    over: Over,
     found: _Found,
-    *,
-    quantity: str,
-    level: str | None,
 ) -> None:
-    n_rows = None if found.numbers is None else found.numbers[0]
-    table.add(column, over, level, quantity, n_rows, found.why)
+    table.add(column, over, level, "n", found.n_rows, found.why)
 
 
-def _share(n_rows: int, n_all: int) -> Number | None:
-    return told(Fraction(n_rows, n_all)) if n_all else None
+def _share(n_rows: int | None, n_all: int | None) -> Number | None:
+    """None where one of them is withheld, or where there are no rows."""
+    if n_rows is None or not n_all:
+        return None
+    return told(Fraction(n_rows, n_all))
 
 
 # Differences between two groups
@@ -280,53 +420,79 @@ def _show_difference(
     table: _Table,
     column: str,
     groups: Sequence[Label],
-    compare: Callable[[tuple[Label, Label]], Number | None],
+    compare: Callable[[Pair], Number | None],
 ) -> None:
     """Between the two groups of rows that have a value in the group's column."""
     named = [group for group in groups if group != (None,)]
     if len(named) != 2:
         table.notes.add("smd compares two groups, and the rows have another number.")
         return
+    first, second = named
+    show = functools.partial(
+        table.add,
+        column,
+        _BETWEEN_GROUPS,
+        None,
+        "smd",
+    )
     try:
-        value = compare((named[0], named[1]))
+        value = compare((first, second))
     except _WithheldError:
-        table.add(column, ("groups", None), None, "smd", None, OF_GROUPS)
+        show(None, OF_GROUPS)
+        return
+    except (ArithmeticError, ValueError):
+        table.notes.add(TOO_LARGE)
+        show(None)
         return
     if value is None:
         table.notes.add("smd has no value where a group is empty or neither varies.")
-    table.add(column, ("groups", None), None, "smd", value)
+    show(value)
 
 
 class _WithheldError(Exception):
     """A number that a difference is made of."""
 
 
-def _of_means(moments: _Question, pair: tuple[Label, Label]) -> Number | None:
-    means, variances = [], []
+def _of_means(moments: _Question, pair: Pair) -> Number | None:
+    means = []
+    variances = []
     for group in pair:
         found = moments.find(group)
         if found.numbers is None:
             raise _WithheldError
         sums = Moments(*found.numbers)
-        mean, variance = exact.mean(sums), exact.variance(sums, 1)
+        mean = exact.mean(sums)
+        variance = exact.variance(sums, 1)
         if mean is None or variance is None:
             return None
         means.append(float(mean))
         variances.append(float(variance))
-    return standardised.of_means((means[0], means[1]), (variances[0], variances[1]))
+    first_mean, second_mean = means
+    first_variance, second_variance = variances
+    return standardised.of_means(
+        (first_mean, second_mean),
+        (first_variance, second_variance),
+    )
 
 
 def _of_shares(
-    tabled: _Question, levels: Sequence[str], pair: tuple[Label, Label]
+    tabled: _Question,
+    levels: Sequence[str],
+    pair: Pair,
 ) -> Number | None:
     shares = []
     for group in pair:
-        found = [tabled.find((level, *group)) for level in levels]
-        counts = [one.numbers[0] for one in found if one.numbers is not None]
-        if len(counts) < len(found) or tabled.has_hidden:
+        counts = []
+        for level in levels:
+            n_rows = tabled.find((level, *group)).n_rows
+            if n_rows is not None:
+                counts.append(n_rows)
+        is_one_withheld = len(counts) < len(levels)
+        if is_one_withheld or tabled.has_hidden:
             raise _WithheldError
-        n_rows = sum(counts)
-        if not n_rows:
+        n_all = sum(counts)
+        if not n_all:
             return None
-        shares.append([n / n_rows for n in counts])
-    return standardised.of_shares(shares[0], shares[1])
+        shares.append([n_rows / n_all for n_rows in counts])
+    first, second = shares
+    return standardised.of_shares(first, second)

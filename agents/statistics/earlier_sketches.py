@@ -18,10 +18,14 @@ from datetime import UTC, datetime
 import numpy as np
 
 from agents.gate import disclosure
-from agents.gate.disclosure import Label, Sketch
-from agents.rows import exact_totals
+from agents.gate.disclosure import Sketch
+from agents.gate.withheld_groups import Label
+from agents.rows import row_sketches
 from agents.rows.dataset import Dataset
-from agents.statistics.party import AskedStatistics, data_name
+from agents.statistics.party import (
+    AskedStatistics,
+    data_name,
+)
 from protocol.errors import Refused
 from protocol.messages import canonical
 
@@ -60,8 +64,9 @@ def rows_of(
     """
     ordered = sorted(set(columns))
     needed = sorted(set(complete))
-    name = canonical([data_name(party, dataset), ordered, needed])
-    sketch, n_rows = exact_totals.sketch(dataset, ordered, complete=needed)
+    data = data_name(party, dataset)
+    name = canonical([data, ordered, needed])
+    sketch, n_rows = row_sketches.sketch(dataset, ordered, complete=needed)
     return AskedRows(name, sketch, n_rows)
 
 
@@ -73,8 +78,9 @@ def is_near_earlier(party: AskedStatistics, asked: AskedRows) -> bool:
     last result stands again. Raises Refused (code earlier_cohort) for such a change in
     any other order.
     """
+    earlier = _near_sketches(party, asked)
     try:
-        disclosure.check_sketch(asked.sketch, _near_sketches(party, asked), party.rules)
+        disclosure.check_sketch(asked.sketch, earlier, party.rules)
     except Refused:
         is_of_schedule = party.order.repeats is not None
         if not is_of_schedule:
@@ -88,11 +94,13 @@ def _near_sketches(party: AskedStatistics, asked: AskedRows) -> Iterator[Sketch]
     one at a time in memory.
     """
     for packed in party.ledger.earlier(party.readers, asked.name):
-        sketch, n_rows = packed[:-1], int(packed[-1])
+        sketch = packed[:-1]
+        n_rows = int(packed[-1])
+        n_come_or_gone = abs(n_rows - asked.n_rows)
         # Columns of few different values change in few cells of a sketch, whatever
         # their rows do. Where min_rows have come or gone, the rows are other ones
         # whatever the sketch says.
-        if abs(n_rows - asked.n_rows) < party.rules.min_rows:
+        if n_come_or_gone < party.rules.min_rows:
             yield sketch
 
 
@@ -111,14 +119,20 @@ class AskedGroups:
 
 
 def groups_of(
-    party: AskedStatistics, dataset: Dataset, summed: Sequence[str]
+    party: AskedStatistics,
+    dataset: Dataset,
+    summed: Sequence[str],
 ) -> AskedGroups:
     """The groups of the rows that have a value in the `summed` columns."""
     group_by = party.request.grouping
     ordered = sorted(summed)
-    name = canonical(["groups", data_name(party, dataset), ordered, group_by])
-    sketches = exact_totals.group_sketches(
-        dataset, ordered, complete=summed, group_by=group_by
+    data = data_name(party, dataset)
+    name = canonical(["groups", data, ordered, group_by])
+    sketches = row_sketches.group_sketches(
+        dataset,
+        ordered,
+        complete=summed,
+        group_by=group_by,
     )
     return AskedGroups(name, sketches)
 
@@ -131,14 +145,22 @@ def near_groups(party: AskedStatistics, groups: AskedGroups) -> set[Label]:
     near = set()
     for packed in party.ledger.earlier(party.readers, groups.name):
         # A line of the table is a group: digest of its label, number of rows, sketch.
-        table = packed.reshape(-1, 2 + exact_totals.GROUP_CELLS)
-        earlier = {int(line[0]): line[1:] for line in table}
+        n_cells = 2 + row_sketches.GROUP_CELLS
+        table = packed.reshape(-1, n_cells)
+        earlier = {}
+        for line in table:
+            digest = int(line[0])
+            earlier[digest] = line[1:]
         for label, sketch in groups.sketches.items():
-            other = earlier.get(_label_digest(label))
+            digest = _label_digest(label)
+            other = earlier.get(digest)
             if other is None:
                 continue
-            n_come_or_gone = abs(int(other[0]) - int(sketch[0]))
-            n_changed_cells = np.count_nonzero(other[1:] != sketch[1:])
+            n_rows = int(sketch[0])
+            n_rows_before = int(other[0])
+            n_come_or_gone = abs(n_rows_before - n_rows)
+            is_changed = other[1:] != sketch[1:]
+            n_changed_cells = np.count_nonzero(is_changed)
             if n_come_or_gone < min_rows and 0 < n_changed_cells < min_rows:
                 near.add(label)
     return near
@@ -146,5 +168,6 @@ def near_groups(party: AskedStatistics, groups: AskedGroups) -> set[Label]:
 
 def _label_digest(label: Label) -> int:
     """64 bits in the place of a group's name, which stays out of the vault."""
-    digest = hashlib.blake2b(canonical(list(label)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    name = canonical(list(label))
+    digest = hashlib.blake2b(name.encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big")

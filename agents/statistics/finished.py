@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from agents.gate.disclosure import Label
+from agents.gate.withheld_groups import Label
 from agents.statistics import survival_curves, tested
 from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
 from analytics.statistics import exact
-from analytics.statistics.exact import JointMoments, Moments, Number, told
+from analytics.statistics.exact import TOO_LARGE, JointMoments, Moments, Number, told
 from protocol.statistics_request import OF_RANKS, StatisticsRequest
 
 Cells = list[str | Number | None]
@@ -39,7 +39,12 @@ def finished_answer(
     if request.method == "kaplan_meier":
         return survival_curves.curves_answer(request, agreed.shown, by_group)
     if request.is_test:
-        return _of_test(request, agreed, by_group, event_sums)
+        return _of_test(
+            request,
+            agreed,
+            by_group,
+            event_sums,
+        )
     notes: set[str] = set()
     rows: dict[Label, list[Cells]] = {}
     for label, numbers in zip(agreed.shown, by_group, strict=True):
@@ -48,14 +53,17 @@ def finished_answer(
             continue
         value_of = functools.partial(_value, request, numbers)
         if request.is_share:
-            value_of = functools.partial(_share, numbers[0], n_all)
-        rows[label] = [[_noted(request, value_of, notes)]]
+            n_rows = numbers[0]
+            value_of = functools.partial(_share, n_rows, n_all)
+        cells: Cells = [_noted(request, value_of, notes)]
+        rows[label] = [cells]
+    most_of_few = agreed.min_rows - 1
     found = grouped_answer(
         request,
         rows,
         agreed.withheld,
         absent=agreed.absent,
-        few=f"0 to {agreed.min_rows - 1}",
+        few=f"0 to {most_of_few}",
     )
     found.notes += sorted(notes)
     return found
@@ -78,11 +86,15 @@ def _noted(
 
 
 def _share(n_rows: int, n_all: int) -> Number | None:
-    return told(Fraction(n_rows, n_all)) if n_all else None
+    if not n_all:
+        return None
+    return told(Fraction(n_rows, n_all))
 
 
 def _matrix(
-    request: StatisticsRequest, numbers: Sequence[int], notes: set[str]
+    request: StatisticsRequest,
+    numbers: Sequence[int],
+    notes: set[str],
 ) -> list[Cells]:
     """A row for each column, with a value for each."""
     names = request.columns or []
@@ -113,17 +125,31 @@ def _of_test(
     """A row for each quantity of a test."""
     columns = [*request.label_columns, *request.value_columns]
     try:
-        found = tested.quantities(request, agreed, by_group, event_sums)
+        found = tested.quantities(
+            request,
+            agreed,
+            by_group,
+            event_sums,
+        )
     except ValueError as error:
-        return Answer(columns, [], notes=[str(error)])
+        return Answer(
+            columns,
+            [],
+            notes=[str(error)],
+        )
+    except ArithmeticError:
+        # Its squares' squares are beyond a double, where the squares are not.
+        return Answer(columns, [], notes=[TOO_LARGE])
     rows: list[Cells] = []
     for name, value in found:
         is_count = name == "n" or name.startswith(("n[", "observed["))
         if not math.isfinite(value):
             rows.append([name, None])
+        elif is_count:
+            # They are whole, and written so.
+            rows.append([name, int(value)])
         else:
-            # Counts are whole, and written so.
-            rows.append([name, int(value) if is_count else value])
+            rows.append([name, value])
     notes = []
     if request.method in OF_RANKS:
         notes.append(
@@ -133,7 +159,9 @@ def _of_test(
 
 
 def _ddof(request: StatisticsRequest) -> int:
-    return 1 if request.ddof is None else request.ddof
+    if request.ddof is None:
+        return 1
+    return request.ddof
 
 
 def _value(request: StatisticsRequest, numbers: Sequence[int]) -> Number | None:

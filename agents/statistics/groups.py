@@ -1,6 +1,6 @@
 """Which groups of pooled rows all may know of, from what the providers state of theirs.
 
-`agents/gate/disclosure.py` decides what is withheld; here are the messages, and what
+`agents/gate/withheld_groups.py` decides what is withheld; here are the messages, and what
 they are agreed on.
 """
 
@@ -14,8 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from agents.gate import disclosure
-from agents.gate.disclosure import Hidden, Label, Withheld
+from agents.gate import group_statements, withheld_groups
 from agents.gate.pooled_cells import (
     AgreedLimits,
     Decided,
@@ -23,10 +22,17 @@ from agents.gate.pooled_cells import (
     grid_of,
     last_answers,
 )
+from agents.gate.withheld_groups import Hidden, Label, Withheld
 from agents.order.party import receive_all, send
 from agents.statistics import pooled_cells
 from agents.statistics.answer import RowCounts
-from agents.statistics.party import AgreedStatistics, Reading
+from agents.statistics.labels import (
+    bin_labels,
+    check_stated,
+    n_label_columns,
+)
+from agents.statistics.party import AgreedStatistics
+from agents.statistics.readings import Reading
 from protocol.fields import Strict
 from protocol.messages import EVERYONE, bad_message, read_json
 from protocol.policy import StatisticsRules
@@ -34,7 +40,17 @@ from protocol.shares.cells import MOST_EARLIER, MOST_THRESHOLD, NOBODY
 from protocol.statistics_request import TALLIED, StatisticsRequest
 
 _OrderId = Annotated[int, Field(ge=1, lt=2**63)]
+_Threshold = Annotated[int, Field(ge=1, le=MOST_THRESHOLD)]
 _LeftOut = Annotated[int, Field(ge=NOBODY, lt=2**63)]
+
+_Stated = dict[Label | Hidden, Withheld | None]
+"""A provider's groups, and why it withholds one."""
+
+_Reasons = dict[Label | Hidden, Withheld]
+"""Why groups are withheld."""
+
+_Cells = dict[Label, Withheld | None]
+"""Of a provider's groups, where each has its name."""
 
 
 class _Statement(Strict):
@@ -43,13 +59,13 @@ class _Statement(Strict):
     It has the provider's groups, and what its policy asks of all.
     """
 
-    # As `agents.gate.disclosure.encode_statement` writes them: small ones without a
+    # As `agents.gate.group_statements.encode_statement` writes them: small ones without a
     # name (decision 39).
     groups: str
     # Too few rows have changed since the schedule's last result, which stands again.
     repeats: bool
-    min_rows: int
-    min_providers: int
+    min_rows: _Threshold
+    min_providers: _Threshold
     extremes: bool
     exact_quantiles: bool
     # Its column holds whole numbers of 64 bits, signed or not, in an order that shows
@@ -62,9 +78,14 @@ class _Statement(Strict):
     # Then: the last answers that receivers have of such cells, by order and who is left
     # out, and the fewest of this hospital's people that its policy lets be compared.
     earlier: list[tuple[_OrderId, _LeftOut]] = Field(
-        default_factory=list, max_length=MOST_EARLIER
+        default_factory=list,
+        max_length=MOST_EARLIER,
     )
-    min_changed: int = Field(default=1, ge=1, le=MOST_THRESHOLD)
+    min_changed: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_THRESHOLD,
+    )
     # None of its rows used, withheld and null are a few. Left out by versions that do
     # not know it, so that nobody tells.
     tells_rows: bool = False
@@ -77,7 +98,7 @@ class Agreed:
     # The answer's groups, in order.
     shown: list[Label]
     # Groups whose values the answer leaves out, and why.
-    withheld: dict[Label | Hidden, Withheld]
+    withheld: _Reasons
     # Providers whose rows have hardly changed since the schedule's last result.
     repeats: list[int]
     # The largest of all policies: rows that a bracket of a quantile keeps, unless
@@ -113,7 +134,13 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     # The strictest policy holds for all: every hospital comes to the same from the same
     # statements.
     everybody = statements.values()
-    repeats = [user for user, statement in statements.items() if statement.repeats]
+    repeats = []
+    pooling = []
+    for user, statement in statements.items():
+        if statement.repeats:
+            repeats.append(user)
+        if statement.pooled:
+            pooling.append(user)
     min_rows = max(statement.min_rows for statement in everybody)
     min_providers = max(statement.min_providers for statement in everybody)
     of_all = Agreed(
@@ -128,30 +155,42 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
         # others'.
         tells_rows=all(statement.tells_rows for statement in everybody),
     )
-    pooling = [user for user, statement in statements.items() if statement.pooled]
-    if len(pooling) == len(statements) > 1 and not repeats:
+    is_pooled = len(pooling) == len(statements) > 1
+    if is_pooled and not repeats:
         named = _named_cells(request, statements, key)
-        earlier = [pair for statement in everybody for pair in statement.earlier]
+        earlier: list[tuple[int, int]] = []
+        own_min_rows = {}
+        for user, statement in statements.items():
+            earlier += statement.earlier
+            own_min_rows[user] = statement.min_rows
         agreed = AgreedLimits(
             min_rows=min_rows,
             min_providers=min_providers,
             min_changed=max(statement.min_changed for statement in everybody),
             earlier=last_answers(earlier),
-            own_min_rows={user: one.min_rows for user, one in statements.items()},
+            own_min_rows=own_min_rows,
         )
-        decided = pooled_cells.decide(party, reading, named, agreed)
+        decided = pooled_cells.decide(
+            party,
+            reading,
+            named,
+            agreed,
+        )
         return _with_cells(request, of_all, decided)
 
     pooled_cells.compare_each(party, reading)
     if pooling:
         # Not all do: who would have pooled states its groups once more, by its own
         # rules.
-        statements |= _exchange_statements(party, reading, key, again=pooling)
-    groups = {user: statement.groups.encode() for user, statement in statements.items()}
-    n_columns = n_label_columns(request)
-    stated = disclosure.decode_statements(groups, n_columns=n_columns, key=key)
-    withheld = disclosure.joint_withheld(stated, min_providers)
-    shown = disclosure.shown_groups(stated, withheld)
+        statements |= _exchange_statements(
+            party,
+            reading,
+            key,
+            again=pooling,
+        )
+    stated = _stated_groups(request, statements, key)
+    withheld = withheld_groups.joint_withheld(stated, min_providers)
+    shown = withheld_groups.shown_groups(stated, withheld)
     if request.is_binned:
         shown, withheld = _every_bin(request, shown, withheld)
     return replace(of_all, shown=shown, withheld=withheld)
@@ -171,7 +210,8 @@ def pools_cells(request: StatisticsRequest, rules: StatisticsRules) -> bool:
         labels += request.columns or []
         labels += [provider.key_column for provider in request.data_providers]
     rows = request.rows
-    return not any(name in rows.derived or name in rows.categorical for name in labels)
+    made = {*rows.derived, *rows.categorical}
+    return made.isdisjoint(labels)
 
 
 def _exchange_statements(
@@ -186,9 +226,27 @@ def _exchange_statements(
     senders = again or party.request.providers
     if reading is not None and party.me in senders:
         pooled = pools_cells(party.request, party.rules) and not again
-        state = functools.partial(_state, party, reading, key, pooled=pooled)
-        send(party, "statement", state, recipient=EVERYONE, round=round_)
-    messages = receive_all(party, "statement", senders, EVERYONE, round=round_)
+        state = functools.partial(
+            _state,
+            party,
+            reading,
+            key,
+            pooled=pooled,
+        )
+        send(
+            party,
+            "statement",
+            state,
+            recipient=EVERYONE,
+            round=round_,
+        )
+    messages = receive_all(
+        party,
+        "statement",
+        senders,
+        EVERYONE,
+        round=round_,
+    )
     statements: dict[int, _Statement] = {}
     for user, body in messages.items():
         what = "A provider's statement of its groups"
@@ -196,29 +254,55 @@ def _exchange_statements(
     return statements
 
 
+def _stated_groups(
+    request: StatisticsRequest,
+    statements: Mapping[int, _Statement],
+    key: bytes,
+) -> dict[int, _Stated]:
+    """ProtocolViolation (code bad_message) for a name that no group can have."""
+    groups = {}
+    for user, statement in statements.items():
+        groups[user] = statement.groups.encode()
+    stated = group_statements.decode_statements(
+        groups,
+        n_columns=n_label_columns(request),
+        key=key,
+    )
+    check_stated(request, stated.values())
+    return stated
+
+
 def _named_cells(
-    request: StatisticsRequest, statements: Mapping[int, _Statement], key: bytes
-) -> dict[int, dict[Label, Withheld | None]]:
+    request: StatisticsRequest,
+    statements: Mapping[int, _Statement],
+    key: bytes,
+) -> dict[int, _Cells]:
     """What every provider has named, where thresholds are on the sum.
 
     ProtocolViolation (code bad_message) for a cell without its name.
     """
-    groups = {user: statement.groups.encode() for user, statement in statements.items()}
-    n_columns = n_label_columns(request)
-    stated = disclosure.decode_statements(groups, n_columns=n_columns, key=key)
-    named: dict[int, dict[Label, Withheld | None]] = {}
+    stated = _stated_groups(request, statements, key)
+    named: dict[int, _Cells] = {}
     for user, of_user in stated.items():
-        named[user] = {}
+        cells = {}
         for label, why in of_user.items():
             if isinstance(label, Hidden):
                 raise bad_message("states a cell without its name")
-            named[user][label] = why
+            cells[label] = why
+        named[user] = cells
     return named
 
 
-def _with_cells(request: StatisticsRequest, agreed: Agreed, decided: Decided) -> Agreed:
+def _with_cells(
+    request: StatisticsRequest,
+    agreed: Agreed,
+    decided: Decided,
+) -> Agreed:
     """The groups of an answer whose thresholds are on the sum."""
-    named = [label for label in decided.withheld if not isinstance(label, Hidden)]
+    named = []
+    for label in decided.withheld:
+        if not isinstance(label, Hidden):
+            named.append(label)
     all_named = [*decided.shown, *named]
     grid: Collection[Label] = []
     if request.is_binned:
@@ -237,21 +321,30 @@ def _with_cells(request: StatisticsRequest, agreed: Agreed, decided: Decided) ->
 
 
 def _state(
-    party: AgreedStatistics, reading: Reading, key: bytes, *, pooled: bool
+    party: AgreedStatistics,
+    reading: Reading,
+    key: bytes,
+    *,
+    pooled: bool,
 ) -> bytes:
     """This provider's statement."""
+    rules = party.rules
     labels = [_label(text) for text in reading.tallies]
     reasons = reading.withheld
+    earlier: list[tuple[int, int]] = []
+    min_changed = 1
     if pooled:
-        min_rows = party.rules.min_rows
-        large = [text for text, n in reading.n_rows_of.items() if n >= min_rows]
-        labels = [_label(text) for text in large]
+        labels = []
+        for text, n_rows in reading.n_rows_of.items():
+            if n_rows >= rules.min_rows:
+                labels.append(_label(text))
         reasons = reading.withheld_of_pooled
+        earlier = last_answers(reading.earlier)
+        min_changed = reading.min_changed
     withheld: dict[Label, Withheld] = {}
     for text, why in reasons.items():
         withheld[_label(text)] = Withheld(*why)
-    groups = disclosure.encode_statement(labels, withheld, key=key)
-    rules = party.rules
+    groups = group_statements.encode_statement(labels, withheld, key=key)
     statement = _Statement(
         groups=groups.decode(),
         repeats=reading.repeats,
@@ -261,13 +354,14 @@ def _state(
         exact_quantiles=rules.exact_quantiles,
         whole=reading.whole,
         pooled=pooled,
-        earlier=last_answers(reading.earlier) if pooled else [],
-        min_changed=reading.min_changed if pooled else 1,
+        earlier=earlier,
+        min_changed=min_changed,
         # Groups that are shown have min_rows rows here or none, and of those that are
         # withheld all, or min_rows together: nothing else decides.
         tells_rows=not rows_tell_few(reading, rules.min_rows),
     )
-    return statement.model_dump_json(exclude_defaults=True).encode()
+    text = statement.model_dump_json(exclude_defaults=True)
+    return text.encode()
 
 
 def rows_tell_few(reading: Reading, min_rows: int) -> bool:
@@ -288,14 +382,14 @@ def _label(text: str) -> Label:
 def _every_bin(
     request: StatisticsRequest,
     shown: list[Label],
-    withheld: dict[Label | Hidden, Withheld],
-) -> tuple[list[Label], dict[Label | Hidden, Withheld]]:
+    withheld: _Reasons,
+) -> tuple[list[Label], _Reasons]:
     """All bins of the groups that are named, shown and withheld.
 
     A bin that no provider has is empty, or withheld where too small ones are. So nobody
     learns which of them hold few rows and which hold none.
     """
-    named: dict[Label | Hidden, Withheld] = {}
+    named: _Reasons = {}
     reasons_of_hidden = []
     for label, why in withheld.items():
         if isinstance(label, Hidden):
@@ -305,22 +399,31 @@ def _every_bin(
     all_bins = _bins_of_named_groups(request, [*shown, *named])
     missing = all_bins - set(shown) - named.keys()
     if not reasons_of_hidden:
-        return sorted([*shown, *missing], key=_order), withheld
+        all_shown = sorted([*shown, *missing], key=_order)
+        return all_shown, withheld
     # Some bins hold few rows, and their statements hide which. All that nobody names
     # are withheld alike, by the rule of the largest threshold.
-    why_few = max(reasons_of_hidden, key=lambda why: int(why.threshold))
+    why_few = max(reasons_of_hidden, key=_threshold)
     # Without groups every hidden bin is one of the missing ones, and must not be
     # counted beside it.
     kept = withheld if request.grouping else named
     too_small = sorted(missing, key=_order)
-    return shown, kept | dict.fromkeys(too_small, why_few)
+    joint = dict(kept)
+    for label in too_small:
+        joint[label] = why_few
+    return shown, joint
+
+
+def _threshold(why: Withheld) -> int:
+    return int(why.threshold)
 
 
 def _bins_of_named_groups(
-    request: StatisticsRequest, named: Iterable[Label | Hidden]
+    request: StatisticsRequest,
+    named: Iterable[Label | Hidden],
 ) -> set[Label]:
     """Every bin of each group that at least one named bin is of."""
-    assert request.bins is not None
+    names = bin_labels(request)
     groups: set[Label] = set()
     # Without group columns there is one group, whose label is empty.
     if not request.grouping:
@@ -330,26 +433,14 @@ def _bins_of_named_groups(
             groups.add(label[:-1])
     bins: set[Label] = set()
     for group in groups:
-        for place in range(len(request.bins) + 1):
-            bins.add((*group, bin_label(place)))
+        bins |= {(*group, name) for name in names}
     return bins
 
 
 def _order(label: Label) -> list[tuple[bool, str]]:
     """By value, NULL first."""
-    return [(value is not None, value or "") for value in label]
-
-
-def n_label_columns(request: StatisticsRequest) -> int:
-    """How many columns name a row of the answer: the groups', and what is counted."""
-    n_group_columns = len(request.grouping)
-    if request.counted_as == "crosstab":
-        return n_group_columns + 2
-    if request.counted_as in ("histogram", "frequency"):
-        return n_group_columns + 1
-    return n_group_columns
-
-
-def bin_label(place: int) -> str:
-    """The label of a bin; labels are sorted as text."""
-    return f"{place:04}"
+    order = []
+    for value in label:
+        has_value = value is not None
+        order.append((has_value, value or ""))
+    return order

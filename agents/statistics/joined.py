@@ -21,7 +21,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from agents.gate import disclosure, totals
+from agents.gate import disclosure, total_rules, totals, totals_in_words
 from agents.order.evaluation import evaluate_once
 from agents.order.party import note_opened, receive, receive_all, send
 from agents.rows.dataset import Dataset
@@ -43,7 +43,8 @@ from agents.statistics.matched_rows import (
     in_clear,
     match_rows,
 )
-from agents.statistics.party import AgreedStatistics, Reading
+from agents.statistics.party import AgreedStatistics
+from agents.statistics.readings import Reading
 from agents.statistics.results import Cell
 from analytics.statistics.circuit import Plan
 from analytics.statistics.exact import text_of
@@ -69,7 +70,10 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     each provider; how many, and the columns' types, to all and the coordinator.
     """
     announced = _announce_types(party, reading)
-    repeating = [user for user, types in announced.items() if types.repeats]
+    repeating = []
+    for user, types in announced.items():
+        if types.repeats:
+            repeating.append(user)
     if repeating:
         return repeat_answered(party, repeating)
 
@@ -79,7 +83,7 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
         # another one than the policy has judged (decision 44).
         disclosure.check_weighing(circuit, party.me, party.rules)
         found = totals.opened_totals(party.request, circuit)
-        totals.check_owners(found, party.me, party.rules)
+        total_rules.check_owners(found, party.me, party.rules)
     # A hospital that only receives has no rows to match.
     matched: Matched | None = None
     own_shares: dict[int, bytes] = {}
@@ -87,49 +91,97 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     with own_data as dataset:
         if dataset:
             matched = match_rows(party, dataset, circuit)
-        agreed = agree_on_rows(party, dataset, circuit, matched)
+        agreed = agree_on_rows(
+            party,
+            dataset,
+            circuit,
+            matched,
+        )
         if agreed.same_question is not None:
             return compared_before(party, agreed.same_question)
         if agreed.repeats:
             return repeat_answered(party, agreed.repeats)
         if dataset and matched:
-            opened = _opened(party, circuit, n_rows=len(matched.keys))
+            opened = _opened(
+                party,
+                circuit,
+                n_rows=len(matched.keys),
+            )
             receivers = totals.receivers_of(party.request)
             note_opened(party, opened, receivers=receivers)
-            own_shares[party.me] = _compute(party, dataset, circuit, matched)
+            own_shares[party.me] = _compute(
+                party,
+                dataset,
+                circuit,
+                matched,
+            )
 
     answered = Answered()
     if matched:
-        _send_shares(party, circuit, matched, own_shares[party.me])
+        _send_shares(
+            party,
+            circuit,
+            matched,
+            own_shares[party.me],
+        )
     if party.is_receiver:
-        answered.answer = _reveal(party, circuit, own_shares, matched, agreed.digest)
+        answered.answer = _reveal(
+            party,
+            circuit,
+            own_shares,
+            matched,
+            agreed.digest,
+        )
     if reading and matched:
         n_null = reading.n_null + matched.n_without
         rows = RowCounts(used=len(matched.keys), null=n_null)
-        answered.rows = None if rows.tell_few(party.rules.min_rows) else rows
-        answered.flow = flow_of(party.request, reading, answered.rows, used=rows.used)
+        answered.rows = rows
+        if rows.tell_few(party.rules.min_rows):
+            answered.rows = None
+        answered.flow = flow_of(
+            party.request,
+            reading,
+            answered.rows,
+            used=rows.used,
+        )
     return answered
 
 
-def _opened(party: AgreedStatistics, circuit: Plan, *, n_rows: int) -> list[str]:
+def _opened(
+    party: AgreedStatistics,
+    circuit: Plan,
+    *,
+    n_rows: int,
+) -> list[str]:
     """What is opened, in words."""
     request = party.request
     if circuit.is_row_level:
-        return totals.values_in_words(request, circuit, n_rows=n_rows)
+        return totals_in_words.values_in_words(request, circuit, n_rows=n_rows)
     found = totals.opened_totals(request, circuit)
     n_hospitals = len(request.providers)
-    return totals.words_of(found, n_rows=n_rows, n_hospitals=n_hospitals)
+    return totals_in_words.words_of(found, n_rows=n_rows, n_hospitals=n_hospitals)
 
 
 def _announce_types(
-    party: AgreedStatistics, reading: Reading | None
+    party: AgreedStatistics,
+    reading: Reading | None,
 ) -> dict[int, Types]:
     """What all providers say of their columns; this one says its own first."""
     if reading is not None:
         own_types = Types(repeats=reading.repeats, columns=reading.types)
         message = own_types.model_dump_json().encode()
-        send(party, "types", lambda: message, recipient=EVERYONE)
-    messages = receive_all(party, "types", party.request.providers, EVERYONE)
+        send(
+            party,
+            "types",
+            lambda: message,
+            recipient=EVERYONE,
+        )
+    messages = receive_all(
+        party,
+        "types",
+        party.request.providers,
+        EVERYONE,
+    )
     announced = {}
     for user, body in messages.items():
         with sent_by(user):
@@ -141,7 +193,10 @@ def _announce_types(
 
 
 def _compute(
-    party: AgreedStatistics, dataset: Dataset, circuit: Plan, matched: Matched
+    party: AgreedStatistics,
+    dataset: Dataset,
+    circuit: Plan,
+    matched: Matched,
 ) -> bytes:
     """This provider's share of the result.
 
@@ -158,28 +213,46 @@ def _compute(
     # something of them can be opened.
     audited.commit_totals(party)
     evaluate = functools.partial(
-        evaluate_once, party, circuit, matched.columns, n_rows=len(matched.keys)
+        evaluate_once,
+        party,
+        circuit,
+        matched.columns,
+        n_rows=len(matched.keys),
     )
     return in_clear(evaluate)
 
 
 def _send_shares(
-    party: AgreedStatistics, circuit: Plan, matched: Matched, share: bytes
+    party: AgreedStatistics,
+    circuit: Plan,
+    matched: Matched,
+    share: bytes,
 ) -> None:
     """Sends each receiver the share of the result, sealed to it alone.
 
     The first provider sends the keys of the rows, too.
     """
-    others = [receiver for receiver in party.request.receivers if receiver != party.me]
+    receivers = party.request.receivers
+    others = [receiver for receiver in receivers if receiver != party.me]
     for receiver in others:
-        send(party, "share", lambda: share, recipient=receiver)
+        send(
+            party,
+            "share",
+            lambda: share,
+            recipient=receiver,
+        )
     if circuit.is_row_level and party.me == first_provider(party.request):
 
         def encode_keys() -> bytes:
             return encode_common_keys(matched.keys)
 
         for receiver in others:
-            send(party, "keys", encode_keys, recipient=receiver)
+            send(
+                party,
+                "keys",
+                encode_keys,
+                recipient=receiver,
+            )
 
 
 # The result, at a receiver
@@ -200,7 +273,12 @@ def _reveal(
     shares = dict(own_shares)
     others = [provider for provider in request.providers if provider not in own_shares]
     if others:
-        shares |= receive_all(party, "share", others, party.me)
+        shares |= receive_all(
+            party,
+            "share",
+            others,
+            party.me,
+        )
     found = shared_expression.reveal(circuit, shares)
     cells = [_cell(value) for value in found.values]
     columns = [request.result_alias]
@@ -210,7 +288,8 @@ def _reveal(
         else:
             keys = _receive_keys(party, found.n_rows, digest)
         columns = [request.data_providers[0].key_column, *columns]
-        rows = sorted(zip(keys, cells, strict=True), key=_key_order)
+        keyed = zip(keys, cells, strict=True)
+        rows = sorted(keyed, key=_key_order)
         result = Answer(columns, rows)
     else:
         result = Answer(columns, [cells[:1]])
@@ -219,13 +298,22 @@ def _reveal(
     return result
 
 
-def _receive_keys(party: AgreedStatistics, n_rows: int, digest: bytes) -> list[str]:
+def _receive_keys(
+    party: AgreedStatistics,
+    n_rows: int,
+    digest: bytes,
+) -> list[str]:
     """The keys of the result's rows, in their order, as the first provider names them.
 
     ProtocolViolation (code keys_differ) where they are not those that all providers
     have said they have in common.
     """
-    message = receive(party, "keys", first_provider(party.request), party.me)
+    message = receive(
+        party,
+        "keys",
+        first_provider(party.request),
+        party.me,
+    )
     keys = read_common_keys(message, n_rows=n_rows)
     # Before they stand beside values: a first provider that exchanges two keys would
     # exchange two people's results.
@@ -238,16 +326,23 @@ def _receive_keys(party: AgreedStatistics, n_rows: int, digest: bytes) -> list[s
     return keys
 
 
-def _are_common(party: AgreedStatistics, keys: Sequence[str], digest: bytes) -> bool:
+def _are_common(
+    party: AgreedStatistics,
+    keys: Sequence[str],
+    digest: bytes,
+) -> bool:
     """Whether these are the keys of the common digest, in the joined rows' order."""
+    match_key = party.session.group_key(b"match")
     try:
-        tags, order = matching.tags(party.session.group_key(b"match"), keys)
+        tags, order = matching.tags(match_key, keys)
     except ValueError:  # a key twice, or one that is no text
         return False
     # The joined rows are in the order of their tags.
-    is_in_order = bool((np.diff(order) > 0).all())
+    steps = np.diff(order)
+    if not (steps > 0).all():
+        return False
     every_tag = np.ones(len(keys), dtype=bool)
-    return is_in_order and matching.common_digest(tags, every_tag) == digest
+    return matching.common_digest(tags, every_tag) == digest
 
 
 def _cell(value: Fraction | bool | None) -> Cell:
@@ -263,8 +358,10 @@ def _key_order(row: tuple[str, Cell]) -> tuple[int, int, str]:
     key = row[0]
     # Python reads no number of thousands of digits, and a key may be any text of a
     # file.
-    is_whole = key.removeprefix("-").isdecimal() and len(key) < 100
-    return (0, int(key), key) if is_whole else (1, 0, key)
+    digits = key.removeprefix("-")
+    if digits.isdecimal() and len(key) < 100:
+        return (0, int(key), key)
+    return (1, 0, key)
 
 
 def _notes(circuit: Plan, found: JoinedResult) -> list[str]:

@@ -16,8 +16,10 @@ from agents.rows.join_columns import is_numeric, join_keys, type_of
 from agents.statistics import earlier_sketches
 from agents.statistics.party import (
     AskedStatistics,
-    Reading,
     VerifiedStatistics,
+)
+from agents.statistics.readings import (
+    Reading,
     keep_reading,
     open_data,
 )
@@ -41,6 +43,7 @@ def read_anew(party: AskedStatistics) -> Reading:
     request = party.request
     provider = request.provider(party.me)
     alias = request.alias(party.me)
+    key_column, normalisation = key_of(party)
     with open_provider_data(party) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         used = used_columns(request, party.me, dataset)
@@ -48,7 +51,7 @@ def read_anew(party: AskedStatistics) -> Reading:
         # policy may close it.
         _check_row_level(party, list(used.values()))
         if earlier_sketches.keeps_sketches(party):
-            columns = [provider.key_column, *used.values()]
+            columns = [key_column, *used.values()]
             rows = earlier_sketches.rows_of(party, dataset, columns)
             if earlier_sketches.is_near_earlier(party, rows):
                 return Reading(n_rows=dataset.n_rows, repeats=True)
@@ -56,14 +59,20 @@ def read_anew(party: AskedStatistics) -> Reading:
         for name, column in used.items():
             full_name = f"{alias}.{name}"
             fixed = type_of(dataset, column, provider.digits)
-            types[full_name] = (fixed.two, fixed.five, fixed.bits, fixed.nullable)
-        found = join_keys(dataset, *key_of(party))
+            types[full_name] = (
+                fixed.two,
+                fixed.five,
+                fixed.bits,
+                fixed.nullable,
+            )
+        found = join_keys(dataset, key_column, normalisation)
+    n_selected = dataset.n_rows + dataset.n_left_out
     return Reading(
         n_rows=dataset.n_rows,
-        n_selected=dataset.n_rows + dataset.n_left_out,
+        n_selected=n_selected,
         n_left_out=dataset.n_left_out,
         # Rows without a key are joined with none.
-        n_null=dataset.n_left_out + dataset.n_rows - len(found.keys),
+        n_null=n_selected - len(found.keys),
         types=types,
     )
 
@@ -84,7 +93,9 @@ def open_provider_data(party: AskedStatistics) -> AbstractContextManager[Dataset
 
 
 def used_columns(
-    request: StatisticsRequest, user_id: int, dataset: Dataset
+    request: StatisticsRequest,
+    user_id: int,
+    dataset: Dataset,
 ) -> dict[str, str]:
     """This provider's columns by their names in the expression.
 
@@ -92,15 +103,20 @@ def used_columns(
     """
     written = ordered_expression(request)
     if written is not None:
-        return {name: name for name in written.columns_of(request.alias(user_id))}
+        alias = request.alias(user_id)
+        return {name: name for name in written.columns_of(alias)}
     provider = request.provider(user_id)
     if provider.value_column:
         return {VALUE: provider.value_column}
-    others = [name for name in dataset.columns if name != provider.key_column]
-    numeric = [name for name in others if is_numeric(dataset, name)]
-    if len(numeric) != 1:
+    numeric = []
+    for name in dataset.columns:
+        is_key = name == provider.key_column
+        if not is_key and is_numeric(dataset, name):
+            numeric.append(name)
+    n_numeric = len(numeric)
+    if n_numeric != 1:
         raise BadRequest(
-            f"value_column is missing, and the data have {len(numeric)} columns of numbers beside the key.",
+            f"value_column is missing, and the data have {n_numeric} columns of numbers beside the key.",
             remedy="Name the column to add up as value_column.",
             code="value_column",
         )
@@ -111,5 +127,6 @@ def _check_row_level(party: AskedStatistics, columns: Sequence[str]) -> None:
     """Refuses columns that the policy closes, where the answer is by person."""
     if not expression_of(party.request).is_row_level:
         return
-    key_column = party.request.provider(party.me).key_column
-    disclosure.check_row_level([key_column, *columns], party.rules)
+    provider = party.request.provider(party.me)
+    shown = [provider.key_column, *columns]
+    disclosure.check_row_level(shown, party.rules)

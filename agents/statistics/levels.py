@@ -18,12 +18,14 @@ from agents.gate.levels import (
     read_others,
 )
 from agents.order.party import receive_all, send
-from agents.rows import exact_totals
-from agents.rows.cohort import check_levels
+from agents.rows import row_groups
 from agents.rows.dataset import Dataset
+from agents.rows.features import check_levels
 from agents.statistics.party import (
     AgreedStatistics,
     AskedStatistics,
+)
+from agents.statistics.readings import (
     Reading,
     open_data,
 )
@@ -47,7 +49,7 @@ def own_levels(party: AskedStatistics) -> Reading:
 
 def _counts(dataset: Dataset, name: str) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for (level,), n_rows in exact_totals.counts(dataset, [name]).items():
+    for (level,), n_rows in row_groups.counts(dataset, [name]).items():
         if level is not None:
             counts[level] = n_rows
     check_levels(

@@ -5,33 +5,54 @@ Beside U and V its rows are counted by group and event, as any statistic by grou
 them: each such cell is judged by the rules and by the audit. U and V hold no time, and
 are of all people together (`analytics/statistics/survival.py`).
 
-Decision 86.
+Decisions 86 and 93.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from agents.gate.disclosure import Label
-from agents.gate.pair_cells import check_event_times
+from agents.gate.pair_cells import check_event_times, check_weighted_times
+from agents.gate.withheld_groups import Label
 from agents.rows.column_text import label_sql, number_of
 from agents.rows.dataset import Dataset
 from agents.statistics.groups import Agreed
-from agents.statistics.party import LogRankPart, Reading
+from agents.statistics.labels import CENSORED, EVENT
+from agents.statistics.readings import (
+    LogRankPart,
+    Reading,
+)
 from protocol.errors import BadRequest
 from protocol.statistics_request import MOST_TEST_GROUPS, StatisticsRequest
 
-CENSORED, EVENT = "0", "1"
-"""The two texts of an event column."""
+if TYPE_CHECKING:
+    from analytics.statistics import survival
 
-WIDTH = 128
-"""Bits of U and V: 2^40 rows in units of 2^-40, with room for their sign."""
+# Where each value stands in a line of counted rows.
+_GROUP: Final = 0
+_EVENT: Final = 1
+_TIME: Final = 2
+_N_ROWS: Final = 3
+
+
+def width(request: StatisticsRequest) -> int:
+    """Bits of U and V: 2^40 rows in units of 2^-40, with room for their sign; where each
+    time weighs by the number at risk, its square times as many.
+    """
+    if request.weights == "wilcoxon":
+        return 192
+    return 128
 
 
 def own_part(
-    dataset: Dataset, request: StatisticsRequest, user_id: int, *, min_rows: int
+    dataset: Dataset,
+    request: StatisticsRequest,
+    user_id: int,
+    *,
+    min_rows: int,
 ) -> LogRankPart | None:
     """U and V of this provider's rows; None for other methods.
 
@@ -48,32 +69,77 @@ def own_part(
     if request.method != "logrank":
         _check_outcomes(dataset, request, column)
         return None
-    group, event = (label_sql(dataset, name) for name in request.grouping)
+    group_name, event_name = request.grouping
+    group = label_sql(dataset, group_name)
+    event = label_sql(dataset, event_name)
     found = dataset.query(
         f"SELECT {group}, {event}, {time.double}, count(*) FROM rows"  # noqa: S608
         f" WHERE {time.cell} IS NOT NULL GROUP BY 1, 2, 3"
     )
     _check_lines(found, request, column)
-    names = sorted({line[0] for line in found})
+    names = sorted({line[_GROUP] for line in found})
     if len(names) > MOST_TEST_GROUPS:
         raise too_many_groups()
     place_of = {name: place for place, name in enumerate(names)}
-    times = np.array([line[2] for line in found], dtype=np.float64)
-    is_event = np.array([line[1] == EVENT for line in found], dtype=np.int64)
-    n_rows = np.array([line[3] for line in found], dtype=np.int64)
-    check_event_times(column, times, is_event, n_rows, min_rows=min_rows)
-
-    # Where a test is computed: SciPy's distributions take long to load.
-    from analytics.statistics.survival import log_rank_sums
-
-    sums = log_rank_sums(
+    times = np.array(
+        [line[_TIME] for line in found],
+        dtype=np.float64,
+    )
+    is_event = np.array(
+        [line[_EVENT] == EVENT for line in found],
+        dtype=np.int64,
+    )
+    n_rows = np.array(
+        [line[_N_ROWS] for line in found],
+        dtype=np.int64,
+    )
+    check_event_times(
+        column,
         times,
         is_event,
-        np.array([place_of[line[0]] for line in found], dtype=np.int64),
+        n_rows,
+        min_rows=min_rows,
+    )
+
+    # Where a test is computed: SciPy's distributions take long to load.
+    from analytics.statistics import survival
+
+    places = np.array(
+        [place_of[line[_GROUP]] for line in found],
+        dtype=np.int64,
+    )
+    of_times = survival.event_times(
+        times,
+        is_event,
+        places,
         n_rows,
         n_groups=len(names),
     )
-    return LogRankPart(groups=names, scores=sums.scores, covariances=sums.covariances)
+    chosen = weighting(request)
+    weights = [float(weight) for weight in of_times.weights(chosen)]
+    check_weighted_times(
+        column,
+        np.array(weights),
+        of_times.at_risk.sum(axis=1),
+        min_rows=min_rows,
+    )
+    sums = survival.log_rank_sums(of_times, chosen)
+    return LogRankPart(
+        groups=names,
+        scores=sums.scores,
+        covariances=sums.covariances,
+    )
+
+
+def weighting(request: StatisticsRequest) -> survival.Weighting:
+    """By what the times of the question weigh."""
+    from analytics.statistics import survival
+
+    name = request.weights or "logrank"
+    if name != "fleming_harrington":
+        return survival.Weighting(name)
+    p, q = request.exponents
+    return survival.Weighting(name, p, q)
 
 
 def _check_lines(
@@ -81,14 +147,14 @@ def _check_lines(
     request: StatisticsRequest,
     column: str,
 ) -> None:
-    if any(line[1] not in (CENSORED, EVENT) for line in found):
+    if any(line[_EVENT] not in (CENSORED, EVENT) for line in found):
         raise BadRequest(
             f"{request.event_name} has values other than 0 and 1.",
             remedy="Say 1 where the event happened and 0 where the row was last seen without it; derive makes such a"
             ' column: "derive": {"died": "status == 2"}.',
             code="event_values",
         )
-    if any(line[2] <= 0 for line in found):
+    if any(line[_TIME] <= 0 for line in found):
         raise BadRequest(
             f"{column} has times of 0 or below.",
             remedy="Leave these rows out, with a SELECT or a view, or count their time from an earlier moment.",
@@ -96,7 +162,11 @@ def _check_lines(
         )
 
 
-def _check_outcomes(dataset: Dataset, request: StatisticsRequest, column: str) -> None:
+def _check_outcomes(
+    dataset: Dataset,
+    request: StatisticsRequest,
+    column: str,
+) -> None:
     """The same of a question that needs no time by itself."""
     assert request.event_name is not None
     time = number_of(dataset, column)
@@ -126,7 +196,9 @@ def n_sums(request: StatisticsRequest, agreed: Agreed) -> int:
     if request.method != "logrank" or not agreed.shown:
         return 0
     n_tested = len(groups_of(agreed.shown)) - 1
-    return n_tested + n_tested * (n_tested + 1) // 2
+    n_scores = n_tested
+    n_covariances = n_tested * (n_tested + 1) // 2
+    return n_scores + n_covariances
 
 
 def joint_sums(reading: Reading, agreed: Agreed) -> list[int]:
@@ -136,12 +208,18 @@ def joint_sums(reading: Reading, agreed: Agreed) -> list[int]:
     part = reading.log_rank
     assert part is not None, "read with the rows"
     place_of = {name: place for place, name in enumerate(part.groups)}
-    tested = [place_of.get(name) for name in groups_of(agreed.shown)[:-1]]
-    numbers = [0 if place is None else part.scores[place] for place in tested]
-    for place, g in enumerate(tested):
-        for h in tested[place:]:
-            if g is None or h is None:
+    *compared, _ = groups_of(agreed.shown)
+    places = [place_of.get(name) for name in compared]
+    numbers = []
+    for place in places:
+        if place is None:
+            numbers.append(0)
+        else:
+            numbers.append(part.scores[place])
+    for turn, row in enumerate(places):
+        for column in places[turn:]:
+            if row is None or column is None:
                 numbers.append(0)
             else:
-                numbers.append(part.covariances[g][h])
+                numbers.append(part.covariances[row][column])
     return numbers

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.gate import disclosure, totals
+from agents.gate import disclosure, total_rules, totals
 from agents.gate.earlier_questions import Comparison, digest_of, sketch_of
 from agents.order.party import receive_all, send
 from agents.rows.dataset import Dataset
@@ -27,9 +27,9 @@ from agents.statistics.party import (
     data_name,
     question_of,
 )
-from analytics.statistics.audit import Part
 from analytics.statistics.circuit import Plan
 from analytics.statistics.expression import ExpressionError
+from analytics.statistics.hospital_audit import Part
 from analytics.statistics.rowwise import Column, compute
 from analytics.statistics.weighing import summands
 from protocol.errors import BadRequest
@@ -56,7 +56,11 @@ class Matched:
     n_without: int
 
 
-def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matched:
+def match_rows(
+    party: AgreedStatistics,
+    dataset: Dataset,
+    circuit: Plan,
+) -> Matched:
     """Finds the rows that all providers have.
 
     Of an aggregate they are the rows that have a value at all of them. So the gate sees
@@ -70,8 +74,18 @@ def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matc
     Disclosure: tags of the keys, which only their holders can make, to the coordinator.
     """
     found = join_keys(dataset, *key_of(party))
-    columns = _own_columns(party, dataset, circuit, found.places)
-    has_values = _have_values(circuit, party.me, columns, n_rows=len(found.keys))
+    columns = _own_columns(
+        party,
+        dataset,
+        circuit,
+        found.places,
+    )
+    has_values = _have_values(
+        circuit,
+        party.me,
+        columns,
+        n_rows=len(found.keys),
+    )
     kept = np.flatnonzero(has_values)
     # Before the tags leave, as they say how many rows there are; again for those in
     # common.
@@ -82,7 +96,12 @@ def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matc
     match_key = party.session.group_key(b"match")
     kept_keys = [found.keys[row] for row in kept.tolist()]
     tags, order = matching.tags(match_key, kept_keys)
-    send(party, "tags", lambda: matching.encode_tags(tags), recipient=COORDINATOR)
+    send(
+        party,
+        "tags",
+        lambda: matching.encode_tags(tags),
+        recipient=COORDINATOR,
+    )
     address = Address(party.order_id, "common")
     bitmap = party.exchange.get(address, COORDINATOR)
     common = matching.decode_bitmap(bitmap, n_tags=len(tags))
@@ -92,8 +111,16 @@ def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matc
     disclosure.check_joined(len(rows), party.rules)
     joined_columns = {}
     for name, column in columns.items():
-        joined_columns[name] = Column(column.values[rows], column.valid[rows])
-    _check_summands(party, circuit, joined_columns, n_rows=len(rows))
+        joined_columns[name] = Column(
+            column.values[rows],
+            column.valid[rows],
+        )
+    _check_summands(
+        party,
+        circuit,
+        joined_columns,
+        n_rows=len(rows),
+    )
     party.release.ledger.write(
         "matched",
         order_id=party.order_id,
@@ -110,7 +137,10 @@ def match_rows(party: AgreedStatistics, dataset: Dataset, circuit: Plan) -> Matc
 
 
 def _own_columns(
-    party: AgreedStatistics, dataset: Dataset, circuit: Plan, places: NDArray[np.intp]
+    party: AgreedStatistics,
+    dataset: Dataset,
+    circuit: Plan,
+    places: NDArray[np.intp],
 ) -> dict[str, Column]:
     """This provider's columns at these places, in the types that it has announced."""
     alias = party.request.alias(party.me)
@@ -119,12 +149,21 @@ def _own_columns(
     for name, column in used.items():
         full_name = f"{alias}.{name}"
         fixed = circuit.types[full_name]
-        columns[full_name] = read_column(dataset, column, fixed, places)
+        columns[full_name] = read_column(
+            dataset,
+            column,
+            fixed,
+            places,
+        )
     return columns
 
 
 def _have_values(
-    circuit: Plan, me: int, columns: Mapping[str, Column], *, n_rows: int
+    circuit: Plan,
+    me: int,
+    columns: Mapping[str, Column],
+    *,
+    n_rows: int,
 ) -> NDArray[np.bool_]:
     """(n_rows,): which rows count.
 
@@ -141,7 +180,11 @@ def _have_values(
             continue
         # What one provider computes by itself has no value where it divides by zero.
         compute_leaf = functools.partial(
-            compute, leaf.node, columns, circuit.types, n_rows=n_rows
+            compute,
+            leaf.node,
+            columns,
+            circuit.types,
+            n_rows=n_rows,
         )
         computed = in_clear(compute_leaf)
         kept &= computed.valid
@@ -165,9 +208,14 @@ def _check_summands(
         if summand.node.op == "indicator":
             continue
         compute_node = functools.partial(
-            compute, summand.node, columns, circuit.types, n_rows=n_rows
+            compute,
+            summand.node,
+            columns,
+            circuit.types,
+            n_rows=n_rows,
         )
         numbers = in_clear(compute_node).values.tolist()
+        # Python's whole numbers: the columns' own type may not hold their sum.
         sizes = sorted(abs(number) for number in numbers)
         two_largest = sum(sizes[-2:])
         # Two of nothing but zeros make no part of the sum.
@@ -175,8 +223,9 @@ def _check_summands(
         disclosure.check_share(Fraction(two_largest, all_rows), party.rules)
         if summand.is_shared:
             counts = Counter(numbers)
-            n_varying = n_rows - max(counts.values(), default=0)
-            totals.check_mask(n_varying, party.policy.cohort.min_varying)
+            n_most_common = max(counts.values(), default=0)
+            n_varying = n_rows - n_most_common
+            total_rules.check_mask(n_varying, party.policy.cohort.min_varying)
 
 
 def in_clear(work: Callable[[], T]) -> T:
@@ -222,17 +271,33 @@ def agree_on_rows(
     if matched is not None and dataset is not None:
         earlier = _compared_in(party, dataset, circuit, matched) or 0
         repeats = not earlier and _joined_rows_repeat(party, dataset, circuit, matched)
-        own_message = matched.digest + earlier.to_bytes(_ORDER_BYTES) + bytes([repeats])
-        send(party, "matched", lambda: own_message, recipient=EVERYONE)
-    messages = receive_all(party, "matched", party.request.providers, EVERYONE)
+        order_bytes = earlier.to_bytes(_ORDER_BYTES)
+        own_message = matched.digest + order_bytes + bytes([repeats])
+        send(
+            party,
+            "matched",
+            lambda: own_message,
+            recipient=EVERYONE,
+        )
+    messages = receive_all(
+        party,
+        "matched",
+        party.request.providers,
+        EVERYONE,
+    )
     # A message is the digest, the number of an earlier order or 0, and one byte:
     # whether the last result stands again.
-    digests, compared_in = {}, []
+    digests = {}
+    compared_in = []
+    repeating = []
     for user, body in messages.items():
-        digests[user] = body[: -_ORDER_BYTES - 1]
-        compared_in.append(int.from_bytes(body[-_ORDER_BYTES - 1 : -1]))
+        digest = body[: -_ORDER_BYTES - 1]
+        order_bytes = body[-_ORDER_BYTES - 1 : -1]
+        digests[user] = digest
+        compared_in.append(int.from_bytes(order_bytes))
+        if body[-1:] == b"\1":
+            repeating.append(user)
     matching.check_digests(digests)
-    repeating = [user for user, body in messages.items() if body[-1:] == b"\1"]
     if repeating or any(compared_in):
         audited.drop_totals(party)
     return AgreedRows(
@@ -243,7 +308,10 @@ def agree_on_rows(
 
 
 def _compared_in(
-    party: VerifiedStatistics, dataset: Dataset, circuit: Plan, matched: Matched
+    party: VerifiedStatistics,
+    dataset: Dataset,
+    circuit: Plan,
+    matched: Matched,
 ) -> int | None:
     """The order that has asked the same of these people.
 
@@ -260,7 +328,9 @@ def _compared_in(
 
 
 def comparison_of(
-    party: VerifiedStatistics, dataset: Dataset, keys: Sequence[str]
+    party: VerifiedStatistics,
+    dataset: Dataset,
+    keys: Sequence[str],
 ) -> Comparison:
     """What this provider remembers of a comparison over these people."""
     used = used_columns(party.request, party.me, dataset)
@@ -274,14 +344,23 @@ def comparison_of(
 
 
 def _joined_rows_repeat(
-    party: AgreedStatistics, dataset: Dataset, circuit: Plan, matched: Matched
+    party: AgreedStatistics,
+    dataset: Dataset,
+    circuit: Plan,
+    matched: Matched,
 ) -> bool:
     """The gate over the joined people: others choose them by the keys they bring."""
     if _is_near_sketch(party, dataset, circuit, matched.keys):
         return True
-    used = used_columns(party.request, party.me, dataset).values()
+    used_by_name = used_columns(party.request, party.me, dataset)
+    used = used_by_name.values()
     members = audited.read_members(party, dataset, used)
-    totals_over = functools.partial(audited.totals_over, party, dataset, members)
+    totals_over = functools.partial(
+        audited.totals_over,
+        party,
+        dataset,
+        members,
+    )
     opened = totals.opened_totals(party.request, circuit)
     parts_of = totals.audited_columns(opened, party.me)
     asked = []
@@ -294,16 +373,24 @@ def _joined_rows_repeat(
                 if hospital != party.me:
                     beside[hospital, name] = coefficient
             rows = {f"joined, total {number}": matched.places}
-            asked += totals_over(columns=[column], rows=rows, parts=beside)
+            asked += totals_over(
+                columns=[column],
+                rows=rows,
+                parts=beside,
+            )
         if not of_column:
-            asked += totals_over(columns=[column], rows={"joined": matched.places})
+            rows = {"joined": matched.places}
+            asked += totals_over(columns=[column], rows=rows)
     if audited.reserve_totals(party, dataset, asked) is None:
         return True
     return not audited.check_hospitals(party)
 
 
 def _is_near_sketch(
-    party: VerifiedStatistics, dataset: Dataset, circuit: Plan, keys: Sequence[str]
+    party: VerifiedStatistics,
+    dataset: Dataset,
+    circuit: Plan,
+    keys: Sequence[str],
 ) -> bool:
     """As `earlier_sketches.is_near_earlier`. A row for each person had no such gate."""
     had_no_gate = circuit.is_row_level and not circuit.compares

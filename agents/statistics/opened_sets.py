@@ -16,15 +16,19 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.gate.cohort_audit import NO_CELL, AskedSet, Reserved
-from agents.gate.disclosure import Label
-from agents.rows import exact_totals
+from agents.gate.asked_sets import NO_CELL, AskedSet, Reserved
+from agents.gate.withheld_groups import Label
+from agents.rows import row_groups
 from agents.rows.canonical import Members
 from agents.rows.dataset import Dataset
 from agents.statistics import audited, earlier_sketches
-from agents.statistics.groups import bin_label, pools_cells
-from agents.statistics.party import AskedStatistics, columns_of
-from analytics.arrays import Floats, Ints
+from agents.statistics.groups import pools_cells
+from agents.statistics.labels import bin_label
+from agents.statistics.party import (
+    AskedStatistics,
+    columns_of,
+)
+from analytics.arrays import Floats, Ints, let_go
 from protocol.messages import canonical
 from protocol.statistics_request import TALLIED, StatisticsRequest
 
@@ -45,9 +49,15 @@ def reserve_sets(
     stands again. `withheld` are those that other rules withhold.
     """
     whole, groups = sets_of(party, dataset, labels, withheld)
+    reserve = functools.partial(
+        audited.reserve_totals,
+        party,
+        dataset,
+        whole,
+    )
     if pools_cells(party.request, party.rules):
-        return audited.reserve_totals(party, dataset, whole, cells=groups)
-    return audited.reserve_totals(party, dataset, whole, groups)
+        return reserve(cells=groups)
+    return reserve(groups)
 
 
 def sets_of(
@@ -76,15 +86,32 @@ def sets_of(
     has_value = np.ones(dataset.n_rows, dtype=bool)
     for column in summed:
         has_value &= members.values[column] != 0
+        let_go(members.ids)
     with_value = {WITH_VALUE: np.flatnonzero(has_value)}
-    totals_over = functools.partial(audited.totals_over, party, dataset, members)
+    totals_over = functools.partial(
+        audited.totals_over,
+        party,
+        dataset,
+        members,
+    )
 
+    counts_missing = request.counted_as in ("frequency", "crosstab")
     is_tallied = request.counted_as in TALLIED
     is_by_group = bool(group_by) and not is_tallied
-    over = group_by if is_by_group else [*summed, *group_by]
-    whole = totals_over(columns=with_plain(over), rows=with_value)
-    if request.counted_as in ("frequency", "crosstab"):
-        whole += _totals_of_missing(party, dataset, members, has_value)
+    over = [*summed, *group_by]
+    if is_by_group:
+        over = group_by
+    whole = totals_over(
+        columns=with_plain(over),
+        rows=with_value,
+    )
+    if counts_missing:
+        whole += _totals_of_missing(
+            party,
+            dataset,
+            members,
+            has_value,
+        )
     if not is_by_group and not is_tallied:
         return whole, []
 
@@ -94,32 +121,69 @@ def sets_of(
     for label in labels:
         if is_pooled or label not in withheld:
             label_of[key_of(label)] = label
+    rows_of = _rows_by_label(
+        party,
+        dataset,
+        members,
+        has_value,
+        only_missing=only_missing,
+    )
+    asked = {}
+    for name, label in label_of.items():
+        asked[name] = rows_of[label]
+    # Of every group the number of its people is told: of two questions a few people
+    # apart in it, the difference.
+    groups = _totals_of_labels(
+        party,
+        dataset,
+        members,
+        asked,
+        label_of,
+    )
+    if is_pooled:
+        nobody = np.zeros(0, dtype=np.int64)
+        asked[NO_CELL] = nobody
+    if not is_tallied:
+        groups += totals_over(
+            columns=with_plain(summed),
+            rows=asked,
+        )
+    return whole, groups
+
+
+def _rows_by_label(
+    party: AskedStatistics,
+    dataset: Dataset,
+    members: Members,
+    has_value: NDArray[np.bool_],
+    *,
+    only_missing: bool,
+) -> Mapping[Label, Ints]:
+    """The rows of each group, value, pair of values or bin; of all that are asked for,
+    or of those without a value in the first column.
+    """
+    request = party.request
     in_a_group = has_value
     if request.counted_as in ("frequency", "crosstab"):
         # Those without a value are a group, too.
         in_a_group = np.ones(dataset.n_rows, dtype=bool)
     if only_missing:
         # The numbers of a column are as many labels as rows, and none is asked for.
-        in_a_group = members.values[summed[0]] == 0
-        grouped = _with_no_value(exact_totals.grouped_rows(dataset, summed[1:]))
+        first, *others = asked_columns(request, party.me)
+        in_a_group = members.values[first] == 0
+        by_others = row_groups.grouped_rows(dataset, others)
+        grouped = _with_no_value(by_others)
     else:
         grouped = _labelled_rows(request, party.me, dataset)
-    rows_of = _rows_by_group(grouped, in_a_group)
-    asked = {name: rows_of[label] for name, label in label_of.items()}
-    # Of every group the number of its people is told: of two questions a few people
-    # apart in it, the difference.
-    groups = _totals_of_labels(party, dataset, members, asked, label_of)
-    if is_pooled:
-        asked[NO_CELL] = np.zeros(0, dtype=np.int64)
-    if not is_tallied:
-        groups += totals_over(columns=with_plain(summed), rows=asked)
-    return whole, groups
+    return _rows_by_group(grouped, in_a_group)
 
 
-def _with_no_value(grouped: exact_totals.GroupedRows) -> exact_totals.GroupedRows:
+def _with_no_value(grouped: row_groups.GroupedRows) -> row_groups.GroupedRows:
     """The same rows, each under a label that says that a first column has no value."""
-    labels: list[Label] = [(None, *label) for label in grouped.labels]
-    return exact_totals.GroupedRows(labels, grouped.codes)
+    labels: list[Label] = []
+    for label in grouped.labels:
+        labels.append((None, *label))
+    return row_groups.GroupedRows(labels, grouped.codes)
 
 
 def _totals_of_missing(
@@ -135,14 +199,16 @@ def _totals_of_missing(
     own, over all who were asked: a question over some of a column's values alone is
     not refused because few are missing.
     """
+    request = party.request
     totals_over = functools.partial(audited.totals_over, party, dataset)
-    summed = asked_columns(party.request, party.me)
+    summed = asked_columns(request, party.me)
+    decides_alone = not pools_cells(request, party.rules)
     asked = []
     for column in summed:
-        presence, of_column = _presence(members, column)
+        presence, name = _presence(members, column)
         asked += totals_over(
             presence,
-            columns=[of_column],
+            columns=[name],
             rows={ALL_ASKED: np.arange(dataset.n_rows)},
         )
     for column in summed:
@@ -150,34 +216,41 @@ def _totals_of_missing(
         n_alone = np.count_nonzero(has_own & ~has_value)
         # Of a crosstab: cells with a value here and none in the other column. Each of
         # them is withheld where they are few, unless the sum of all hospitals decides.
-        is_withheld = n_alone < party.rules.min_rows
-        if is_withheld and not pools_cells(party.request, party.rules):
+        is_few = n_alone < party.rules.min_rows
+        if is_few and decides_alone:
             continue
         asked += totals_over(
-            members, columns=[column], rows={WITH_OWN_VALUE: np.flatnonzero(has_own)}
+            members,
+            columns=[column],
+            rows={WITH_OWN_VALUE: np.flatnonzero(has_own)},
         )
     return asked
 
 
 def _labelled_rows(
-    request: StatisticsRequest, user_id: int, dataset: Dataset
-) -> exact_totals.GroupedRows:
+    request: StatisticsRequest,
+    user_id: int,
+    dataset: Dataset,
+) -> row_groups.GroupedRows:
     """Which group, value or bin each row is in."""
     group_by = request.grouping
     column = request.provider(user_id).key_column
     if request.counted_as in ("frequency", "crosstab"):
-        return exact_totals.grouped_rows(dataset, request.columns or [column])
-    grouped = exact_totals.grouped_rows(dataset, group_by)
+        counted = request.columns or [column]
+        return row_groups.grouped_rows(dataset, counted)
+    grouped = row_groups.grouped_rows(dataset, group_by)
     if not request.is_binned:
         return grouped
     edges = bin_edges(request)
-    bins = exact_totals.binned_rows(dataset, column, edges)
+    bins = row_groups.binned_rows(dataset, column, edges)
     n_bins = len(edges) + 1
-    labels = []
+    names = [bin_label(place) for place in range(n_bins)]
+    labels: list[Label] = []
     for label in grouped.labels:
-        labels += [(*label, bin_label(place)) for place in range(n_bins)]
+        labels += [(*label, name) for name in names]
     # Rows without a value are in no bin, and nobody asks for them.
-    return exact_totals.GroupedRows(labels, grouped.codes * n_bins + bins)
+    codes = grouped.codes * n_bins + bins
+    return row_groups.GroupedRows(labels, codes)
 
 
 def _totals_of_labels(
@@ -193,31 +266,50 @@ def _totals_of_labels(
     Those without a value are a group of who was asked, and no value of the column.
     """
     request = party.request
+    totals_over = functools.partial(audited.totals_over, party, dataset)
+    is_pooled = pools_cells(request, party.rules)
     asked = []
     for place, column in enumerate(_label_columns(request, party.me)):
         having: dict[str, Ints] = {}
         lacking: dict[str, Ints] = {}
-        if pools_cells(party.request, party.rules):
+        if is_pooled:
             # A cell that nobody here is in any more may be under either.
-            having[NO_CELL] = lacking[NO_CELL] = np.zeros(0, dtype=np.int64)
+            nobody = np.zeros(0, dtype=np.int64)
+            having[NO_CELL] = nobody
+            lacking[NO_CELL] = nobody
         for name, label in label_of.items():
-            is_missing = label[place] is None
-            (lacking if is_missing else having)[name] = rows[name]
-        named, name = _value_by_value(members, column)
-        asked += audited.totals_over(party, dataset, named, columns=[name], rows=having)
-        named, name = _value_by_value(*_presence(members, column))
-        asked += audited.totals_over(
-            party, dataset, named, columns=[name], rows=lacking
+            if label[place] is None:
+                lacking[name] = rows[name]
+            else:
+                having[name] = rows[name]
+        compared, name = _value_by_value(members, column)
+        asked += totals_over(
+            compared,
+            columns=[name],
+            rows=having,
         )
-    for column in request.rows.plain(_derived_labels(request, party.me)):
-        named, name = _value_by_value(members, column)
-        asked += audited.totals_over(party, dataset, named, columns=[name], rows=rows)
+        presence, name = _presence(members, column)
+        compared, name = _value_by_value(presence, name)
+        asked += totals_over(
+            compared,
+            columns=[name],
+            rows=lacking,
+        )
+    derived = _derived_labels(request, party.me)
+    for column in request.rows.plain(derived):
+        compared, name = _value_by_value(members, column)
+        asked += totals_over(
+            compared,
+            columns=[name],
+            rows=rows,
+        )
     return asked
 
 
 def _derived_labels(request: StatisticsRequest, user_id: int) -> list[str]:
+    derived = request.rows.derived
     names = _label_columns(request, user_id)
-    return [name for name in names if name in request.rows.derived]
+    return [name for name in names if name in derived]
 
 
 def _label_columns(request: StatisticsRequest, user_id: int) -> list[str]:
@@ -239,57 +331,73 @@ def _value_by_value(members: Members, column: str) -> tuple[Members, str]:
     if not members.is_whole_row:
         return members, column
     name = f"{column} value by value"
-    return replace(members, values={name: members.values[column]}), name
+    values = {name: members.values[column]}
+    return replace(members, values=values), name
 
 
 def _presence(members: Members, column: str) -> tuple[Members, str]:
     """The same people with whether they have a value in a column, and what that is
     called.
     """
-    is_there = (members.values[column] != 0).astype(np.uint64)
+    has_value = members.values[column] != 0
+    is_there = np.broadcast_to(np.uint64(1), has_value.shape)
+    if not has_value.all():
+        is_there = has_value.astype(np.uint64)
     name = f"{column} is there"
     return replace(members, values={name: is_there}), name
 
 
 def _rows_by_group(
-    grouped: exact_totals.GroupedRows, has_value: NDArray[np.bool_]
+    grouped: row_groups.GroupedRows,
+    has_value: NDArray[np.bool_],
 ) -> dict[Label, Ints]:
     """By label the places of the rows with a value."""
     places = np.flatnonzero(has_value)
-    in_order = places[np.argsort(grouped.codes[places], kind="stable")]
-    codes = np.arange(len(grouped.labels) + 1)
-    begins = np.searchsorted(grouped.codes[in_order], codes)
-    return {
-        label: np.sort(in_order[begins[code] : begins[code + 1]])
-        for code, label in enumerate(grouped.labels)
-    }
+    codes = grouped.codes[places]
+    # Rows without a value that is binned are in no bin: -1, before all others.
+    codes += 1
+    n_of_code = np.bincount(codes, minlength=len(grouped.labels) + 1)
+    ends = np.cumsum(n_of_code)
+    # A stable sort leaves the rows of a group in their order.
+    by_group = np.argsort(codes, kind="stable")
+    del codes
+    in_order = places[by_group]
+    rows_of = {}
+    for code, label in enumerate(grouped.labels):
+        rows_of[label] = in_order[ends[code] : ends[code + 1]]
+    return rows_of
 
 
 def asked_columns(request: StatisticsRequest, user_id: int) -> list[str]:
     """What the method is of, without the groups."""
-    return list(request.columns or [request.provider(user_id).key_column])
+    if request.columns:
+        return list(request.columns)
+    provider = request.provider(user_id)
+    return [provider.key_column]
 
 
 def is_near_sketch(party: AskedStatistics, dataset: Dataset) -> bool:
     """As `earlier_sketches.is_near_earlier`, of all rows that the answer is of."""
     request = party.request
-    summed = request.rows.plain(asked_columns(request, party.me))
-    compared = [earlier_sketches.rows_of(party, dataset, summed, complete=summed)]
+    plain = request.rows.plain
+    summed = plain(asked_columns(request, party.me))
+    rows_of = functools.partial(earlier_sketches.rows_of, party, dataset)
+    compared = [rows_of(summed, complete=summed)]
     if request.counted_as in ("frequency", "crosstab"):
-        compared.append(earlier_sketches.rows_of(party, dataset, summed))
+        compared.append(rows_of(summed))
     elif request.group_by:
-        columns = request.rows.plain(columns_of(request, party.me))
-        compared.append(
-            earlier_sketches.rows_of(party, dataset, columns, complete=summed)
-        )
-    return any(earlier_sketches.is_near_earlier(party, rows) for rows in compared)
+        columns = plain(columns_of(request, party.me))
+        compared.append(rows_of(columns, complete=summed))
+    is_near = functools.partial(earlier_sketches.is_near_earlier, party)
+    return any(is_near(rows) for rows in compared)
 
 
 def near_sketched_groups(party: AskedStatistics, dataset: Dataset) -> set[Label]:
     request = party.request
     if request.group_by is None or request.counted_as in TALLIED:
         return set()
-    summed = request.rows.plain(asked_columns(request, party.me))
+    asked = asked_columns(request, party.me)
+    summed = request.rows.plain(asked)
     groups = earlier_sketches.groups_of(party, dataset, summed)
     return earlier_sketches.near_groups(party, groups)
 
@@ -305,6 +413,8 @@ def bin_edges(request: StatisticsRequest) -> Floats:
     """
     assert request.bins is not None
     if request.method == "kaplan_meier":
-        return np.nextafter(np.array(request.bins, dtype=np.float64), np.inf)
-    above_last = np.nextafter(request.bins[-1], np.inf)
-    return np.array([*request.bins[:-1], above_last])
+        edges = np.array(request.bins, dtype=np.float64)
+        return np.nextafter(edges, np.inf)
+    *others, last = request.bins
+    above_last = np.nextafter(last, np.inf)
+    return np.array([*others, above_last])

@@ -1,55 +1,47 @@
-"""One hospital in an order of joint statistics: what it verifies, and what it reads.
+"""One hospital in an order of joint statistics: what it verifies, and which of its data it
+reads.
 
 Everything here may be run again after a crash: what was read, drawn and sent is kept in
-the vault and found there. Read `pooled.py` next for rows of all providers one below the
+the vault and found there. Read `readings.py` next, then `pooled.py` for rows of all providers one below the
 other, `joined_rows.py` and `joined.py` for rows of the same person.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
-from pydantic import Field
-
-from agents.gate import derived_columns, disclosure, totals
+from agents.gate import derived_columns, disclosure, total_rules, totals
 from agents.gate.earlier_questions import StatisticsLedger
 from agents.gate.memory import Memory
-from agents.order.party import (
-    AgreedOrder,
-    AskedOrder,
-    Hospital,
-    Party,
-    VerifiedOrder,
+from agents.order.answers import reader_rules
+from agents.order.party import AgreedOrder, AskedOrder, Hospital, Party, VerifiedOrder
+from agents.order.verifying import (
     read_document,
+    read_protocol,
     read_sql,
     verify_signature,
 )
+from agents.rows.cohort_sql import cohort_name, names_cohort
 from agents.rows.dataset import Dataset
 from agents.rows.file_rows import FILE_TYPES
 from agents.rows.files import check_path
-from agents.rows.reading import open_dataset
-from agents.rows.study_dataset import prepare_question
 from analytics.statistics.circuit import Plan
 from protocol.errors import BadRequest, Rule, check_all, check_rules
-from protocol.fields import Strict
 from protocol.messages import canonical
 from protocol.policy import StatisticsRules
 from protocol.statistics_plan import ordered_expression, sketched_plan
 from protocol.statistics_request import (
-    RANKED,
     TALLIED,
     THRESHOLD,
     StatisticsOrder,
     StatisticsRequest,
     read_statistics_document,
 )
-from protocol.statistics_rows import QuestionRows
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class AskedStatistics(AskedOrder):
         with: who asks, and who opens the counts of a quantile's search.
         """
         readers = {self.request.initiator}
-        if self.request.method in RANKED:
+        if self.request.searches:
             readers |= set(self.request.openers) - {self.me}
         return readers
 
@@ -108,6 +100,11 @@ class VerifiedStatistics(VerifiedOrder, AskedStatistics):
     @property
     def snapshot(self) -> Path | None:
         return self.store.folder / "rows.parquet"
+
+    def among(self, hospitals: Collection[int]) -> Self:
+        request = self.request.among(hospitals)
+        order = self.order.model_copy(update={"request": request})
+        return replace(self, request=request, order=order)
 
     def terms(self) -> dict[str, Any]:
         request = self.request
@@ -147,6 +144,8 @@ class VerifiedStatistics(VerifiedOrder, AskedStatistics):
             details["own_data"] = _own_data(request, self.me)
         if request.openers != request.receivers:
             details["openers"] = list(request.openers)
+        if request.reader is not None:
+            details["reader"] = self.policy.reader_words(request.reader)
         if self.order.schedule_id is not None:
             details["schedule_id"] = self.order.schedule_id
         return details
@@ -165,15 +164,23 @@ def verify_order(party: Party) -> VerifiedStatistics:
     ProtocolViolation.
     """
     document = read_document(party)
+    protocol = read_protocol(party, document)
     order = read_statistics_document(document, party.order_id)
     sql = read_sql(party, order.commitments)
     check_all(
         lambda: check_rules(policy_rules(party, order.request)),
         lambda: check_data(party, order.request, sql),
     )
-    signed = verify_signature(party, document, order.request.initiator)
+    signed = verify_signature(
+        party, document, order.request.initiator, protocol=protocol
+    )
     return VerifiedStatistics(
-        **vars(party), request=order.request, sql=sql, signed=signed, order=order
+        **vars(party),
+        request=order.request,
+        sql=sql,
+        signed=signed,
+        protocol=protocol,
+        order=order,
     )
 
 
@@ -186,6 +193,7 @@ def policy_rules(hospital: Hospital, request: StatisticsRequest) -> list[Rule]:
     """
     policy, me = hospital.policy, hospital.me
     found = policy.initiator_rules(request.initiator, own_user_id=me)
+    found += reader_rules(hospital, initiator=request.initiator, reader=request.reader)
     if me not in request.providers:
         return found
     rules = policy.statistics
@@ -209,8 +217,8 @@ def policy_rules(hospital: Hospital, request: StatisticsRequest) -> list[Rule]:
         return [*found, Rule(error.code, functools.partial(_raise, error))]
     found += disclosure.request_rules(
         rules,
-        method=request.method,
-        n_providers=len(request.providers),
+        methods=request.methods,
+        n_providers=request.least_providers,
         row_level_columns=row_level_columns,
         disclose=request.disclose,
     )
@@ -241,12 +249,12 @@ def _totals_rules(
         derived_columns.check_values(request.rows.derived, values, rules)
 
     def check_owners() -> None:
-        totals.check_owners(totals.opened_totals(request, circuit), me, rules)
+        total_rules.check_owners(totals.opened_totals(request, circuit), me, rules)
 
     return [
         Rule("row_expressions", check_weighing),
         Rule("row_expressions", check_derived),
-        Rule("column_names", lambda: totals.check_columns(request, me, rules)),
+        Rule("column_names", lambda: total_rules.check_columns(request, me, rules)),
         Rule("own_totals", check_owners),
     ]
 
@@ -272,7 +280,7 @@ def check_data(
 ) -> None:
     """What the policy says to the name of a provider's file or table.
 
-    Nothing is opened. Raises Refused (code data_path, files, tables). The rest is known
+    Nothing is opened. Raises Refused (code data_path, files, tables, cohort_name). The rest is known
     when the data are read.
     """
     rules = hospital.policy.statistics
@@ -282,6 +290,8 @@ def check_data(
     data_path = sql["data"]
     if data_type in FILE_TYPES:
         check_path(hospital.settings.data_folder, data_path, rules.files)
+    elif names_cohort(data_path):
+        hospital.policy.cohort_of(cohort_name(data_path))
     elif data_type == "table":
         hospital.policy.table(data_path)
 
@@ -363,142 +373,3 @@ def _row_level_columns(request: StatisticsRequest, user_id: int) -> list[str]:
     if expression is not None and not expression.is_row_level:
         return []
     return columns_of(request, user_id)
-
-
-# A provider's data, read once
-
-
-class PartReading(Strict):
-    """What a provider keeps of one of the questions that `describe` asks at once."""
-
-    tallies: dict[str, list[int]] = Field(default_factory=dict)
-    # The rule that withholds a group, and its threshold as the policy writes it.
-    withheld: dict[str, tuple[str, str]] = Field(default_factory=dict)
-
-
-class LogRankPart(Strict):
-    """A provider's part of a log-rank test, in units of
-    1 / `analytics.statistics.survival.UNIT`: by its own groups, in order.
-    """
-
-    groups: list[str]
-    scores: list[int]
-    covariances: list[list[int]]
-
-
-class Reading(Strict):
-    """What a provider keeps of its data for one order.
-
-    Of pooled rows, numbers by group; of joined ones, its columns' types. A group's key
-    is its label, the values of the group columns, as canonical JSON.
-    """
-
-    n_rows: int
-    # Rows that are in no group because a column of the question has no value there.
-    n_null: int = 0
-    # Rows that were read, left out of these for a missing value, and such in which the
-    # mean stands for one.
-    n_selected: int = 0
-    n_left_out: int = 0
-    n_filled: int = 0
-    # Of a question with categories: how many rows have each level, before all agree on
-    # the levels; and then these.
-    level_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
-    levels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    # A schedule's rows have changed by so few that its last result stands again; the
-    # rest is empty then.
-    repeats: bool = False
-    # A quantile's column holds whole numbers of 64 bits, and this hospital's policy
-    # lets single ones be known.
-    whole: bool = False
-    n_rows_of: dict[str, int] = Field(default_factory=dict)
-    # Integers of any size, which are added up over the providers
-    # (`agents.statistics.sums.N_NUMBERS`).
-    tallies: dict[str, list[int]] = Field(default_factory=dict)
-    log_rank: LogRankPart | None = None
-    # The rule that withholds a group, and its threshold as the policy writes it.
-    withheld: dict[str, tuple[str, str]] = Field(default_factory=dict)
-    # Where the policy says `cells = "pooled"`: why a group of min_rows rows or more is
-    # withheld, and which smaller ones are not let be shown.
-    withheld_of_pooled: dict[str, tuple[str, str]] = Field(default_factory=dict)
-    vetoed: list[str] = Field(default_factory=list)
-    # Earlier answers that receivers have of such cells, by order and who is left out
-    # (`pooled_cells.left_out`); who has changed since, by order and cell: the fewest and
-    # the most who have come, the same of those gone, whether too few by this hospital
-    # alone; and the fewest that its policy lets be compared.
-    earlier: list[tuple[int, int]] = Field(default_factory=list)
-    changes: dict[int, dict[str, tuple[int, int, int, int, bool]]] = Field(
-        default_factory=dict
-    )
-    min_changed: int = 1
-    # Of describe: what each column is of, and what the questions are (`Part.name`).
-    kinds: dict[str, Literal["number", "category"]] = Field(default_factory=dict)
-    parts: dict[str, PartReading] = Field(default_factory=dict)
-    # By alias.column, the fields of `analytics.statistics.rowwise.Fixed`.
-    types: dict[str, tuple[int, int, int, bool]] = Field(default_factory=dict)
-
-
-@contextmanager
-def open_data(
-    party: AskedStatistics,
-    *,
-    again: bool = False,
-    and_numbers: bool = False,
-    levels: Mapping[str, tuple[str, ...]] | None = None,
-) -> Iterator[Dataset]:
-    """This provider's rows, from where the order's sealed data_path says, within its
-    policy: those that the question is over.
-
-    and_numbers: all columns of numbers, beside those that the question uses. again: they
-    are read more than once in this order, and every time as they were the first time.
-    levels: of categories, once they are agreed on.
-    """
-    request = party.request
-    rows = request.rows
-    if request.is_joined:
-        # Its derived columns are written out in the expression.
-        rows = QuestionRows(missing=rows.missing)
-    complete_on = request.complete_on or []
-    # A quantile's rounds and a join read more than once: from a snapshot, as the rows
-    # may change meanwhile.
-    snapshot = None
-    if again:
-        snapshot = party.snapshot
-    with open_dataset(
-        party.settings,
-        party.policy,
-        data_path=party.sql["data"],
-        data_type=request.provider(party.me).data_type,
-        requester=request.initiator,
-        columns=read_columns(request, party.me),
-        and_numbers=and_numbers,
-        complete_on=complete_on if rows.is_plain else (),
-        snapshot=snapshot,
-    ) as dataset:
-        if not rows.is_plain:
-            columns = columns_of(request, party.me)
-            dataset = prepare_question(
-                dataset,
-                rows,
-                columns=columns,
-                complete_on=complete_on,
-                min_rows=party.rules.min_rows,
-            )
-        yield replace(dataset, levels=dict(levels or {}))
-
-
-def keep_reading(
-    party: VerifiedStatistics, make: Callable[[], Reading], *, name: str = "reading"
-) -> Reading:
-    """The reading of this order; made by the first call, and found by every later one.
-
-    name: of one that is made after another.
-    """
-
-    def read() -> bytes:
-        return make().model_dump_json().encode()
-
-    # A second reading after a crash could find other rows, and the two would differ by
-    # a few people (decision 14).
-    kept = party.store.once(name, read)
-    return Reading.model_validate_json(kept)

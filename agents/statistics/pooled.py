@@ -22,17 +22,21 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from agents.gate import disclosure, totals
-from agents.gate.cohort_audit import (
-    NO_CHANGE,
-    EarlierCells,
-)
-from agents.gate.disclosure import Label, Withheld
+from agents.gate import disclosure, totals, totals_in_words, withheld_groups
+from agents.gate.asked_sets import NO_CHANGE, EarlierCells
 from agents.gate.pooled_cells import left_out, own_cells
+from agents.gate.withheld_groups import Label, Withheld
 from agents.order.party import note_opened
 from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset
-from agents.statistics import audited, described, earlier_sketches, log_rank, tested
+from agents.statistics import (
+    audited,
+    described,
+    described_rows,
+    earlier_sketches,
+    log_rank,
+    tested,
+)
 from agents.statistics.answer import (
     Answer,
     Answered,
@@ -41,12 +45,8 @@ from agents.statistics.answer import (
     repeat_answered,
 )
 from agents.statistics.finished import finished_answer
-from agents.statistics.groups import (
-    Agreed,
-    agree_on_groups,
-    n_label_columns,
-    pools_cells,
-)
+from agents.statistics.groups import Agreed, agree_on_groups, pools_cells
+from agents.statistics.labels import n_label_columns
 from agents.statistics.levels import agree_on_levels, own_levels
 from agents.statistics.opened_sets import (
     WHOLE,
@@ -58,16 +58,16 @@ from agents.statistics.opened_sets import (
 from agents.statistics.party import (
     AgreedStatistics,
     AskedStatistics,
-    Reading,
     VerifiedStatistics,
-    keep_reading,
-    open_data,
+    policy_rules,
 )
 from agents.statistics.quantile_rounds import rank, shows_values
+from agents.statistics.readings import Change, Reading, keep_reading, open_data
 from agents.statistics.sums import (
     COUNT_BITS,
     WIDTHS,
     Sums,
+    check_counts,
     end_sums,
     numbers_of,
     shown_tallies,
@@ -79,8 +79,13 @@ from agents.statistics.tallies import (
     n_filled,
     own_tallies,
 )
-from protocol.errors import Refused
+from protocol.errors import Refused, check_rules
 from protocol.statistics_request import RANKED, StatisticsRequest
+
+OwnNumbers = Callable[[], list[int]]
+"""What makes a provider's integers, once a sum asks for them."""
+
+Refuse = Callable[[Refused], None]
 
 # A provider's part, read once
 
@@ -100,9 +105,7 @@ def _raise(error: Refused) -> None:
     raise error
 
 
-def read_anew(
-    party: AskedStatistics, *, refuse: Callable[[Refused], None] = _raise
-) -> Reading:
+def read_anew(party: AskedStatistics, *, refuse: Refuse = _raise) -> Reading:
     """The same, and nothing is kept but what is reserved in `party.memory`.
 
     Of a question with categories the levels alone are counted: which groups they make,
@@ -114,6 +117,19 @@ def read_anew(
     if party.request.rows.categorical:
         return own_levels(party)
     return _read(party, {}, refuse)
+
+
+def _of_party(party: AgreedStatistics, reading: Reading | None) -> Reading | None:
+    """The reading of an order that has started without some of its hospitals: its totals
+    are of fewer, and go to fewer. Made of the same rows, which the order keeps; the
+    policy's rules first, as of any order over these hospitals.
+    """
+    if not party.absent:
+        return reading
+    check_rules(policy_rules(party, party.request))
+    if reading is None:
+        return None
+    return keep_reading(party, lambda: read_anew(party), name="party_reading")
 
 
 def _with_levels(party: AgreedStatistics, reading: Reading | None) -> Reading | None:
@@ -129,18 +145,21 @@ def _with_levels(party: AgreedStatistics, reading: Reading | None) -> Reading | 
 def _read(
     party: AskedStatistics,
     levels: Mapping[str, tuple[str, ...]],
-    refuse: Callable[[Refused], None],
+    refuse: Refuse,
 ) -> Reading:
     request = party.request
     if request.describes:
-        return described.read(party, levels)
+        return described_rows.read(party, levels)
     # A quantile's rows are read in every round, those of categories before these.
     again = request.method in RANKED or bool(levels)
     with open_data(party, again=again, levels=levels) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         # What cannot be used is found before anything is held against earlier answers.
         event_times = log_rank.own_part(
-            dataset, request, party.me, min_rows=party.rules.min_rows
+            dataset,
+            request,
+            party.me,
+            min_rows=party.rules.min_rows,
         )
         near: set[Label] = set()
         if earlier_sketches.keeps_sketches(party):
@@ -165,10 +184,10 @@ def _read(
     withheld = _withhold(party, tallies, near_alone, refuse)
     reading = _reading(dataset, request, tallies, withheld, whole=whole)
     reading = reading.model_copy(update={"levels": levels, "log_rank": event_times})
-    if pools_cells(request, party.rules):
-        reading = _with_own_cells(party, reading, tallies, near)
-        return _with_changes(party, reading, reserved.earlier, min_changed=min_changed)
-    return reading
+    if not pools_cells(request, party.rules):
+        return reading
+    reading = _with_own_cells(party, reading, tallies, near)
+    return _with_changes(party, reading, reserved.earlier, min_changed=min_changed)
 
 
 def _with_changes(
@@ -182,13 +201,14 @@ def _with_changes(
     request = party.request
     n_columns = n_label_columns(request)
     stated: set[tuple[int, int]] = set()
-    changes: dict[int, dict[str, tuple[int, int, int, int, bool]]] = {}
+    changes: dict[int, dict[str, Change]] = {}
     for order_id, names in earlier.names.items():
         # Of a label of other columns there is no cell here.
         if not any(_is_label(name, n_columns) for name in names):
             continue
         for receiver in earlier.receivers[order_id]:
-            stated.add((order_id, left_out(receiver, request.providers)))
+            who = left_out(receiver, request.providers)
+            stated.add((order_id, who))
         of_order = {}
         for name, change in earlier.changes[order_id].items():
             if change != NO_CHANGE and _is_label(name, n_columns):
@@ -237,7 +257,7 @@ def _withhold(
     party: AskedStatistics,
     tallies: Mapping[Label, Tally],
     near: set[Label],
-    refuse: Callable[[Refused], None],
+    refuse: Refuse,
 ) -> dict[Label, Withheld]:
     """Which groups this hospital's rules withhold.
 
@@ -246,7 +266,7 @@ def _withhold(
     facts = {}
     for label, tally in tallies.items():
         facts[label] = replace(tally.facts, is_near=label in near)
-    withheld = disclosure.withhold(facts, party.rules)
+    withheld = withheld_groups.withhold(facts, party.rules)
     # Without group columns the one group has no value to name it.
     if () in withheld:
         refuse(_refused(withheld[()]))
@@ -300,7 +320,8 @@ def _refused(why: Withheld) -> Refused:
 
 def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     """States the groups, adds this provider's part, and finishes at a receiver."""
-    reading = _with_hospitals_checked(party, _with_levels(party, reading))
+    reading = _with_levels(party, _of_party(party, reading))
+    reading = _with_hospitals_checked(party, reading)
     if party.request.describes:
         return described.answer(party, reading)
     agreed = agree_on_groups(party, reading)
@@ -317,7 +338,7 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     opened = list(agreed.opened)
     if agreed.shown:
         opened += _note_opened(party, agreed)
-    sums = Sums(party)
+    sums = Sums(party, party.request.openers)
     if party.request.method in RANKED:
         found = rank(party, reading, agreed, sums)
     else:
@@ -337,7 +358,8 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
 
 
 def _with_hospitals_checked(
-    party: AgreedStatistics, reading: Reading | None
+    party: AgreedStatistics,
+    reading: Reading | None,
 ) -> Reading | None:
     """The reading, of which nothing is used where the last result stands again."""
     if reading is None or reading.repeats:
@@ -362,18 +384,20 @@ def _note_opened(party: AgreedStatistics, agreed: Agreed) -> list[str]:
     request = party.request
     opened = totals.opened_totals(request, None)
     n_rows = sum(party.n_rows[user] for user in request.providers)
-    sentences = totals.words_of(
-        opened, n_rows=n_rows, n_hospitals=len(request.providers)
-    )
+    n_hospitals = len(request.providers)
+    sentences = totals_in_words.words_of(opened, n_rows=n_rows, n_hospitals=n_hospitals)
     if agreed.is_pooled and request.method not in RANKED:
-        sentences.append(totals.missing_in_words(len(request.providers)))
+        sentences.append(totals_in_words.missing_in_words(n_hospitals))
     if party.is_provider:
         note_opened(party, sentences, receivers=totals.receivers_of(request))
     return sentences
 
 
 def _add(
-    party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums
+    party: AgreedStatistics,
+    reading: Reading | None,
+    agreed: Agreed,
+    sums: Sums,
 ) -> Answer | None:
     """One sum of the integers of all shown groups; the answer at a receiver."""
     request = party.request
@@ -394,10 +418,13 @@ def _add(
         width = WIDTHS.get(request.counted_as, COUNT_BITS)
         if n_event_sums:
             own_numbers = functools.partial(
-                _with_event_sums, reading, agreed, own_numbers
+                _with_event_sums,
+                reading,
+                agreed,
+                own_numbers,
             )
             count += n_event_sums
-            width = log_rank.WIDTH
+            width = log_rank.width(request)
         joint_numbers = sums.add(own_numbers, count=count, width=width, round=0)
         n_rounds = 1
     end_sums(party, round=n_rounds)
@@ -409,47 +436,58 @@ def _add(
     if agreed.is_pooled and joint_numbers:
         *joint_numbers, n_null = joint_numbers
         n_used = sum(joint_numbers[::n_numbers])
-        agreed.joint_rows.update(_joint_rows(party, agreed, n_used, n_null))
+        joint_rows = _joint_rows(party, agreed, n_used, n_null)
+        agreed.joint_rows.update(joint_rows)
     n_all = 0
     if request.is_share and joint_numbers:
         *joint_numbers, n_all = joint_numbers
     # The integers of all groups come as one list, a group after the other.
     by_group = []
     for begin in range(0, len(joint_numbers), n_numbers):
-        by_group.append(joint_numbers[begin : begin + n_numbers])
+        end = begin + n_numbers
+        by_group.append(joint_numbers[begin:end])
+    n_rows = [numbers[0] for numbers in by_group]
+    check_counts(party, n_rows)
     return finished_answer(
-        request, agreed, by_group, n_all=n_all, event_sums=event_sums
+        request,
+        agreed,
+        by_group,
+        n_all=n_all,
+        event_sums=event_sums,
     )
 
 
-def _with_all_rows(
-    reading: Reading | None, numbers: Callable[[], list[int]]
-) -> list[int]:
+def _with_all_rows(reading: Reading | None, numbers: OwnNumbers) -> list[int]:
     """This provider's integers, and how many of its rows have a value: of all levels,
     withheld ones too.
     """
     assert reading is not None
-    return [*numbers(), sum(reading.n_rows_of.values())]
+    own = numbers()
+    n_with_value = sum(reading.n_rows_of.values())
+    return [*own, n_with_value]
 
 
 def _with_event_sums(
-    reading: Reading | None, agreed: Agreed, numbers: Callable[[], list[int]]
+    reading: Reading | None,
+    agreed: Agreed,
+    numbers: OwnNumbers,
 ) -> list[int]:
     """This provider's integers, and its part of the sums of a log-rank test."""
     assert reading is not None
     return [*numbers(), *log_rank.joint_sums(reading, agreed)]
 
 
-def _with_row_counts(
-    reading: Reading | None, numbers: Callable[[], list[int]]
-) -> list[int]:
+def _with_row_counts(reading: Reading | None, numbers: OwnNumbers) -> list[int]:
     """This provider's integers, and how many of its rows have no value."""
     assert reading is not None
     return [*numbers(), reading.n_null]
 
 
 def _joint_rows(
-    party: AgreedStatistics, agreed: Agreed, n_used: int, n_null: int
+    party: AgreedStatistics,
+    agreed: Agreed,
+    n_used: int,
+    n_null: int,
 ) -> dict[str, int]:
     """Of all hospitals together, the rows in shown cells, in others, and in none; none
     of the three where one would tell of few.
@@ -459,6 +497,3 @@ def _joint_rows(
     if any(0 < count < agreed.min_rows for count in counts.values()):
         return {}
     return counts
-
-
-# Finishing, at the receivers

@@ -20,13 +20,14 @@ from dataclasses import replace
 import numpy as np
 
 from agents.gate import pooled_cells as rule
-from agents.gate import totals
-from agents.gate.disclosure import Label, Withheld
+from agents.gate import totals_in_words
 from agents.gate.pooled_cells import AgreedLimits, Decided
+from agents.gate.withheld_groups import Label, Withheld
 from agents.order.evaluation import evaluate_once
 from agents.order.party import note_opened, receive_all, send
 from agents.statistics import audited
-from agents.statistics.party import AgreedStatistics, Reading
+from agents.statistics.party import AgreedStatistics
+from agents.statistics.readings import Reading
 from analytics.statistics.rowwise import Column
 from protocol.errors import BadRequest
 from protocol.exchange import Address
@@ -46,7 +47,12 @@ from protocol.statistics_plan import (
 def compare_each(party: AgreedStatistics, reading: Reading | None) -> None:
     """Informs the coordinator that this order compares no cells."""
     if reading is not None and party.request.has_cells:
-        send(party, "cell_tags", lambda: b"", recipient=COORDINATOR)
+        send(
+            party,
+            "cell_tags",
+            lambda: b"",
+            recipient=COORDINATOR,
+        )
 
 
 def decide(
@@ -68,47 +74,125 @@ def decide(
     limits = agreed.tagged(key)
     own = None
     if reading is not None:
-        labels = [_label(text) for text, n in reading.n_rows_of.items() if n]
-        if len(labels) > cells.MOST_CELLS:
-            raise BadRequest(
-                f"group_by makes more than {cells.MOST_CELLS} groups at a hospital.",
-                remedy="Group by columns with fewer different values.",
-                code="group_by",
-            )
-        own = cells.list_of(key, labels, limits)
-        send(party, "cell_tags", own.encode, recipient=COORDINATOR)
+        own = _own_cells(reading, key, limits)
+        send(
+            party,
+            "cell_tags",
+            own.encode,
+            recipient=COORDINATOR,
+        )
     union = _agree_on_union(party, own, limits)
     passed: set[bytes] = set()
-    opened = ""
+    opened = []
     if union.cells:
-        opened = totals.comparison_in_words(
-            request, limits, n_cells=len(union.cells), n_answers=_n_answers(agreed)
+        sentence = totals_in_words.comparison_in_words(
+            request,
+            limits,
+            n_cells=len(union.cells),
+            n_answers=_n_answers(agreed),
         )
-        plan = cells_plan(request.providers, request.openers, limits)
-        if reading is not None:
-            # The comparison opens something of every cell, shown or not.
-            audited.commit_totals(party)
-            everybody = [str(user) for user in request.hospitals]
-            note_opened(party, [opened], receivers=everybody, what="opens_cells")
-            columns = _columns(party, reading, union, agreed)
-            compute = functools.partial(
-                evaluate_once, party, plan, columns, n_rows=len(union.cells)
-            )
-            # To everybody, so that all know the same bits.
-            send(party, "cell_share", compute, recipient=EVERYONE)
-        shares = receive_all(party, "cell_share", request.providers, EVERYONE)
-        found = reveal(plan, shares)
-        for tag, passes in zip(union.cells, found.values, strict=True):
-            if passes:
-                passed.add(tag)
+        passed = _compare(
+            party,
+            reading,
+            union,
+            agreed,
+            limits,
+            sentence,
+        )
+        opened.append(sentence)
     decided = rule.decide(
-        union, passed, stated, agreed, receivers=request.openers, key=key
+        union,
+        passed,
+        stated,
+        agreed,
+        receivers=request.openers,
+        key=key,
     )
-    return replace(decided, opened=[opened] if opened else [])
+    return replace(decided, opened=opened)
+
+
+def _own_cells(
+    reading: Reading,
+    key: bytes,
+    limits: Limits,
+) -> CellList:
+    """The cells of this provider that have rows. BadRequest (code group_by) where they
+    are more than can be compared.
+    """
+    labels = []
+    for text, n_rows in reading.n_rows_of.items():
+        if n_rows:
+            labels.append(_label(text))
+    if len(labels) > cells.MOST_CELLS:
+        raise BadRequest(
+            f"group_by makes more than {cells.MOST_CELLS} groups at a hospital.",
+            remedy="Group by columns with fewer different values.",
+            code="group_by",
+        )
+    return cells.list_of(key, labels, limits)
+
+
+def _compare(
+    party: AgreedStatistics,
+    reading: Reading | None,
+    union: CellList,
+    agreed: AgreedLimits,
+    limits: Limits,
+    sentence: str,
+) -> set[bytes]:
+    """The tags of the cells that pass, by one comparison on shares. `sentence` is what
+    the ledger says is opened.
+    """
+    request = party.request
+    plan = cells_plan(request.providers, request.openers, limits)
+    if reading is not None:
+        # The comparison opens something of every cell, shown or not.
+        audited.commit_totals(party)
+        everybody = [str(user) for user in request.hospitals]
+        note_opened(
+            party,
+            [sentence],
+            receivers=everybody,
+            what="opens_cells",
+        )
+        columns = _columns(
+            party,
+            reading,
+            union,
+            agreed,
+        )
+        compute = functools.partial(
+            evaluate_once,
+            party,
+            plan,
+            columns,
+            n_rows=len(union.cells),
+        )
+        # To everybody, so that all know the same bits.
+        send(
+            party,
+            "cell_share",
+            compute,
+            recipient=EVERYONE,
+        )
+    shares = receive_all(
+        party,
+        "cell_share",
+        request.providers,
+        EVERYONE,
+    )
+    found = reveal(plan, shares)
+    passed = set()
+    for tag, passes in zip(union.cells, found.values, strict=True):
+        if passes:
+            passed.add(tag)
+    return passed
 
 
 def _agree_on_union(
-    party: AgreedStatistics, own: CellList | None, limits: Limits
+    party: AgreedStatistics,
+    own: CellList | None,
+    limits: Limits,
 ) -> CellList:
     """All hospitals' cells, of which all have the same list.
 
@@ -116,93 +200,145 @@ def _agree_on_union(
     somebody, or one that lacks a cell of this hospital.
     """
     address = Address(party.order_id, "cells")
-    union = CellList.decode(party.exchange.get(address, COORDINATOR, EVERYONE))
+    message = party.exchange.get(address, COORDINATOR, EVERYONE)
+    union = CellList.decode(message)
     if union.limits != limits:
         raise cells.differ()
     if own is not None:
-        if not own.cells.items() <= union.cells.items():
+        own_cells = own.cells.items()
+        if not own_cells <= union.cells.items():
             raise cells.differ()
-        send(party, "cell_digest", lambda: union.digest, recipient=EVERYONE)
+        send(
+            party,
+            "cell_digest",
+            lambda: union.digest,
+            recipient=EVERYONE,
+        )
     # Rows of different cells would be added up, and the sum of two small cells pass.
-    digests = receive_all(party, "cell_digest", party.request.providers, EVERYONE)
+    digests = receive_all(
+        party,
+        "cell_digest",
+        party.request.providers,
+        EVERYONE,
+    )
     if set(digests.values()) != {union.digest}:
         raise cells.differ()
     return union
 
 
 def _columns(
-    party: AgreedStatistics, reading: Reading, union: CellList, agreed: AgreedLimits
+    party: AgreedStatistics,
+    reading: Reading,
+    union: CellList,
+    agreed: AgreedLimits,
 ) -> dict[str, Column]:
     """What this provider has of each cell: how many rows, whether any, and who has come
     and gone since each earlier answer.
     """
     key = party.session.group_key(b"cells")
     providers = party.request.providers
+    n_cells = len(union.cells)
     place_of = {tag: place for place, tag in enumerate(union.cells)}
-    n_rows = np.zeros(len(union.cells), dtype=np.int64)
-    for text, n in reading.n_rows_of.items():
-        if not n:
+    n_rows = np.zeros(n_cells, dtype=np.int64)
+    for text, n_own in reading.n_rows_of.items():
+        if not n_own:
             continue
         tag, _ = cells.tags_of(key, _label(text))
+        place = place_of[tag]
         # More than the threshold decides nothing more.
-        n_rows[place_of[tag]] = min(n, agreed.min_rows)
-    has_rows = (n_rows > 0).astype(np.int64)
-    for text in {*reading.vetoed, *_few_since_older(reading, agreed)}:
+        n_rows[place] = min(n_own, agreed.min_rows)
+    is_there = n_rows > 0
+    has_rows = is_there.astype(np.int64)
+    refused = {*reading.vetoed, *_few_since_older(reading, agreed)}
+    for text in refused:
         tag, _ = cells.tags_of(key, _label(text))
         if tag in place_of:
-            refused = veto(providers, min_rows=agreed.min_rows)
-            n_rows[place_of[tag]] = refused
-    name_n, name_s = cell_columns(party.me)
-    numbers = {name_n: n_rows, name_s: has_rows}
+            place = place_of[tag]
+            n_rows[place] = veto(providers, min_rows=agreed.min_rows)
+    name_rows, name_there = cell_columns(party.me)
+    numbers = {
+        name_rows: n_rows,
+        name_there: has_rows,
+    }
 
-    for place, (order_id, left_out) in enumerate(agreed.earlier):
+    for turn, (order_id, left_out) in enumerate(agreed.earlier):
+        # This hospital's own people hide nobody from itself.
         if left_out == party.me:
             continue
         # Who does not remember it may have changed in every cell.
-        come = np.ones(len(union.cells), dtype=np.int64)
-        gone = np.ones(len(union.cells), dtype=np.int64)
+        come = np.ones(n_cells, dtype=np.int64)
+        gone = np.ones(n_cells, dtype=np.int64)
         if order_id in reading.changes:
-            come[:] = gone[:] = 0
-        for text, change in reading.changes.get(order_id, {}).items():
+            come[:] = 0
+            gone[:] = 0
+        changes = reading.changes.get(order_id, {})
+        for text, change in changes.items():
+            fewest_come, most_come, fewest_gone, most_gone, _ = change
             tag, _ = cells.tags_of(key, _label(text))
-            if tag in place_of:
-                come[place_of[tag]] = _counted(change[0], change[1], agreed, providers)
-                gone[place_of[tag]] = _counted(change[2], change[3], agreed, providers)
-        name_come, name_gone = changed_columns(party.me, place)
-        numbers |= {name_come: come, name_gone: gone}
-    every_cell = np.ones(len(union.cells), dtype=np.bool_)
-    return {name: Column(values, every_cell) for name, values in numbers.items()}
+            if tag not in place_of:
+                continue
+            place = place_of[tag]
+            come[place] = _counted(
+                fewest_come,
+                most_come,
+                agreed,
+                providers,
+            )
+            gone[place] = _counted(
+                fewest_gone,
+                most_gone,
+                agreed,
+                providers,
+            )
+        name_come, name_gone = changed_columns(party.me, turn)
+        numbers[name_come] = come
+        numbers[name_gone] = gone
+    every_cell = np.ones(n_cells, dtype=np.bool_)
+    columns = {}
+    for name, values in numbers.items():
+        columns[name] = Column(values, every_cell)
+    return columns
 
 
 def _counted(
-    fewest: int, most: int, agreed: AgreedLimits, providers: Sequence[int]
+    fewest: int,
+    most: int,
+    agreed: AgreedLimits,
+    providers: Sequence[int],
 ) -> int:
     """People who have come, or gone, as the circuit adds them (`person`).
 
     Where answers are compared by several columns, the fewest of them hide others'; that
     it is nobody holds for all columns or is not said.
     """
-    whole = min(fewest, agreed.min_changed) * person(providers)
+    n_people = min(fewest, agreed.min_changed)
+    counted = n_people * person(providers)
     # One in some column and none in another is less than a person, and not none.
     is_uncertain = fewest < most and fewest < agreed.min_changed
-    return whole + 1 if is_uncertain else whole
+    if is_uncertain:
+        counted += 1
+    return counted
 
 
 def _few_since_older(reading: Reading, agreed: AgreedLimits) -> set[str]:
     """Cells of which this hospital has a few changed people since an answer that is not
     compared jointly.
     """
-    older = {order_id for order_id, _ in set(reading.earlier) - set(agreed.earlier)}
+    older = set(reading.earlier) - set(agreed.earlier)
+    order_ids = {order_id for order_id, _ in older}
     found = set()
-    for order_id in older:
-        for text, change in reading.changes[order_id].items():
-            if change[4]:
+    for order_id in order_ids:
+        changes = reading.changes[order_id]
+        for text, change in changes.items():
+            *_, is_few = change
+            if is_few:
                 found.add(text)
     return found
 
 
 def _n_answers(agreed: AgreedLimits) -> int:
-    return len({order_id for order_id, _ in agreed.earlier})
+    order_ids = {order_id for order_id, _ in agreed.earlier}
+    return len(order_ids)
 
 
 def _label(text: str) -> Label:

@@ -4,7 +4,7 @@ The first receiver names pivots for every group, the providers count their rows 
 each, and the openers of the sum narrow the search. `analytics/statistics/quantiles.py`
 has the search itself: which pivots follow from which counts, and when it ends.
 
-Decision 60.
+Decisions 60 and 118.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ from __future__ import annotations
 import functools
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agents.gate.disclosure import Label
+from agents.gate.withheld_groups import Label
 from agents.order.party import receive, send
-from agents.rows import exact_totals
+from agents.rows import pivot_counts
 from agents.rows.dataset import Dataset
 from agents.statistics.answer import Answer, grouped_answer
 from agents.statistics.groups import Agreed
-from agents.statistics.party import (
-    AgreedStatistics,
-    Reading,
-    VerifiedStatistics,
-    open_data,
+from agents.statistics.party import AgreedStatistics, VerifiedStatistics
+from agents.statistics.readings import Reading, open_data
+from agents.statistics.sums import (
+    COUNT_BITS,
+    Sums,
+    bad_sums,
+    check_counts,
+    end_sums,
+    numbers_of,
 )
-from agents.statistics.sums import COUNT_BITS, Sums, end_sums, shown_tallies
 from analytics.statistics.exact import Number
 from analytics.statistics.quantiles import (
     Pivots,
@@ -40,7 +43,7 @@ from analytics.statistics.quantiles import (
     quantile_ranks,
 )
 from protocol.errors import BadRequest, ProtocolViolation
-from protocol.messages import EVERYONE
+from protocol.messages import EVERYONE, canonical
 from protocol.policy import StatisticsRules
 from protocol.statistics_request import RANKED, StatisticsRequest
 
@@ -56,65 +59,149 @@ Each takes 126 counts a round.
 OUTER = 0.05
 """The quantile that is shown in the place of an extreme, from either end."""
 
+_Rules = Agreed | StatisticsRules
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A question whose quantiles are searched, as all hospitals know it."""
+
+    # As it is asked by itself: its own column and groups.
+    request: StatisticsRequest
+    agreed: Agreed
+    # How many rows this provider has of each group, as `Reading.tallies` has them;
+    # nothing at who provides none.
+    tallies: Mapping[str, list[int]]
+
+    @property
+    def n_searched(self) -> int:
+        shares = _shares(self.request, self.agreed)
+        return len(self.agreed.shown) * len(shares)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The ended search of one group."""
+
+    label: Label
+    search: Search
+    n_rows: int
+
 
 def rank(
-    party: AgreedStatistics, reading: Reading | None, agreed: Agreed, sums: Sums
+    party: AgreedStatistics,
+    reading: Reading | None,
+    agreed: Agreed,
+    sums: Sums,
 ) -> Answer | None:
     """Rounds of counts, until every value is found as finely as the policies allow.
+
+    Disclosure: as `search_together`.
+    """
+    request = party.request
+    if not agreed.shown:
+        end_sums(party, round=0)
+        if not party.is_receiver:
+            return None
+        return grouped_answer(request, {}, agreed.withheld)
+    tallies = {} if reading is None else reading.tallies
+    question = Ranked(request, agreed, tallies)
+    check_searched([question])
+    (searched,), n_rounds = search_together(party, reading, [question], sums)
+    end_sums(party, round=n_rounds)
+    if not party.is_receiver:
+        return None
+    return ranked_answer(request, agreed, searched)
+
+
+def check_searched(questions: Sequence[Ranked]) -> None:
+    """BadRequest (code group_by) for more values than one order may search."""
+    if sum(question.n_searched for question in questions) > MOST_SEARCHED:
+        raise BadRequest(
+            f"group_by and quantile ask for more than {MOST_SEARCHED} values.",
+            remedy="Group by columns with fewer different values, or ask for fewer quantiles.",
+            code="group_by",
+        )
+
+
+def search_together(
+    party: AgreedStatistics,
+    reading: Reading | None,
+    questions: Sequence[Ranked],
+    sums: Sums,
+    *,
+    first_round: int = 0,
+) -> tuple[list[list[Searched]], int]:
+    """Searches the quantiles of all groups of all questions in the same rounds.
+
+    By question the searches of its groups; and the number of the round that nobody has
+    added to, of which the coordinator is informed by `end_sums`.
 
     Disclosure: the pivots, and the joint counts of rows below them, to the order's
     hospitals, providers and receivers alike: a provider knows from them how many rows
     the others have below each pivot, together. No count is of another pivot than the
     policies of all providers allow, whatever another hospital asks.
     """
-    request = party.request
-    shown = agreed.shown
-    if not shown:
-        end_sums(party, round=0)
-        if not party.is_receiver:
-            return None
-        return grouped_answer(request, {}, agreed.withheld)
-    n_searched = len(shown) * len(_shares(request, agreed))
-    if n_searched > MOST_SEARCHED:
-        raise BadRequest(
-            f"group_by and quantile ask for more than {MOST_SEARCHED} values.",
-            remedy="Group by columns with fewer different values, or ask for fewer quantiles.",
-            code="group_by",
-        )
-    # Round 0: how many rows each group has, at which every search begins.
-    own_n_rows = functools.partial(shown_tallies, request, reading, agreed)
-    n_rows = sums.add(own_n_rows, count=len(shown), width=COUNT_BITS, round=0)
-    searches = [_search(request, agreed, n) for n in n_rows]
+    # How many rows each group has, at which every search begins.
+    add_counts = functools.partial(sums.add, width=COUNT_BITS)
+    own_n_rows = functools.partial(_own_n_rows, questions)
+    n_groups = sum(len(question.agreed.shown) for question in questions)
+    n_rows = add_counts(own_n_rows, count=n_groups, round=first_round)
+    check_counts(party, n_rows)
+    found = _begun(questions, n_rows)
+    searches = []
+    for of_question in found:
+        searches += [one.search for one in of_question]
     with _open_ranked(party, reading) as dataset:
-        for round_ in itertools.count(1):
-            agreed_pivots = _agree_on_pivots(party, searches, round_)
-            pivots = dict(zip(shown, agreed_pivots, strict=True))
-            n_pivots = sum(len(of_group) for of_group in agreed_pivots)
+        count_own = functools.partial(_own_counts, party, dataset, questions)
+        for round_ in itertools.count(first_round + 1):
+            pivots = _agree_on_pivots(party, searches, round_)
+            n_pivots = sum(len(of_group) for of_group in pivots)
             # After MOST_ROUNDS of the search at the latest.
             if n_pivots == 0:
                 break
-            count_below = functools.partial(_count_below, party, dataset, pivots)
-            counts = sums.add(
-                count_below, count=n_pivots, width=COUNT_BITS, round=round_
-            )
+            own_counts = functools.partial(count_own, pivots)
+            counts = add_counts(own_counts, count=n_pivots, round=round_)
             # The counts of all groups come as one list, a group after the other.
             begin = 0
-            for search, of_group in zip(searches, agreed_pivots, strict=True):
+            for search, of_group in zip(searches, pivots, strict=True):
                 end = begin + len(of_group)
                 _narrow(search, counts[begin:end])
                 begin = end
-    end_sums(party, round=round_)
-    if not party.is_receiver:
-        return None
-    return ranked_answer(request, agreed, searches, n_rows)
+    return found, round_
+
+
+def _own_n_rows(questions: Sequence[Ranked]) -> list[int]:
+    """How many rows this provider has of each shown group of each question."""
+    numbers: list[int] = []
+    for question in questions:
+        # Where it has no such rows: an addend's length says nothing of whose groups
+        # they are.
+        zero = [0] * numbers_of(question.request)
+        for label in question.agreed.shown:
+            key = canonical(list(label))
+            numbers += question.tallies.get(key, zero)
+    return numbers
+
+
+def _begun(questions: Sequence[Ranked], n_rows: Sequence[int]) -> list[list[Searched]]:
+    """A search for each group, from the joint numbers of rows."""
+    numbers = iter(n_rows)
+    found = []
+    for question in questions:
+        of_question = []
+        for label in question.agreed.shown:
+            n_group_rows = next(numbers)
+            search = _search(question.request, question.agreed, n_group_rows)
+            of_question.append(Searched(label, search, n_group_rows))
+        found.append(of_question)
+    return found
 
 
 # What is searched, and how finely
 
 
-def _shares(
-    request: StatisticsRequest, agreed: Agreed | StatisticsRules
-) -> list[float]:
+def _shares(request: StatisticsRequest, agreed: _Rules) -> list[float]:
     """Which quantiles are searched.
 
     An extreme is one person's value, and only searched where all policies allow it.
@@ -130,7 +217,13 @@ def _shares(
 
 
 def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
-    """The search of one group, which every hospital makes alike."""
+    """The search of one group, which every hospital makes alike.
+
+    ProtocolViolation (code bad_message) for a number of rows that no shown group has:
+    one of the providers has made it up.
+    """
+    if n_rows < 1:
+        raise bad_sums()
     ranks = set()
     for share in _shares(request, agreed):
         low, high, _ = quantile_ranks(share, n_rows)
@@ -141,7 +234,7 @@ def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
     return Search(sorted(ranks), n_rows=n_rows, min_rows=agreed.min_rows)
 
 
-def shows_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -> bool:
+def shows_values(request: StatisticsRequest, agreed: _Rules) -> bool:
     """Whether all rules, or one hospital's, let values at single places be known.
 
     Extremes and exact quantiles are allowed one by one; a quantile near an end is as
@@ -163,7 +256,9 @@ def shows_values(request: StatisticsRequest, agreed: Agreed | StatisticsRules) -
 
 
 def _agree_on_pivots(
-    party: AgreedStatistics, searches: Sequence[Search], round_: int
+    party: AgreedStatistics,
+    searches: Sequence[Search],
+    round_: int,
 ) -> list[Pivots]:
     """The round's pivots, as the first receiver names them; none ends the rounds.
 
@@ -173,15 +268,10 @@ def _agree_on_pivots(
     driver = party.request.receivers[0]
     own_pivots = [search.pivots() for search in searches]
     if party.me == driver:
-        send(
-            party,
-            "pivots",
-            lambda: _encode(own_pivots),
-            recipient=EVERYONE,
-            round=round_,
-        )
+        encode = functools.partial(_encode, own_pivots)
+        send(party, "pivots", encode, recipient=EVERYONE, round=round_)
     message = receive(party, "pivots", driver, EVERYONE, round=round_)
-    pivots = _decode(message, whole=searches[0].whole)
+    pivots = _decode(message, [search.whole for search in searches])
     # Whoever counts or opens has searched along. Without this comparison the driver
     # could ask where one person's value lies, as finely as it likes.
     named = [of_group.tolist() for of_group in pivots]
@@ -213,8 +303,7 @@ def _encode(pivots: Sequence[Pivots]) -> bytes:
 
 
 def _encode_group(pivots: Pivots) -> bytes:
-    is_whole = pivots.dtype == object
-    if not is_whole:
+    if pivots.dtype != object:
         return pivots.astype(">f8").tobytes()
     parts = []
     for pivot in pivots:
@@ -222,22 +311,24 @@ def _encode_group(pivots: Pivots) -> bytes:
     return b"".join(parts)
 
 
-def _decode(data: bytes, *, whole: bool = False) -> list[Pivots]:
+def _decode(data: bytes, are_whole: Sequence[bool]) -> list[Pivots]:
     """The pivots of each group.
 
-    `whole` is what the hospital's own search is among: pivots of the other kind do not
-    follow from it.
+    are_whole: what the hospital's own searches are among, group by group: pivots of the
+    other kind do not follow from them, nor do those of more groups.
     """
-    pivot_bytes = _WHOLE_BYTES if whole else 8
     pivots = []
     at = 0
-    while at < len(data):
-        n_pivots = int.from_bytes(data[at : at + 4], "big")
+    for whole in are_whole:
         begin = at + 4
+        n_pivots = int.from_bytes(data[at:begin], "big")
+        pivot_bytes = _WHOLE_BYTES if whole else 8
         at = begin + n_pivots * pivot_bytes
         if at > len(data):
             raise _bad_pivots()
         pivots.append(_decode_group(data[begin:at], whole=whole))
+    if at < len(data):
+        raise _bad_pivots()
     return pivots
 
 
@@ -255,7 +346,8 @@ def _decode_group(data: bytes, *, whole: bool) -> Pivots:
 
 
 def _open_ranked(
-    party: VerifiedStatistics, reading: Reading | None
+    party: VerifiedStatistics,
+    reading: Reading | None,
 ) -> AbstractContextManager[Dataset | None]:
     """A provider's data, open for all rounds; None at a receiver that provides none."""
     if reading is None:
@@ -263,8 +355,30 @@ def _open_ranked(
     return open_data(party, again=True, levels=reading.levels)
 
 
+def _own_counts(
+    party: AgreedStatistics,
+    dataset: Dataset | None,
+    questions: Sequence[Ranked],
+    pivots: Sequence[Pivots],
+) -> list[int]:
+    """How many of this provider's rows lie below each pivot of each question."""
+    counts: list[int] = []
+    begin = 0
+    for question in questions:
+        end = begin + len(question.agreed.shown)
+        of_question = dict(zip(question.agreed.shown, pivots[begin:end], strict=True))
+        begin = end
+        # Of a question whose search has ended no row is read again.
+        if any(len(of_group) for of_group in of_question.values()):
+            single = replace(party, request=question.request)
+            counts += _count_below(single, dataset, of_question)
+    return counts
+
+
 def _count_below(
-    party: VerifiedStatistics, dataset: Dataset | None, pivots: dict[Label, Pivots]
+    party: VerifiedStatistics,
+    dataset: Dataset | None,
+    pivots: dict[Label, Pivots],
 ) -> list[int]:
     """How many of this provider's rows lie below each pivot, a group after the other."""
     assert dataset is not None
@@ -272,12 +386,11 @@ def _count_below(
     group_by = party.request.group_by or []
     is_whole = any(of_group.dtype == object for of_group in pivots.values())
     if is_whole:
-        whole_pivots = {label: of_group.tolist() for label, of_group in pivots.items()}
-        found = exact_totals.whole_counts_below(
-            dataset, column, whole_pivots, group_by=group_by
-        )
+        whole = {label: of_group.tolist() for label, of_group in pivots.items()}
+        count_whole = pivot_counts.whole_counts_below
+        found = count_whole(dataset, column, whole, group_by=group_by)
     else:
-        found = exact_totals.counts_below(dataset, column, pivots, group_by=group_by)
+        found = pivot_counts.counts_below(dataset, column, pivots, group_by=group_by)
     counts: list[int] = []
     for label in pivots:
         counts += found[label].tolist()
@@ -291,11 +404,7 @@ def _narrow(search: Search, counts: Sequence[int]) -> None:
     try:
         search.narrow(counts)
     except ValueError:
-        raise ProtocolViolation(
-            "A round's joint counts are not those of any rows.",
-            remedy="Run the same version at all hospitals, and send the order again.",
-            code="bad_message",
-        ) from None
+        raise bad_sums() from None
 
 
 # Finishing, at the receivers
@@ -304,28 +413,56 @@ def _narrow(search: Search, counts: Sequence[int]) -> None:
 def ranked_answer(
     request: StatisticsRequest,
     agreed: Agreed,
-    searches: Sequence[Search],
-    n_rows: Sequence[int],
+    searched: Sequence[Searched],
 ) -> Answer:
     """The answer from ended searches, one for each shown group, with notes."""
     shares = _shares(request, agreed)
     rows: dict[Label, list[tuple[Number | None, ...]]] = {}
+    for one in searched:
+        values = found_values(request, agreed, one)
+        if request.method == "quantile":
+            rows[one.label] = list(zip(shares, values, strict=True))
+        else:
+            rows[one.label] = [(value,) for value in values]
+    answer = grouped_answer(request, rows, agreed.withheld)
+    answer.notes += notes_of(request, agreed, searched)
+    if request.method in ("min", "max") and not agreed.extremes:
+        answer.notes.append(
+            f"{request.method} is told as the {shares[0]:g} quantile: a policy keeps single values back."
+        )
+    return answer
+
+
+def found_values(
+    request: StatisticsRequest,
+    agreed: Agreed,
+    searched: Searched,
+) -> list[Number | None]:
+    """A group's quantiles; None among fewer rows than a bracket keeps."""
+    shares = _shares(request, agreed)
+    if searched.n_rows < searched.search.min_rows:
+        return [None] * len(shares)
+    found: list[Number | None] = []
+    for share in shares:
+        quantile = _between(searched.search, share, searched.n_rows)
+        found.append(quantile.value)
+    return found
+
+
+def notes_of(
+    request: StatisticsRequest,
+    agreed: Agreed,
+    searched: Sequence[Searched],
+) -> list[str]:
+    """What has to be said beside the values."""
     all_exact = True
     all_shown = True
-    for label, search, n_group_rows in zip(agreed.shown, searches, n_rows, strict=True):
-        rows[label] = []
-        is_shown = n_group_rows >= search.min_rows
-        all_shown = all_shown and is_shown
-        for share in shares:
-            found = _between(search, share, n_group_rows)
+    for one in searched:
+        all_shown = all_shown and one.n_rows >= one.search.min_rows
+        for share in _shares(request, agreed):
+            found = _between(one.search, share, one.n_rows)
             all_exact = all_exact and found.is_exact
-            value = found.value if is_shown else None
-            if request.method == "quantile":
-                rows[label].append((share, value))
-            else:
-                rows[label].append((value,))
-    answer = grouped_answer(request, rows, agreed.withheld)
-    notes = answer.notes
+    notes = []
     if not all_exact:
         notes.append(
             f"Values are told as finely as {agreed.min_rows} rows allow: each is the middle of where so many rows lie."
@@ -336,11 +473,7 @@ def ranked_answer(
         notes.append(
             "Each of the two providers knows how many rows of the other lie below every value that was searched at."
         )
-    if request.method in ("min", "max") and not agreed.extremes:
-        notes.append(
-            f"{request.method} is told as the {shares[0]:g} quantile: a policy keeps single values back."
-        )
-    return answer
+    return notes
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from agents.rows.spreadsheet import inert
 from agents.site.vault import damaged
 from protocol.errors import BadRequest, NotFound
 from protocol.machine.disk import make_private_folder, write_durably
@@ -32,9 +33,6 @@ TYPES = ("csv", "json")
 _NOTES = ".notes.json"
 # A name that leads out of its folder, is hidden there, or that some system cannot hold.
 _NO_FILE_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^[.\s]|\s$|^$')
-# A text that a spreadsheet would run: with a sign in front only where it calls
-# something, as -5 mg is no formula.
-_FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
 # A text that is not read back as it is unless it is quoted.
 _QUOTED = re.compile(r'[",\r\n]|^\s|\s$')
 
@@ -159,9 +157,7 @@ def _quoted(cell: Cell) -> str:
         return ""
     if not isinstance(cell, str):
         return _number(cell)
-    # Names of groups come from other hospitals: one that begins a formula is made a
-    # text.
-    text = f"'{cell}" if _FORMULA.match(cell) else cell
+    text = inert(cell)
     if text and not _QUOTED.search(text):
         return text
     doubled = text.replace('"', '""')

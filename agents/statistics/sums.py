@@ -2,22 +2,26 @@
 
 `protocol/sums/exact_sum.py` says how integers are masked; `agents/statistics/pooled.py`
 and `agents/statistics/quantile_rounds.py` say which ones are added.
+
+Decision 118.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from agents.order.party import receive_all, send
 from agents.statistics.groups import Agreed
-from agents.statistics.party import AgreedStatistics, Reading
+from agents.statistics.party import AgreedStatistics
+from agents.statistics.readings import Reading
 from analytics.statistics.exact import SQUARE_BITS, SUM_BITS, n_matrix_numbers
+from protocol.errors import ProtocolViolation
 from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, canonical
 from protocol.sealing import KEY_BYTES
 from protocol.statistics_request import StatisticsRequest
-from protocol.sums import exact_sum
+from protocol.sums import exact_sum, mask_graph
 from protocol.sums.exact_sum import Terms
 
 COUNT_BITS = 64
@@ -32,7 +36,14 @@ WIDTHS = {
 }
 """Bits of the integers that a method adds; COUNT_BITS for the others, which count."""
 
-N_NUMBERS = {"sum": 2, "avg": 2, "var": 3, "std": 3, "cov": 6, "corr": 6}
+N_NUMBERS = {
+    "sum": 2,
+    "avg": 2,
+    "var": 3,
+    "std": 3,
+    "cov": 6,
+    "corr": 6,
+}
 """Integers of each group, 1 for what counts.
 
 They are count and sum, and the squares, or the fields of JointMoments.
@@ -45,15 +56,31 @@ def numbers_of(request: StatisticsRequest) -> int:
     """
     if request.is_matrix:
         return n_matrix_numbers(len(request.columns or []))
-    return N_NUMBERS.get(request.counted_as, 1) + int(request.rows.fills)
+    n_numbers = N_NUMBERS.get(request.counted_as, 1)
+    if request.rows.fills:
+        n_numbers += 1
+    return n_numbers
 
 
 class Sums:
-    """The sealed sums of one order, one round after the other."""
+    """The sealed sums of one order that the same hospitals open, one round after the
+    other.
 
-    def __init__(self, party: AgreedStatistics) -> None:
+    series: of an order whose sums are not all opened by the same, which of them; each
+    has seeds of its own, so that nobody opens another's.
+    """
+
+    def __init__(
+        self,
+        party: AgreedStatistics,
+        openers: Collection[int],
+        *,
+        series: int = 0,
+    ) -> None:
         self._party = party
-        self._opens = party.me in party.request.openers
+        self._openers = openers
+        self._series = series
+        self._opens = party.me in openers
         # Of each provider, the seed of the mask that only openers can take off its
         # addends.
         self._seeds: dict[int, bytes] = {}
@@ -63,7 +90,13 @@ class Sums:
             providers = party.request.providers
             others = [provider for provider in providers if provider != party.me]
             if others:
-                self._seeds |= receive_all(party, "unmask", others, party.me)
+                self._seeds |= receive_all(
+                    party,
+                    "unmask",
+                    others,
+                    party.me,
+                    round=series,
+                )
 
     def _send_seed(self) -> None:
         """Draws this provider's seed, and sends it to each opener, sealed to it."""
@@ -74,14 +107,26 @@ class Sums:
 
         # Once for an order: after a crash, an addend under another mask would show a
         # difference.
-        own_seed = party.store.once("seed", draw)
+        name = f"seed {self._series}" if self._series else "seed"
+        own_seed = party.store.once(name, draw)
         self._seeds[party.me] = own_seed
-        for opener in party.request.openers:
+        for opener in self._openers:
             if opener != party.me:
-                send(party, "unmask", lambda: own_seed, recipient=opener)
+                send(
+                    party,
+                    "unmask",
+                    lambda: own_seed,
+                    recipient=opener,
+                    round=self._series,
+                )
 
     def add(
-        self, values: Callable[[], Sequence[int]], *, count: int, width: int, round: int
+        self,
+        values: Callable[[], Sequence[int]],
+        *,
+        count: int,
+        width: int,
+        round: int,
     ) -> list[int]:
         """The providers' values added; empty at a hospital that does not open them.
 
@@ -91,26 +136,48 @@ class Sums:
         party = self._party
         # No two sums of an order have the same name, nor then the same masks.
         name = b"sum/%d" % round
-        terms = Terms(party.request.providers, width, count, name)
+        terms = Terms(
+            party.request.providers,
+            width,
+            count,
+            name,
+        )
         tag_key = party.session.group_key(b"sum-tag")
 
         def addend() -> bytes:
             return self._seal(values(), terms, tag_key)
 
         if party.is_provider:
-            send(party, "addend", addend, recipient=COORDINATOR, round=round)
+            send(
+                party,
+                "addend",
+                addend,
+                recipient=COORDINATOR,
+                round=round,
+            )
         if not self._opens:
             return []
         address = Address(party.order_id, "total", round=round)
         total = party.exchange.get(address, COORDINATOR, EVERYONE)
-        return exact_sum.open_total(total, terms, tag_key=tag_key, seeds=self._seeds)
+        return exact_sum.open_total(
+            total,
+            terms,
+            tag_key=tag_key,
+            seeds=self._seeds,
+        )
 
-    def _seal(self, values: Sequence[int], terms: Terms, tag_key: bytes) -> bytes:
+    def _seal(
+        self,
+        values: Sequence[int],
+        terms: Terms,
+        tag_key: bytes,
+    ) -> bytes:
         party = self._party
         pair_keys = {}
-        for provider in terms.providers:
-            if provider != party.me:
-                pair_keys[provider] = party.session.pair_key(provider, b"sum")
+        # The signed order names the providers of its sums.
+        mask_seed = party.mask_seed(terms.providers)
+        for peer in mask_graph.peers(terms.providers, party.me, seed=mask_seed):
+            pair_keys[peer] = party.session.pair_key(peer, b"sum")
         return exact_sum.seal(
             values,
             terms,
@@ -121,14 +188,40 @@ class Sums:
         )
 
 
+def check_counts(party: AgreedStatistics, counts: Iterable[int]) -> None:
+    """ProtocolViolation (code bad_message) for joint numbers of rows that are below 0 or
+    above what all providers have accepted with: one of them has made up its own.
+    """
+    most = sum(party.n_rows[user] for user in party.request.providers)
+    if any(not 0 <= count <= most for count in counts):
+        raise bad_sums()
+
+
+def bad_sums() -> ProtocolViolation:
+    """For joint integers that no rows have."""
+    return ProtocolViolation(
+        "Joint sums or counts are not those of any rows.",
+        remedy="Run the same version at all hospitals, and send the order again; if it repeats, one makes them up.",
+        code="bad_message",
+    )
+
+
 def end_sums(party: AgreedStatistics, *, round: int) -> None:
     """Informs the coordinator that there is nothing more to add."""
     if party.is_provider:
-        send(party, "addend", lambda: b"", recipient=COORDINATOR, round=round)
+        send(
+            party,
+            "addend",
+            lambda: b"",
+            recipient=COORDINATOR,
+            round=round,
+        )
 
 
 def shown_tallies(
-    request: StatisticsRequest, reading: Reading | None, agreed: Agreed
+    request: StatisticsRequest,
+    reading: Reading | None,
+    agreed: Agreed,
 ) -> list[int]:
     """This provider's integers of every shown group, one group after the other."""
     assert reading is not None

@@ -10,10 +10,11 @@ Decision 90.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from agents.gate.disclosure import Label
+from agents.gate.withheld_groups import Label
 from agents.statistics.answer import Answer
-from agents.statistics.log_rank import EVENT
+from agents.statistics.labels import EVENT
 from agents.statistics.results import Cell
 from analytics.statistics import kaplan_meier
 from analytics.statistics.kaplan_meier import Interval, Point
@@ -35,25 +36,63 @@ def curves_answer(
     """
     assert request.bins is not None
     edges = request.bins
-    counts: dict[Label, list[list[int]]] = {}
-    for label, (n_rows,) in zip(labels, by_group, strict=True):
-        group, (event, bin_label) = label[:-2], label[-2:]
-        n_bins = len(edges) + 1
-        of_group = counts.setdefault(group, [[0] * n_bins, [0] * n_bins])
-        is_event = event == EVENT
-        of_group[int(is_event)][int(bin_label or 0)] = n_rows
+    counts = _counts_of_bins(
+        labels,
+        by_group,
+        n_bins=len(edges) + 1,
+    )
     rows: list[list[Cell]] = []
     notes = []
+    # NULL is a group as any other, and None cannot be compared with a text.
     for group in sorted(counts, key=str):
-        censored, events = counts[group]
-        points = kaplan_meier.curve(edges, events, censored)
-        rows += [[*group, *_cells(point)] for point in points]
-        rows.append([*group, *_summary("median", kaplan_meier.median(points))])
+        of_group = counts[group]
+        points = kaplan_meier.curve(edges, of_group.events, of_group.censored)
+        for point in points:
+            cells = _cells(point)
+            rows.append([*group, *cells])
+        median = kaplan_meier.median(points)
+        cells = _summary("median", median)
+        rows.append([*group, *cells])
         mean = kaplan_meier.restricted_mean(points)
-        rows.append([*group, *_summary("restricted_mean", mean)])
-        if points[-1].kind == kaplan_meier.LIFE_TABLE:
+        cells = _summary("restricted_mean", mean)
+        rows.append([*group, *cells])
+        last = points[-1]
+        if last.kind == kaplan_meier.LIFE_TABLE:
             notes = [OF_LIFE_TABLES]
-    return Answer([*request.label_columns, *request.value_columns], rows, notes=notes)
+    columns = [*request.label_columns, *request.value_columns]
+    return Answer(columns, rows, notes=notes)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """How many people of a group have left in each bin."""
+
+    events: list[int]
+    censored: list[int]
+
+
+def _counts_of_bins(
+    labels: Sequence[Label],
+    by_group: Sequence[Sequence[int]],
+    *,
+    n_bins: int,
+) -> dict[Label, _Counts]:
+    counts: dict[Label, _Counts] = {}
+    for label, (n_rows,) in zip(labels, by_group, strict=True):
+        *group, event, bin_label = label
+        name = tuple(group)
+        if name not in counts:
+            counts[name] = _Counts(
+                events=[0] * n_bins,
+                censored=[0] * n_bins,
+            )
+        of_group = counts[name]
+        place = int(bin_label or 0)
+        if event == EVENT:
+            of_group.events[place] = n_rows
+        else:
+            of_group.censored[place] = n_rows
+    return counts
 
 
 def _cells(point: Point) -> list[Cell]:
@@ -63,5 +102,9 @@ def _cells(point: Point) -> list[Cell]:
 
 def _summary(kind: str, interval: Interval) -> list[Cell]:
     """Between which numbers it lies; the columns of points are empty."""
-    values = {"kind": kind, "low": interval.low, "high": interval.high}
+    values = {
+        "kind": kind,
+        "low": interval.low,
+        "high": interval.high,
+    }
     return [values.get(name) for name in CURVE]

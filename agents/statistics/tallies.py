@@ -13,11 +13,11 @@ from fractions import Fraction
 import numpy as np
 
 from agents.gate import derived_columns
-from agents.gate.disclosure import GroupFacts, Label
-from agents.rows import exact_totals, two_way
+from agents.gate.withheld_groups import GroupFacts, Label
+from agents.rows import exact_totals, pivot_counts, row_groups, two_way
 from agents.rows.dataset import Dataset
 from agents.rows.exact_totals import JointPart, MatrixPart
-from agents.statistics.groups import bin_label
+from agents.statistics.labels import bin_label
 from agents.statistics.opened_sets import asked_columns, bin_edges
 from agents.statistics.party import AskedStatistics
 from agents.statistics.sums import N_NUMBERS
@@ -39,7 +39,9 @@ class Tally:
 
 
 def own_tallies(
-    dataset: Dataset, request: StatisticsRequest, user_id: int
+    dataset: Dataset,
+    request: StatisticsRequest,
+    user_id: int,
 ) -> dict[Label, Tally]:
     """The groups of this provider's rows that have a value."""
     column = request.provider(user_id).key_column
@@ -50,11 +52,13 @@ def own_tallies(
         return _of_columns(dataset, request)
 
     if request.counted_as in TALLIED:
-        for label, n_rows in _occurrences(dataset, request, user_id).items():
+        occurrences = _occurrences(dataset, request, user_id)
+        for label, n_rows in occurrences.items():
             # A mean is of rows with a value.
             is_left_out = request.method == "avg" and label == (None,)
             if n_rows and not is_left_out:
-                tallies[label] = Tally(GroupFacts(n_rows), [n_rows])
+                facts = GroupFacts(n_rows)
+                tallies[label] = Tally(facts, [n_rows])
         return tallies
 
     # A count, a quantile and an extreme add no values, so that no row can make most of
@@ -66,9 +70,16 @@ def own_tallies(
         moments = part.moments
         if not moments.n:
             continue
-        largest_share = part.largest_share if is_summed else None
+        largest_share = None
+        if is_summed:
+            largest_share = part.largest_share
         facts = GroupFacts(moments.n, largest_share)
-        numbers = [moments.n, moments.total, moments.squares][:n_numbers]
+        all_numbers = [
+            moments.n,
+            moments.total,
+            moments.squares,
+        ]
+        numbers = all_numbers[:n_numbers]
         if request.rows.fills:
             numbers.append(part.n_null)
         square_share = None
@@ -91,7 +102,9 @@ def _of_columns(dataset: Dataset, request: StatisticsRequest) -> dict[Label, Tal
     tallies = {}
     for label, part in parts.items():
         facts = GroupFacts(
-            part.moments.n, part.largest_share, smallest_cell=smallest.get(label)
+            part.moments.n,
+            part.largest_share,
+            smallest_cell=smallest.get(label),
         )
         numbers = list(part.moments.numbers)
         tallies[label] = Tally(facts, numbers, part.largest_square_share)
@@ -101,17 +114,19 @@ def _of_columns(dataset: Dataset, request: StatisticsRequest) -> dict[Label, Tal
 def check_masks(party: AskedStatistics, dataset: Dataset) -> None:
     """That each derived column which is added up hides the others' part."""
     request = party.request
+    derived = request.rows.derived
     counts = request.counted_as in TALLIED or request.method == "count"
     if counts or len(request.providers) == 1:
         return
     for name in asked_columns(request, party.me):
-        if name in request.rows.derived:
-            derived_columns.check_mask(
-                name,
-                request.rows.derived,
-                n_varying=exact_totals.n_varying(dataset, name),
-                min_varying=party.policy.cohort.min_varying,
-            )
+        if name not in derived:
+            continue
+        derived_columns.check_mask(
+            name,
+            derived,
+            n_varying=row_groups.n_varying(dataset, name),
+            min_varying=party.policy.cohort.min_varying,
+        )
 
 
 def n_filled(tallies: Mapping[Label, Tally], request: StatisticsRequest) -> int:
@@ -137,7 +152,9 @@ def check_filled(n_rows: int, rules: StatisticsRules) -> None:
 
 
 def _occurrences(
-    dataset: Dataset, request: StatisticsRequest, user_id: int
+    dataset: Dataset,
+    request: StatisticsRequest,
+    user_id: int,
 ) -> dict[Label, int]:
     """How many rows have each value, pair of values, or bin.
 
@@ -146,16 +163,24 @@ def _occurrences(
     column = request.provider(user_id).key_column
     group_by = request.grouping
     if not request.is_binned:
-        return exact_totals.counts(dataset, request.columns or [column])
+        columns = request.columns or [column]
+        return row_groups.counts(dataset, columns)
     edges = bin_edges(request)
     parts = exact_totals.moments(dataset, column, group_by=group_by)
     edges_of = dict.fromkeys(parts, edges)
-    below = exact_totals.counts_below(dataset, column, edges_of, group_by=group_by)
+    below = pivot_counts.counts_below(
+        dataset,
+        column,
+        edges_of,
+        group_by=group_by,
+    )
     occurrences: dict[Label, int] = {}
     for label, part in parts.items():
         # A bin holds the rows that are below its upper edge but not below its lower.
-        cumulated = [0, *below[label].tolist(), part.moments.n]
+        below_edges = below[label].tolist()
+        cumulated = [0, *below_edges, part.moments.n]
         n_rows_of_bins = np.diff(cumulated).tolist()
         for place, n_rows in enumerate(n_rows_of_bins):
-            occurrences[*label, bin_label(place)] = n_rows
+            name = bin_label(place)
+            occurrences[*label, name] = n_rows
     return occurrences

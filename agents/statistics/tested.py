@@ -1,6 +1,6 @@
 """Tests over pooled rows: what refuses one before a sum is opened, and its result.
 
-A test opens what another method opens (`protocol.statistics_request.TEST_COUNTED_AS`),
+A test opens what another method opens (`protocol.statistics_request.methods.TEST_COUNTED_AS`),
 under that method's rules. It needs every group: where one is withheld there is no test,
 and nothing is opened for it.
 
@@ -12,14 +12,15 @@ Decisions 85 and 86.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.gate.disclosure import Label, Withheld
+from agents.gate.withheld_groups import Label
 from agents.statistics import log_rank
 from agents.statistics.groups import Agreed
+from agents.statistics.labels import EVENT
 from analytics.statistics.exact import DECIMAL, JointMoments, Moments
 from protocol.errors import BadRequest, Refused
 from protocol.statistics_request import MOST_TEST_GROUPS, StatisticsRequest
@@ -37,8 +38,9 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
     if not request.is_test or agreed.repeats:
         return
     if agreed.withheld:
-        raise _withheld(request, agreed.withheld.values())
-    rows, columns = _levels(agreed.shown, 0), _levels(agreed.shown, 1)
+        raise _withheld(request, agreed)
+    rows = _levels(agreed.shown, 0)
+    columns = _levels(agreed.shown, 1)
     match request.method:
         case "ttest" if len(agreed.shown) != 2:
             raise _no_groups(
@@ -56,7 +58,7 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
             )
         case "logrank" if len(rows) > MOST_TEST_GROUPS:
             raise log_rank.too_many_groups()
-        case "logrank" if log_rank.EVENT not in columns:
+        case "logrank" if EVENT not in columns:
             raise _no_groups("logrank compares events, and no row has one")
         case "chi2" | "trend" if len(rows) < 2 or len(columns) < 2:
             raise _no_groups(
@@ -82,27 +84,40 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
 
 def _has_events(request: StatisticsRequest, labels: Sequence[Label]) -> bool:
     place = len(request.grouping) - 1
-    return any(label[place] == log_rank.EVENT for label in labels)
+    return any(label[place] == EVENT for label in labels)
 
 
-def _withheld(request: StatisticsRequest, reasons: Iterable[Withheld]) -> Refused:
+def _withheld(request: StatisticsRequest, agreed: Agreed) -> Refused:
     """All reasons; a group that is withheld lest another one follow is none of its own."""
-    of_rule = {(why.rule, why.threshold): why for why in reasons}
-    told = [of_rule[key] for key in sorted(of_rule) if key[0] != "complement"]
+    of_rule = {}
+    for why in agreed.withheld.values():
+        of_rule[why.rule, why.threshold] = why
+    told = []
+    for rule, threshold in sorted(of_rule):
+        if rule != "complement":
+            told.append(of_rule[rule, threshold])
     if not told:
         told = list(of_rule.values())
-    sentences = dict.fromkeys(why.reason for why in told)
+    reasons = dict.fromkeys(why.reason for why in told)
+    sentences = " ".join(reasons)
+    first = told[0]
     remedy = (
         "Name the columns in categorical, which makes one level of rare values, derive fewer values, or leave the rows"
         " of small groups out."
     )
     if request.is_binned:
         remedy = f"Give fewer bins, so that each has more events and more people who leave. {remedy}"
+    if agreed.opened:
+        # What a comparison opens of cells is remembered as an answer is.
+        remedy += (
+            " The cells of this question were compared and are remembered at the hospitals: one over nearly the same"
+            " people may need `./run agent cohorts forget` there first."
+        )
     return Refused(
-        f"A group of the rows is withheld: {' '.join(sentences)} {request.method} needs all groups.",
+        f"A group of the rows is withheld: {sentences} {request.method} needs all groups.",
         remedy=remedy,
-        code=told[0].rule,
-        threshold=told[0].threshold,
+        code=first.rule,
+        threshold=first.threshold,
     )
 
 
@@ -125,14 +140,22 @@ def quantities(
     if not by_group:
         raise ValueError("No row has a value.")
     if request.method == "logrank":
-        return _of_events(agreed.shown, by_group, event_sums)
+        return _of_events(
+            request,
+            agreed.shown,
+            by_group,
+            event_sums,
+        )
     if request.method == "correlation_test":
-        return tests.correlation_test(JointMoments(*by_group[0]), least_df=least_df)
+        joint = JointMoments(*by_group[0])
+        return tests.correlation_test(joint, least_df=least_df)
     if request.method == "paired_ttest":
-        return tests.paired_t_test(Moments(*by_group[0]), least_df=least_df)
+        differences = Moments(*by_group[0])
+        return tests.paired_t_test(differences, least_df=least_df)
     groups = {}
     for label, numbers in zip(agreed.shown, by_group, strict=True):
-        groups[str(label[0])] = Moments(*numbers)
+        name = str(label[0])
+        groups[name] = Moments(*numbers)
     if request.method == "ttest":
         equal_var = bool(request.equal_var)
         return tests.t_test(groups, equal_var=equal_var, least_df=least_df)
@@ -141,19 +164,29 @@ def quantities(
 
 
 def _of_events(
+    request: StatisticsRequest,
     labels: Sequence[Label],
     by_group: Sequence[Sequence[int]],
     event_sums: Sequence[int],
 ) -> Quantities:
     from analytics.statistics import survival
 
-    n_rows = dict.fromkeys(log_rank.groups_of(labels), 0)
+    groups = log_rank.groups_of(labels)
+    n_rows = dict.fromkeys(groups, 0)
     n_events = dict(n_rows)
-    for (group, event), (n,) in zip(labels, by_group, strict=True):
-        n_rows[str(group)] += n
-        if event == log_rank.EVENT:
-            n_events[str(group)] += n
-    return survival.log_rank(n_rows, n_events, event_sums)
+    for label, (n_of_cell,) in zip(labels, by_group, strict=True):
+        group, event = label
+        name = str(group)
+        n_rows[name] += n_of_cell
+        if event == EVENT:
+            n_events[name] += n_of_cell
+    weighting = log_rank.weighting(request)
+    return survival.log_rank(
+        n_rows,
+        n_events,
+        event_sums,
+        weighting,
+    )
 
 
 def _of_table(
@@ -163,28 +196,41 @@ def _of_table(
 ) -> Quantities:
     from analytics.statistics import hypothesis_tests as tests
 
-    rows, columns = _levels(labels, 0), _levels(labels, 1)
+    rows = _levels(labels, 0)
+    columns = _levels(labels, 1)
     scores = np.zeros(0)
     if request.method != "chi2":
         # They are numbers: `check_groups` has found so before the sum.
         scores = np.array([float(text) for text in rows])
         rows = [rows[place] for place in np.argsort(scores)]
-    table = np.zeros((len(rows), len(columns)))
-    for (row, column), (n_rows,) in zip(labels, by_group, strict=True):
-        table[rows.index(str(row)), columns.index(str(column))] = n_rows
+    shape = (len(rows), len(columns))
+    table = np.zeros(shape)
+    for label, (n_rows,) in zip(labels, by_group, strict=True):
+        row, column = label
+        row_place = rows.index(str(row))
+        column_place = columns.index(str(column))
+        table[row_place, column_place] = n_rows
     if request.method == "trend":
         return tests.trend(table, np.sort(scores))
     if request.method == "mann_whitney":
-        return tests.mann_whitney(table, (columns[0], columns[1]))
+        first, second = columns
+        return tests.mann_whitney(table, (first, second))
     if request.method == "kruskal":
         return tests.kruskal(table, columns)
     correction = request.correction is not False
-    return tests.chi_squared(table, (rows, columns), correction=correction)
+    return tests.chi_squared(
+        table,
+        (rows, columns),
+        correction=correction,
+    )
 
 
 def _levels(labels: Sequence[Label], place: int) -> list[str]:
     """The values of one column of the labels, in order."""
-    found = {str(label[place]) for label in labels if len(label) > place}
+    found = set()
+    for label in labels:
+        if len(label) > place:
+            found.add(str(label[place]))
     return sorted(found)
 
 

@@ -25,7 +25,7 @@ from agents.gate.levels import (
     named_levels,
     read_others,
 )
-from agents.order.party import receive_all, send
+from agents.order.party import say_to_all
 from agents.rows.canonical_text import canonical_text
 from agents.rows.cohort import Cohort
 from agents.training.party import AgreedTraining
@@ -36,7 +36,7 @@ from analytics.training.design import (
     feature_name,
 )
 from protocol.errors import BadRequest, check_all
-from protocol.messages import EVERYONE, bad_message, canonical, read_fields
+from protocol.messages import bad_message, canonical, read_fields
 from protocol.policy import LARGEST_NUMBER
 from protocol.study_rows import StudyRows
 
@@ -103,16 +103,25 @@ def agree_on_levels(order: AgreedTraining, rows: OrderRows) -> Coding:
         return Coding()
     own = _own(order, rows.train)
     text = canonical(vars(own)).encode()
-    send(order, "levels", lambda: text, recipient=EVERYONE)
-    messages = receive_all(order, "levels", order.session.members, EVERYONE)
+    messages = say_to_all(order, "levels", lambda: text)
     said = {user: _read_said(body, study) for user, body in messages.items()}
     named = {user: one.levels for user, one in said.items()}
     union = joint_levels(list(study.categorical), named)
-    has_other = _agree_on_others(order, rows.train, union)
-    coding = _coding(study, union, has_other, said)
+    has_other = _agree_on_others(
+        order,
+        rows.train,
+        union,
+    )
+    coding = _coding(
+        study,
+        union,
+        has_other,
+        said,
+    )
     checks: list[Callable[[], object]] = []
     for name in study.categorical:
-        checks.append(partial(_check_levels, name, coding))
+        check = partial(_check_levels, name, coding)
+        checks.append(check)
     check_all(*checks)
     return coding
 
@@ -120,9 +129,15 @@ def agree_on_levels(order: AgreedTraining, rows: OrderRows) -> Coding:
 def _own(order: AgreedTraining, cohort: Cohort) -> _Said:
     min_rows = max(1, least_rows(order, "train"))
     levels = named_levels(own_counts(cohort), min_rows)
-    n_left_out = 0 if cohort.flow is None else cohort.flow.n_left_out
+    n_left_out = 0
+    if cohort.flow is not None:
+        n_left_out = cohort.flow.n_left_out
     shows_flow = n_left_out == 0 or n_left_out >= min_rows
-    return _Said(levels, shows_flow, min_rows)
+    return _Said(
+        levels,
+        shows_flow,
+        min_rows,
+    )
 
 
 def own_counts(cohort: Cohort) -> dict[str, dict[str, int]]:
@@ -137,12 +152,20 @@ def own_counts(cohort: Cohort) -> dict[str, dict[str, int]]:
 
 def places_of(cohort: Cohort, name: str) -> Any:
     """int64 (n_rows,): where in `cohort.levels` each row's level stands."""
-    column = cohort.X[:, cohort.attributes.index(name)]
+    place = cohort.attributes.index(name)
+    column = cohort.X[:, place]
     return column.astype(np.int64)
 
 
 def _read_said(body: bytes, study: StudyRows) -> _Said:
-    fields = read_fields(body, {"levels": dict, "shows_flow": bool, "min_rows": int})
+    fields = read_fields(
+        body,
+        {
+            "levels": dict,
+            "shows_flow": bool,
+            "min_rows": int,
+        },
+    )
     said = _Said(**fields)
     check_message(said.levels, study.categorical)
     if not 1 <= said.min_rows <= LARGEST_NUMBER:
@@ -151,23 +174,22 @@ def _read_said(body: bytes, study: StudyRows) -> _Said:
 
 
 def _agree_on_others(
-    order: AgreedTraining, cohort: Cohort, union: Mapping[str, list[str]]
+    order: AgreedTraining,
+    cohort: Cohort,
+    union: Mapping[str, list[str]],
 ) -> frozenset[str]:
     """The columns of which some hospital has min_rows rows of no joint level."""
     min_rows = max(1, least_rows(order, "train"))
+    refuses_any = order.policy.cohort.rare_levels == "refuse"
     own = columns_with_others(
         own_counts(cohort),
         union,
         min_rows=min_rows,
-        refuses_any=order.policy.cohort.rare_levels == "refuse",
+        refuses_any=refuses_any,
     )
-    send(
-        order,
-        "other_levels",
-        lambda: canonical({"columns": own}).encode(),
-        recipient=EVERYONE,
+    messages = say_to_all(
+        order, "other_levels", lambda: canonical({"columns": own}).encode()
     )
-    messages = receive_all(order, "other_levels", order.session.members, EVERYONE)
     return read_others(messages, union)
 
 
@@ -185,7 +207,9 @@ def _coding(
         if name in has_other and OTHER not in named:
             named.append(OTHER)
         levels[name] = tuple(named)
-        references[name] = None if reference is None else canonical_text(str(reference))
+        references[name] = None
+        if reference is not None:
+            references[name] = canonical_text(str(reference))
     return Coding(
         levels=levels,
         has_other=has_other,
@@ -216,7 +240,10 @@ def _check_levels(name: str, coding: Coding) -> None:
 
 
 def levels_of_few(
-    places: Any, name: str, levels: tuple[str, ...], min_varying: int
+    places: Any,
+    name: str,
+    levels: tuple[str, ...],
+    min_varying: int,
 ) -> list[str]:
     """The columns of a category's levels that 1 to min_varying - 1 of these rows have."""
     n_of_place = np.bincount(places, minlength=len(levels)).tolist()

@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from agents.order.party import receive, receive_all, send
+from agents.order.party import receive, say_to_all, send
 from agents.training.agreed_levels import Coding
 from agents.training.party import AgreedTraining
 from agents.training.row_gate import check_model_size
 from agents.training.row_sets import OrderRows, ordered_model
 from analytics.arrays import Floats
 from analytics.labels import ClassWarning, class_warnings
-from analytics.training.models import Model, initial_weights
+from analytics.training.initial_weights import initial_weights
+from analytics.training.models import Model
 from protocol.errors import BadRequest
-from protocol.messages import EVERYONE, canonical
+from protocol.messages import EVERYONE, bad_message, canonical
 from protocol.sums.fixed_point import FixedPoint
 from protocol.training_request import MOST_CLASSES
 
@@ -41,7 +42,9 @@ class AgreedModel:
 
 
 def agree_on_model(
-    order: AgreedTraining, rows: OrderRows, coding: Coding
+    order: AgreedTraining,
+    rows: OrderRows,
+    coding: Coding,
 ) -> AgreedModel:
     """All hospitals learn which classes occur, and the weights that training starts from.
 
@@ -53,6 +56,7 @@ def agree_on_model(
     fixed point; Refused when the model is too large for this hospital's policy.
     """
     request = order.request
+    # Made for its refusal alone: the rows times the bound have to fit.
     FixedPoint(sum(order.n_rows.values()), request.model_params.bound)
     classes: list[Any] = []
     warnings: list[ClassWarning] = []
@@ -62,8 +66,12 @@ def agree_on_model(
         for warning in warnings:
             log.warning("order_id %s: %s", order.order_id, warning.sentence)
         classes = joint_classes(classes_of)
-    n_features = coding.n_features(request.study)
-    model = ordered_model(request, classes, n_features=n_features)
+    n_features = coding.n_features(request.study) + len(request.site_features)
+    model = ordered_model(
+        request,
+        classes,
+        n_features=n_features,
+    )
     # Of a sealed order the coordinator judges directions, and one value has none.
     judges_directions = request.aggregation != "mean" and not request.is_open
     if judges_directions and model.n_weights == 1:
@@ -74,8 +82,17 @@ def agree_on_model(
         )
     if model.classes or n_features > len(request.attributes):
         because = coding.largest()
-        check_model_size(order, rows, model.n_weights, because=because)
-    return AgreedModel(model, _joint_start(order, model), tuple(warnings))
+        check_model_size(
+            order,
+            rows,
+            model.n_weights,
+            because=because,
+        )
+    return AgreedModel(
+        model,
+        _joint_start(order, model),
+        tuple(warnings),
+    )
 
 
 def classes_by_hospital(
@@ -83,8 +100,7 @@ def classes_by_hospital(
 ) -> dict[int, list[int | str]]:
     """The classes that each hospital of the order has, by its number."""
     own = _sorted_classes(_plain(label) for label in rows.train.labels)
-    send(order, "classes", lambda: canonical(own).encode(), recipient=EVERYONE)
-    messages = receive_all(order, "classes", order.session.members, EVERYONE)
+    messages = say_to_all(order, "classes", lambda: canonical(own).encode())
     return {user: _read_classes(text) for user, text in messages.items()}
 
 
@@ -110,12 +126,19 @@ def joint_classes(classes_of: Mapping[int, Sequence[int | str]]) -> list[Any]:
 
 
 def _sorted_classes(labels: Iterable[Any]) -> list[Any]:
-    return sorted(set(labels), key=lambda label: (isinstance(label, str), label))
+    def numbers_first(label: Any) -> tuple[bool, Any]:
+        return (isinstance(label, str), label)
+
+    return sorted(set(labels), key=numbers_first)
 
 
 def _read_classes(text: bytes) -> list[int | str]:
     """A partner's classes: whole numbers or texts, not more than a model could have."""
-    classes = json.loads(text)
+    try:
+        classes = json.loads(text)
+    except (ValueError, RecursionError):
+        # Of a partner's bytes nothing may come out as an error that nobody planned.
+        raise bad_message("of classes is no JSON") from None
     is_list = isinstance(classes, list) and len(classes) <= MOST_CLASSES
     if not is_list or not all(type(label) in (int, str) for label in classes):
         raise BadRequest(
@@ -152,14 +175,33 @@ def _joint_start(order: AgreedTraining, model: Model) -> Floats:
         return draw().astype(">f8").tobytes()
 
     if order.is_initiator:
-        send(order, "weights", encode_drawn, recipient=EVERYONE)
-    body = receive(order, "weights", order.request.user_id, EVERYONE)
+        send(
+            order,
+            "weights",
+            encode_drawn,
+            recipient=EVERYONE,
+        )
+    body = receive(
+        order,
+        "weights",
+        order.request.user_id,
+        EVERYONE,
+    )
+    if len(body) % np.dtype(">f8").itemsize:
+        raise bad_message("of initial weights is no list of them")
     weights = np.frombuffer(body, dtype=">f8").astype(np.float64)
     # An initiator could start from weights of its choice, which would show it more of
     # the first gradient.
     own = draw()
-    has_shape = weights.shape == own.shape
-    if not has_shape or not np.allclose(weights, own, rtol=1e-9, atol=0):
+    is_own = weights.shape == own.shape
+    if is_own:
+        is_own = np.allclose(
+            weights,
+            own,
+            rtol=1e-9,
+            atol=0,
+        )
+    if not is_own:
         raise BadRequest(
             "The initiator's initial weights are not those that the order describes.",
             remedy="All hospitals must run the same version; then send the order again.",

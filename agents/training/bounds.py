@@ -15,7 +15,7 @@ from analytics.arrays import Floats, Places
 from analytics.training.models import Model
 from protocol.errors import BadRequest
 from protocol.sums.fixed_point import FixedPoint
-from protocol.sums.secure_sum import SumKeys
+from protocol.sums.sum_keys import SumKeys
 
 LARGEST_BOUND = 2.0**40
 """That an order may ask for."""

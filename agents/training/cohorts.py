@@ -14,7 +14,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from agents.gate import regrouping
+from agents.gate.clusters import Clusterings
 from agents.gate.memory import Memory
+from agents.gate.meta_orders import MetaOrders
 from agents.gate.round_budget import RoundBudget
 from agents.order.party import Party
 from agents.rows import cohort as cohorts
@@ -22,21 +24,31 @@ from agents.rows.cohort import Cohort
 from agents.rows.cohort_snapshot import load_cohort, save_cohort
 from agents.rows.reading import open_query
 from agents.rows.study_dataset import prepare
-from agents.training.party import AgreedTraining, AskedTraining, VerifiedTraining
+from agents.training.comparison import check_rows
+from agents.training.party import (
+    AgreedTraining,
+    AskedTraining,
+    VerifiedTraining,
+    policy_rules,
+)
 from agents.training.row_gate import (
     check_mini_batches,
     least_rows,
     pass_gate,
     policy_thresholds,
     query_of,
+    spend_clustering,
+    spend_meta,
     spend_rounds,
 )
 from agents.training.row_sets import OrderRows
+from agents.training.survival_rows import strata_in_words, survival_columns
+from protocol.errors import check_rules
 from protocol.messages import PooledThresholds, canonical
 
 log = logging.getLogger("consilium.data")
 
-_PASSED, _PASSED_AGAIN = "passed", "passed_again"
+_PASSED, _PASSED_AGAIN, _PASSED_PARTY = "passed", "passed_again", "passed_party"
 """In the order's vault: its rows are let through, whatever the policy says by now."""
 
 SECTION = "[cohort]"
@@ -59,24 +71,61 @@ def extract_data(order: VerifiedTraining) -> OrderRows:
     """
     memory = Memory(order.vault.cohorts)
     train = _snapshot(order, "train", memory.key)
-    test = _snapshot(order, "test", memory.key) if "test" in order.sql else None
+    test = None
+    if "test" in order.sql:
+        test = _snapshot(order, "test", memory.key)
     rows = OrderRows(train, test, memory.key)
     if not order.store.has(_PASSED):
+        if order.request.compare is not None:
+            check_rows(order.vault, order.request, train)
         is_pooled = own_thresholds(order) is not None
-        pass_gate(order, rows, memory, is_pooled=is_pooled)
+        pass_gate(
+            order,
+            rows,
+            memory,
+            is_pooled=is_pooled,
+        )
         order.store.once(_PASSED, lambda: b"")
     return rows
+
+
+def training_snapshot(order: VerifiedTraining) -> Cohort:
+    """The rows to train as they were read, until the order ends."""
+    return load_cohort(order.store.folder / "train.npz")
 
 
 def pass_gate_again(order: VerifiedTraining, rows: OrderRows) -> None:
     """The gate for rows of which some were left out since it saw them; what it has
     reserved for the order is replaced. Raises as `extract_data`.
     """
-    if not order.store.has(_PASSED_AGAIN):
+    _pass_gate_once(order, rows, _PASSED_AGAIN)
+
+
+def pass_gate_of_party(order: AgreedTraining, rows: OrderRows) -> None:
+    """Policy and gate for an order that has started without some of its hospitals: its
+    totals are of fewer, and go to fewer. Raises as `agents.training.party.verify_order`
+    and `pass_gate_again`.
+    """
+    if order.absent:
+        check_rules(policy_rules(order, order.request))
+        _pass_gate_once(order, rows, _PASSED_PARTY)
+
+
+def _pass_gate_once(
+    order: VerifiedTraining,
+    rows: OrderRows,
+    mark: str,
+) -> None:
+    if not order.store.has(mark):
         memory = Memory(order.vault.cohorts)
         is_pooled = own_thresholds(order) is not None
-        pass_gate(order, rows, memory, is_pooled=is_pooled)
-        order.store.once(_PASSED_AGAIN, lambda: b"")
+        pass_gate(
+            order,
+            rows,
+            memory,
+            is_pooled=is_pooled,
+        )
+        order.store.once(mark, lambda: b"")
 
 
 def own_thresholds(order: VerifiedTraining) -> PooledThresholds | None:
@@ -89,10 +138,15 @@ def own_thresholds(order: VerifiedTraining) -> PooledThresholds | None:
 
     def make() -> bytes:
         found = policy_thresholds(order)
-        return b"" if found is None else canonical(found.as_fields()).encode()
+        if found is None:
+            return b""
+        return canonical(found.as_fields()).encode()
 
     kept = order.store.once("pooled", make)
-    return PooledThresholds.of_fields(json.loads(kept)) if kept else None
+    if not kept:
+        return None
+    fields = json.loads(kept)
+    return PooledThresholds.of_fields(fields)
 
 
 def commit_rounds(order: AgreedTraining, *, now: datetime) -> None:
@@ -100,7 +154,33 @@ def commit_rounds(order: AgreedTraining, *, now: datetime) -> None:
 
     Raises as `spend_rounds`.
     """
-    spend_rounds(order, RoundBudget(order.vault.cohorts), now=now)
+    spend_rounds(
+        order,
+        RoundBudget(order.vault.cohorts),
+        now=now,
+    )
+
+
+def commit_meta(order: AgreedTraining, *, now: datetime) -> None:
+    """Counts a meta-analysis among those over the same people, before anything of its
+    rows is in a sum. Raises as `spend_meta`.
+    """
+    spend_meta(
+        order,
+        MetaOrders(order.vault.cohorts),
+        now=now,
+    )
+
+
+def commit_clustering(order: AgreedTraining, *, now: datetime) -> None:
+    """Remembers by which column people are clustered, before anything of them is in a sum.
+    Raises as `spend_clustering`.
+    """
+    spend_clustering(
+        order,
+        Clusterings(order.vault.cohorts),
+        now=now,
+    )
 
 
 def check_hospitals(order: AgreedTraining) -> None:
@@ -111,12 +191,15 @@ def check_hospitals(order: AgreedTraining) -> None:
     `regrouping.agree`.
     """
     # A hospital in one batch is told by those in several.
-    counted = [order.acceptances[user].n_rows for user in order.request.hospitals]
+    hospitals = order.request.hospitals
+    acceptances = order.acceptances
+    counted = [acceptances[user].n_rows for user in hospitals]
     check_mini_batches(order, max(counted))
     regrouping.agree(
         Memory(order.vault.cohorts),
         order_id=order.order_id,
-        terms=regrouping.terms_of(order.acceptances, order.request.hospitals),
+        terms=regrouping.terms_of(acceptances, hospitals),
+        absent=order.absent,
         section=SECTION,
         has_ended=order.vault.has_ended,
     )
@@ -134,16 +217,49 @@ def commit(order: VerifiedTraining) -> None:
 # Reading
 
 
-def _snapshot(order: VerifiedTraining, purpose: str, key: bytes) -> Cohort:
+def _snapshot(
+    order: VerifiedTraining,
+    purpose: str,
+    key: bytes,
+) -> Cohort:
     path = order.store.folder / f"{purpose}.npz"
     if not path.exists():
         cohort = read_cohort(order, purpose, key)
-        warn_of_lost_digits(order, cohort, order_id=order.order_id)
+        warn_of_lost_digits(
+            order,
+            cohort,
+            order_id=order.order_id,
+        )
+        _note_strata(order, purpose, cohort)
         save_cohort(path, cohort)
+    # What is on disk, and not what was just read: of two processes the first one's rows
+    # stand.
     return load_cohort(path)
 
 
-def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
+def _note_strata(
+    order: VerifiedTraining,
+    purpose: str,
+    cohort: Cohort,
+) -> None:
+    """Writes how many strata there are, and how many without an event, into this
+    hospital's own ledger; nobody else is told.
+    """
+    if order.request.strata:
+        sentence = f"The rows to {purpose} are {strata_in_words(cohort)}"
+        order.release.ledger.write(
+            "strata",
+            order_id=order.order_id,
+            columns=list(order.request.strata),
+            sentence=sentence,
+        )
+
+
+def read_cohort(
+    order: AskedTraining,
+    purpose: str,
+    key: bytes,
+) -> Cohort:
     """The rows of one of the order's SQL texts; nothing is kept or written.
 
     Raises Refused (code min_rows) and BadRequest for rows that no model can use.
@@ -162,16 +278,14 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
         prepared = prepare(
             rows,
             study,
-            label_name=request.label_name,
-            event_name=request.event_name,
-            weights=request.weights,
+            labels=request.outcome_columns,
         )
         cohort = cohorts.build_cohort(
             prepared.rows,
             unique_id=request.unique_id,
             attributes=request.attributes,
             label_name=request.label_name,
-            event_name=request.event_name,
+            survival=survival_columns(request),
             model_type=request.model_type,
             family=request.family,
             key=key,
@@ -180,6 +294,8 @@ def read_cohort(order: AskedTraining, purpose: str, key: bytes) -> Cohort:
             member_columns=study.plain,
             weights_name=request.weights,
             counts_weights=request.counts_weights,
+            group_name=request.subgroups,
+            cluster_name=request.cluster_column,
         )
     return replace(cohort, flow=prepared.flow)
 
@@ -196,7 +312,10 @@ def warn_of_lost_digits(party: Party, cohort: Cohort, **about: int) -> None:
     names = ", ".join(cohort.rounded)
     sentence = f"A model's numbers are float64, which does not hold every digit of {names}: rounded to the nearest."
     party.release.ledger.write(
-        "rounded", **about, columns=list(cohort.rounded), sentence=sentence
+        "rounded",
+        **about,
+        columns=list(cohort.rounded),
+        sentence=sentence,
     )
     whose = ", ".join(f"{name} {number}" for name, number in about.items())
     log.warning(

@@ -3,7 +3,7 @@
 The mathematics is `analytics.training.cox`; the rounds, the step and the equations are
 those of `agents.training.newton`. A hospital without an event adds zeros.
 
-Decision 89.
+Decisions 89 and 130.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 
 from agents.gate import probes
-from agents.training import cox_sums
+from agents.training import cox_joint, cox_sums
 from agents.training.checkpoint import Checkpoint
 from agents.training.moments import Scale
 from agents.training.trainer import Trainer
 from analytics.arrays import Floats, Ints, Labels
-from analytics.training import cox, cox_report, newton, proportional_hazards
+from analytics.training import (
+    cox,
+    cox_report,
+    normal_equations,
+    proportional_hazards,
+)
 from analytics.training.cox_report import Survival
 from analytics.training.models import Model
-from analytics.training.newton import Opened
+from analytics.training.normal_equations import Opened
 from protocol.errors import BadRequest
 from protocol.sums import limbs
-
-ROUNDS_AT_THE_END = 3
-"""The test of proportional hazards opens as many sums of products as three rounds do."""
 
 
 def check_probe(
@@ -46,11 +48,19 @@ def check_probe(
     )
     probes.check_share(rows.weights, max_share=rules.max_share)
     probes.check_dominance(rows.weights, min_rows=min_rows)
+    if min_rows > 1:
+        probes.check_products(
+            X, rows.weights, max_share=rules.max_share, min_rows=min_rows
+        )
     probes.check_share(np.abs(rows.residuals), max_share=rules.max_share)
 
 
 def round_sums(trainer: Trainer, point: Checkpoint, X: Floats, y: Labels) -> Floats:
-    """This hospital's part. Disclosure: as `analytics.training.cox.local_sums`."""
+    """This hospital's part. Disclosure: as `analytics.training.cox.local_sums`, and where
+    the policy allows a joint baseline as `analytics.training.cox_joint.local_sums`.
+    """
+    if point.joint is not None:
+        return cox_joint.round_sums(trainer, point, X, y)
     strata = cox.labelled_strata(X, y)
     return cox.local_sums(strata, point.weights, ties=trainer.model.ties)
 
@@ -90,6 +100,8 @@ def kept_model(
 
 def n_equations_at_the_end(model: Model) -> int:
     """Sums of a fold's end: events, three counts of pairs, -2 l, and the test's."""
+    if model.baseline == "joint":
+        return cox_sums.N_COUNTS
     return 5 + proportional_hazards.n_sums(model.n_weights)
 
 
@@ -109,6 +121,8 @@ def report_of(
     model = trainer.model
     is_penalised = trainer.order.request.is_penalised
     part = cox_sums.read_training(model, sums)
+    if model.baseline == "joint":
+        return cox_joint.report_of(trainer, point, scale, part, n_rows=n_rows)
     tested = None
     if not is_penalised:
         tested = proportional_hazards.tested(
@@ -122,14 +136,16 @@ def report_of(
         null_log_likelihood=-n_rows * point.losses[0],
         pairs=part.pairs,
         tested=tested,
-        scale=cox_sums.SCALE,
+        scale=model.time_scale,
         ties=model.ties,
     )
     A = proportional_hazards.information(part.hazards, model.n_weights)
     information = Opened(A, [], 0.0, limbs.FRACTION_BITS, True)
-    covariance = newton.inverse(newton.penalised(information, diagonal))
+    covariance = normal_equations.inverse(
+        normal_equations.penalised(information, diagonal)
+    )
     coef, covariance = cox_report.own_units(point.weights, covariance, scale.deviation)
-    return cox_report.report(
+    found = cox_report.report(
         trainer.features,
         coef,
         covariance,
@@ -137,3 +153,10 @@ def report_of(
         confidence=trainer.params.confidence,
         is_penalised=is_penalised,
     )
+    request = trainer.order.request
+    if request.entry_name is not None:
+        found["entry"] = request.entry_name
+    if request.strata:
+        found["strata"] = list(request.strata)
+        found["concordance"]["within"] = "stratum"
+    return found

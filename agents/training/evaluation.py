@@ -10,18 +10,22 @@ Decision 87.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from agents.gate import probes
+from agents.order.answers import send_answer_of_ended
 from agents.order.party import send
 from agents.rows.cohort import Cohort
-from agents.training.agreed_design import check_levels
+from agents.training import evaluated_rounds
 from agents.training.agreed_levels import places_of
 from agents.training.agreed_model import classes_by_hospital, joint_classes
+from agents.training.evaluated_rounds import opened_round
 from agents.training.evaluated_sums import (
+    EvaluatedSums,
     histogram_of,
     local_sums,
     opened,
@@ -31,32 +35,35 @@ from agents.training.final_sums import Rows
 from agents.training.fold_end import end_order
 from agents.training.inference import model_of, weights_of
 from agents.training.kept_design import design_of
-from agents.training.moments import joint_scales
+from agents.training.made_columns import check_levels
+from agents.training.moments import label_variance
 from agents.training.own_metrics import agree_on_limits
 from agents.training.party import AgreedTraining
+from agents.training.report_text import readable_evaluation
 from agents.training.row_gate import rules_of
 from agents.training.row_sets import OrderRows
-from agents.training.trainer import (
-    Trainer,
-    contribute,
-    receive_opening,
-    sentences,
-    sum_info,
-)
-from analytics.arrays import Floats
-from analytics.training import standardization
+from agents.training.sealed_model import evaluated_model, state_of
+from agents.training.subgroups import agree_on_groups, places_by_level
+from agents.training.trainer import Trainer, sentences
+from analytics.arrays import Floats, Ints
+from analytics.training import cox, families, standardization
 from analytics.training.design import UNKNOWN, Design, Levels, design_matrix
-from analytics.training.models import Model, row_weights
+from analytics.training.gradients import row_weights
+from analytics.training.margins import linear_predictors
+from analytics.training.models import Model
+from analytics.training.pairs import Pair
 from protocol.errors import BadRequest, Refused
 from protocol.messages import COORDINATOR, canonical
-from protocol.sums import secure_sum
 from protocol.training_request import EvaluationRequest
 
 log = logging.getLogger("consilium.rounds")
 
-OF_THE_FIT = ("log_loss", "loss", "mse", "rmse", "r2")
+OF_THE_FIT = ("log_loss", "loss", "mse", "rmse", "r2", "mean_deviance")
 """On the rows that newton trained a model on, its deviance."""
-NOT_POOLED = ("threshold", "auc_low", "auc_high", "n_negative", "n_positive")
+NOT_POOLED = (
+    *("threshold", "auc_low", "auc_high"),
+    *("n_negative", "n_positive", "n_events"),
+)
 """What the order says itself, or follows from what the coordinator is told."""
 
 
@@ -66,12 +73,12 @@ def agree_on_evaluation(order: AgreedTraining, rows: OrderRows) -> Trainer:
 
     Raises BadRequest (code classes, one_class) for classes that the model does not
     know, or one class at all hospitals; Refused (code levels) for rows of a level that
-    it does not know, (code min_varying) for a level of few.
+    it does not know, (code min_varying) for a level of few, (code equations) for few rows of the others.
 
     Disclosure: which classes a hospital has, to the other parties, sealed to the group;
     nothing to the coordinator.
     """
-    stored = _stored(order)
+    stored = evaluated_model(order)
     model = model_of(stored)
     for rules in rules_of(order, "train"):
         # A level that one row has shows that row's score.
@@ -81,11 +88,29 @@ def agree_on_evaluation(order: AgreedTraining, rows: OrderRows) -> Trainer:
             rows.train,
             min_varying=rules.min_varying,
         )
-    train = _applied(rows.train, design_of(stored, order.request.study), stored)
-    if not model.is_number:
-        _check_classes(model, joint_classes(classes_by_hospital(order, rows)))
+    design = design_of(stored, order.request.study)
+    train = _applied(rows.train, design, stored)
+    if order.request.has_class_label:
+        classes_of = classes_by_hospital(order, rows)
+        _check_classes(model, joint_classes(classes_of))
     limits = agree_on_limits(order, rows)
-    return Trainer(order, replace(rows, train=train), model, weights_of(stored), limits)
+    weights = weights_of(stored)
+    groups = agree_on_groups(order, rows.train)
+    tagged = None
+    if order.request.seals_model_to:
+        tagged = state_of(stored)
+    trainer = Trainer(
+        order,
+        replace(rows, train=train),
+        model,
+        weights,
+        limits,
+        groups=groups,
+        tagged=tagged,
+    )
+    if _request(order).calibration_slope:
+        evaluated_rounds.check_others(trainer)
+    return trainer
 
 
 def _stored(order: AgreedTraining) -> dict[str, Any]:
@@ -94,7 +119,11 @@ def _stored(order: AgreedTraining) -> dict[str, Any]:
     return order.vault.model(model_id)
 
 
-def _applied(cohort: Cohort, design: Design, stored: dict[str, Any]) -> Cohort:
+def _applied(
+    cohort: Cohort,
+    design: Design,
+    stored: dict[str, Any],
+) -> Cohort:
     """The rows in the kept model's columns and units."""
     columns: dict[str, Any] = {}
     for name, values in zip(cohort.attributes, cohort.X.T, strict=True):
@@ -102,8 +131,10 @@ def _applied(cohort: Cohort, design: Design, stored: dict[str, Any]) -> Cohort:
     for term in design.terms:
         if not isinstance(term, Levels):
             continue
-        known = np.array(term.places(cohort.levels[term.name]), dtype=np.int64)
-        places = known[places_of(cohort, term.name)]
+        model_places = term.places(cohort.levels[term.name])
+        known = np.array(model_places, dtype=np.int64)
+        own_places = places_of(cohort, term.name)
+        places = known[own_places]
         if (places == UNKNOWN).any():
             raise Refused(
                 f"Some rows have a level of {term.name} that the model does not know.",
@@ -114,13 +145,23 @@ def _applied(cohort: Cohort, design: Design, stored: dict[str, Any]) -> Cohort:
     X = design_matrix(design, columns)
     if stored["standardize"]:
         mean, deviation = stored["standardize"]
-        X = standardization.standardize(X, np.asarray(mean), np.asarray(deviation))
-    return replace(cohort, attributes=design.features, X=X, levels={})
+        X = standardization.standardize(
+            X,
+            np.asarray(mean),
+            np.asarray(deviation),
+        )
+    return replace(
+        cohort,
+        attributes=design.features,
+        X=X,
+        levels={},
+    )
 
 
 def _check_classes(model: Model, classes: list[Any]) -> None:
-    # lr has no classes of its own: its labels are 0 and 1.
-    unknown = set(classes) - set(model.classes or (0, 1))
+    # Of lr and a binomial glm labels are 0 and 1, and no classes of its own.
+    known = model.classes or (0, 1)
+    unknown = set(classes) - set(known)
     if unknown:
         raise BadRequest(
             f"{len(unknown)} classes of the rows are none of the model's.",
@@ -132,52 +173,29 @@ def _check_classes(model: Model, classes: list[Any]) -> None:
 def evaluate(trainer: Trainer) -> None:
     """Adds up what the model makes of all rows, keeps the report and ends the order.
 
-    Disclosure: to the order's hospitals the sums of `evaluated_sums`; to the coordinator
+    Disclosure: to the order's hospitals the sums of `evaluated_sums` and, where the order
+    asks for calibration's slope, of `evaluated_rounds`; to the coordinator
     the metrics made of them, no curves. Of a model that newton has trained also not what
     would tell the deviance.
     """
     order = trainer.order
-    request = _request(order)
     with sentences():
         X, y, *_ = trainer.fold_rows(0)
-        scales = joint_scales(trainer, X, y, 0)
-    keys = trainer.keys(0)
-    flow = trainer.rows.train.flow
-    assert flow is not None, "made by this version"
-
-    def part() -> bytes:
-        sums = local_sums(
-            trainer.model,
-            trainer.start,
-            Rows(X, y),
-            n_left_out=flow.n_left_out,
-        )
-        return secure_sum.seal_counts(keys, sums, info=sum_info("gradient", 0, 0))
-
-    with sentences():
-        _check_probe(trainer, X, y)
-        contribute(
-            trainer,
-            "gradient",
-            part,
-            fold=0,
-            round=0,
-            state=trainer.start,
-            report=_own_report(trainer),
-        )
-        opening = receive_opening(trainer, "gradient", fold=0, round=0)
-    sums = opened(trainer.model, opening.sums, keys.n_rows_total)
-    report = report_of(
-        trainer.model,
+        variance = label_variance(trainer, X, y)
+    rows = Rows(X, y)
+    sums, *of_groups = _joint_sums(trainer, rows)
+    report = _report(
+        trainer,
         sums,
-        threshold=request.threshold,
-        label_variance=scales.label_variance,
-        # The largest of all hospitals.
-        min_rows=trainer.limits.withheld.test,
+        label_variance=variance,
     )
-    stored = _stored(order)
+    if trainer.groups:
+        report["group_by"] = order.request.subgroups
+        report["groups"] = _reports_of_groups(trainer, of_groups)
+    if _request(order).calibration_slope:
+        evaluated_rounds.add_calibration(trainer, rows, report)
     if order.is_initiator:
-        pooled = _pooled(report, told_by_newton="report" in stored)
+        pooled = _pooled(report, told_by_newton="report" in _stored(order))
         send(
             order,
             "pooled",
@@ -185,8 +203,112 @@ def evaluate(trainer: Trainer) -> None:
             recipient=COORDINATOR,
         )
     counts = histogram_of(trainer.model, sums)
-    entry = {
-        "evaluation_id": order.order_id,
+    entry = _entry(trainer, report, counts)
+    order.vault.save_evaluation(order.order_id, entry)
+    reader = order.request.reader
+    if reader is not None and order.is_initiator:
+        send_answer_of_ended(
+            order,
+            "evaluation",
+            lambda: readable_evaluation(entry),
+            reader=reader,
+        )
+    # Last: until here a restart finds the opened sums, and comes to the same entry.
+    end_order(order)
+    log.info(
+        "Order %s: model %s is evaluated on %s rows",
+        order.order_id,
+        _request(order).model_id,
+        report["n"],
+    )
+
+
+def _report(
+    trainer: Trainer,
+    sums: EvaluatedSums,
+    *,
+    label_variance: float,
+) -> dict[str, Any]:
+    request = _request(trainer.order)
+    found = report_of(
+        trainer.model,
+        sums,
+        threshold=request.threshold,
+        cutoffs=request.cutoffs,
+        label_variance=label_variance,
+        # The largest of all hospitals.
+        min_rows=trainer.limits.withheld.test,
+    )
+    if request.strata and "pairs" in found:
+        found["pairs"]["within"] = "strata"
+    return found
+
+
+def _reports_of_groups(
+    trainer: Trainer, of_groups: list[EvaluatedSums]
+) -> list[dict[str, Any]]:
+    """Each as that of all rows, but for what is known of all rows only."""
+    found = []
+    for level, sums in zip(trainer.groups, of_groups, strict=True):
+        report = _report(
+            trainer,
+            sums,
+            label_variance=math.nan,
+        )
+        report.pop("n_left_out")
+        report["metrics"].pop("r2", None)
+        found.append({"level": level, **report})
+    return found
+
+
+def _joint_sums(trainer: Trainer, rows: Rows) -> list[EvaluatedSums]:
+    """The sealed sum of round 0, opened: that of all rows, and of each subgroup."""
+    flow = trainer.rows.train.flow
+    assert flow is not None, "made by this version"
+
+    def make() -> Ints:
+        _check_probe(trainer, rows)
+        of_all = local_sums(
+            trainer.model,
+            trainer.start,
+            rows,
+            n_left_out=flow.n_left_out,
+        )
+        found = [of_all]
+        for places in places_by_level(trainer.rows.train, trainer.groups):
+            part = Rows(rows.X[places], rows.y[places])
+            of_part = local_sums(
+                trainer.model,
+                trainer.start,
+                part,
+                n_left_out=0,
+            )
+            found.append(of_part)
+        return np.concatenate(found)
+
+    is_last = not _request(trainer.order).calibration_slope
+    with sentences():
+        state = trainer.start if trainer.tagged is None else trainer.tagged
+        words = opened_round(
+            trainer,
+            0,
+            make,
+            state=state,
+            is_last=is_last,
+        )
+    parts = words.reshape(1 + len(trainer.groups), -1)
+    return [opened(trainer.model, part) for part in parts]
+
+
+def _entry(
+    trainer: Trainer,
+    report: dict[str, Any],
+    counts: Ints | None,
+) -> dict[str, Any]:
+    """What the vault keeps."""
+    request = _request(trainer.order)
+    return {
+        "evaluation_id": trainer.order.order_id,
         "model_id": request.model_id,
         "model_type": request.model_type,
         "label_name": request.label_name,
@@ -196,14 +318,6 @@ def evaluate(trainer: Trainer) -> None:
         "report": report,
         "counts": None if counts is None else counts.tolist(),
     }
-    order.vault.save_evaluation(order.order_id, entry)
-    end_order(order)
-    log.info(
-        "Order %s: model %s is evaluated on %s rows",
-        order.order_id,
-        request.model_id,
-        report["n"],
-    )
 
 
 def _request(order: AgreedTraining) -> EvaluationRequest:
@@ -211,32 +325,58 @@ def _request(order: AgreedTraining) -> EvaluationRequest:
     return order.request
 
 
-def _check_probe(trainer: Trainer, X: Floats, y: Any) -> None:
+def _check_probe(trainer: Trainer, rows: Rows) -> None:
     """A model that is as steep on these rows as none may be that is trained: counts of its
-    scores would be counts of one side of a plane.
+    scores would be counts of one side of a plane. Raises Refused (code
+    linear_predictor), BadRequest (code mean_range).
     """
     model = trainer.model
-    if model.hidden or model.is_number:
-        return
-    found = row_weights(model, trainer.start, X, y, batch_size=-1, learning_rate=1.0)
     limit = trainer.order.policy.cohort.max_linear_predictor
-    probes.check_predictors(found.predictors, limit=limit)
+    if model.kind == "cox":
+        predictors = cox.predictors(rows.X, trainer.start)
+        sizes = np.abs(predictors)
+        probes.check_predictors(sizes, limit=limit)
+    elif model.kind == "glm":
+        assert model.pair is not None
+        predictors = linear_predictors(model, trainer.start, rows.X)
+        probes.check_steepness(
+            predictors,
+            link=model.pair.link,
+            limit=limit,
+        )
+        _check_means(model.pair, predictors)
+    elif not model.hidden and not model.is_number:
+        found = row_weights(
+            model,
+            trainer.start,
+            rows.X,
+            rows.y,
+            batch_size=-1,
+            learning_rate=1.0,
+        )
+        probes.check_predictors(found.predictors, limit=limit)
 
 
-def _own_report(trainer: Trainer) -> dict[str, Any]:
-    """Of its own rows a hospital tells the coordinator nothing but their number."""
-    quality = "mse" if trainer.model.is_number else "accuracy"
-    return {
-        "n_rows": trainer.rows.train.n_rows,
-        "train": {"loss": None, quality: None},
-        "withheld": {"train": {"rule": "evaluation", "threshold": 0}},
-        "final": True,
-    }
+def _check_means(pair: Pair, predictors: Floats) -> None:
+    means = families.means(pair, predictors)
+    if not families.is_valid(pair, means):
+        raise BadRequest(
+            f"The model gives some row a mean that {pair.family} does not know: link {pair.link} does not keep means"
+            " within its range.",
+            remedy="Leave out rows far from those that it was trained on, by WHERE.",
+            code="mean_range",
+        )
 
 
-def _pooled(report: dict[str, Any], *, told_by_newton: bool) -> dict[str, Any]:
+def _pooled(
+    report: dict[str, Any],
+    *,
+    told_by_newton: bool,
+) -> dict[str, Any]:
     """What the coordinator is told of all hospitals' rows."""
-    hidden = {*NOT_POOLED, *(OF_THE_FIT if told_by_newton else ())}
+    hidden = {*NOT_POOLED}
+    if told_by_newton:
+        hidden |= {*OF_THE_FIT}
     metrics: dict[str, Any] = {}
     for name, value in report["metrics"].items():
         if name not in hidden:

@@ -16,8 +16,6 @@ from agents.training.kept_design import features_of
 from analytics.arrays import Floats
 from protocol.errors import BadRequest
 
-FORMATS = ("json", "sklearn")
-
 
 class LayerTable(NamedTuple):
     """One layer, as scikit-learn holds it."""
@@ -34,8 +32,11 @@ _ESTIMATORS = {
 }
 
 
-def export_model(stored: dict[str, Any], file_format: str) -> dict[str, Any]:
-    """The vault's entry in one of FORMATS.
+def export_model(
+    stored: dict[str, Any],
+    file_format: str,
+) -> dict[str, Any]:
+    """The vault's entry in one of EXPORT_FORMATS.
 
     BadRequest for a model that the format cannot hold.
 
@@ -87,9 +88,10 @@ def _as_sklearn(stored: dict[str, Any]) -> dict[str, Any]:
         tables[-1] = _as_one_row(tables[-1])
     for table in tables:
         _check_finite(table)
+    estimator = _ESTIMATORS[stored["model_type"]]
     exported = {
         "model_id": stored["model_id"],
-        "estimator": f"sklearn.{_ESTIMATORS[stored['model_type']]}",
+        "estimator": f"sklearn.{estimator}",
         "attributes": _fitted(stored, tables, classes),
     }
     if has_pipeline:
@@ -98,7 +100,9 @@ def _as_sklearn(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_finite(table: LayerTable) -> None:
-    is_finite = np.isfinite(table.coef).all() and np.isfinite(table.intercept).all()
+    is_finite = np.isfinite(table.coef).all()
+    if is_finite:
+        is_finite = np.isfinite(table.intercept).all()
     if not is_finite:
         raise BadRequest(
             "In the columns' own units this model leaves the range of 64-bit floats.",
@@ -119,10 +123,12 @@ def _tables(stored: dict[str, Any]) -> list[LayerTable]:
             code="model_type",
         )
     tables = []
-    for name, shape in model_of(stored).layers.items():
+    layers = model_of(stored).layers
+    for name, shape in layers.items():
         values = np.asarray(stored["layers"][name], dtype=np.float64)
         # One row for each unit or class.
-        rows = values.reshape(-1, shape[-1])
+        n_inputs = shape[-1]
+        rows = values.reshape(-1, n_inputs)
         if stored["fit_intercept"]:
             coef = rows[:, :-1]
             intercept = rows[:, -1]
@@ -138,11 +144,15 @@ def _as_one_row(table: LayerTable) -> LayerTable:
     coef, intercept = table
     if len(coef) == 1:
         return table
-    return LayerTable(coef[1:] - coef[:1], intercept[1:] - intercept[:1])
+    coef_apart = coef[1:] - coef[:1]
+    intercept_apart = intercept[1:] - intercept[:1]
+    return LayerTable(coef_apart, intercept_apart)
 
 
 def _fitted(
-    stored: dict[str, Any], tables: list[LayerTable], classes: list[Any]
+    stored: dict[str, Any],
+    tables: list[LayerTable],
+    classes: list[Any],
 ) -> dict[str, Any]:
     """The attributes of the estimator, as `fit` sets them."""
     if len(tables) > 1:
@@ -157,23 +167,38 @@ def _fitted(
     return fitted
 
 
-def _fitted_line(table: LayerTable, classes: list[Any]) -> dict[str, Any]:
+def _fitted_line(
+    table: LayerTable,
+    classes: list[Any],
+) -> dict[str, Any]:
     coef = table.coef.tolist()
     intercept = table.intercept.tolist()
     if not classes:
         return {"coef_": coef[0], "intercept_": intercept[0]}
-    return {"coef_": coef, "intercept_": intercept, "classes_": classes}
-
-
-def _fitted_network(tables: list[LayerTable], classes: list[Any]) -> dict[str, Any]:
-    n_outputs = len(tables[-1][1])
     return {
-        "coefs_": [coef.T.tolist() for coef, _ in tables],
-        "intercepts_": [intercept.tolist() for _, intercept in tables],
+        "coef_": coef,
+        "intercept_": intercept,
+        "classes_": classes,
+    }
+
+
+def _fitted_network(
+    tables: list[LayerTable],
+    classes: list[Any],
+) -> dict[str, Any]:
+    coefs = [table.coef.T for table in tables]
+    intercepts = [table.intercept for table in tables]
+    n_outputs = len(intercepts[-1])
+    activation = "softmax"
+    if n_outputs == 1:
+        activation = "logistic"
+    return {
+        "coefs_": [coef.tolist() for coef in coefs],
+        "intercepts_": [intercept.tolist() for intercept in intercepts],
         "classes_": classes,
         "n_layers_": len(tables) + 1,
         "n_outputs_": n_outputs,
-        "out_activation_": "logistic" if n_outputs == 1 else "softmax",
+        "out_activation_": activation,
     }
 
 
@@ -184,8 +209,11 @@ def _raw_units(stored: dict[str, Any], table: LayerTable) -> LayerTable:
     """
     if stored["standardize"] is None:
         return table
-    mean, deviation = np.asarray(stored["standardize"], dtype=np.float64)
+    scale = np.asarray(stored["standardize"], dtype=np.float64)
+    mean, deviation = scale
     # What leaves the range of floats is refused by the caller, in a sentence.
     with np.errstate(over="ignore", invalid="ignore"):
-        shift = (table.coef * mean / deviation).sum(axis=1)
-        return LayerTable(table.coef / deviation, table.intercept - shift)
+        shifts = table.coef * mean / deviation
+        coef = table.coef / deviation
+        intercept = table.intercept - shifts.sum(axis=1)
+        return LayerTable(coef, intercept)

@@ -32,12 +32,16 @@ def pipeline_of(stored: Mapping[str, Any]) -> dict[str, Any]:
     computed: dict[str, str] = {}
     columns: list[dict[str, Any]] = []
     for term in design.terms:
-        names = [term.name] if isinstance(term, Levels) else list(term.features)
+        names = list(term.features)
+        if isinstance(term, Levels):
+            names = [term.name]
         inputs.extend(names)
         if term.name in study.derived:
+            expression = stored["derive"][term.name]
             for name in names:
-                computed[name] = stored["derive"][term.name]
-        columns.extend(_parts(term, names, design))
+                computed[name] = expression
+        parts = _parts(term, names, design)
+        columns.extend(parts)
     for name in study.in_order:
         is_step = name not in study.columns
         if is_step:
@@ -51,7 +55,9 @@ def pipeline_of(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(
-    term: Number | Levels | Spline, names: list[str], design: Design
+    term: Number | Levels | Spline,
+    names: list[str],
+    design: Design,
 ) -> list[dict[str, Any]]:
     if isinstance(term, Levels):
         parameters: dict[str, Any] = {
@@ -66,12 +72,20 @@ def _parts(
         if name not in design.means:
             parts.append(_part(name, "passthrough", {}))
             continue
-        filled = {"strategy": "constant", "fill_value": design.means[name]}
-        parts.append(_part(name, "sklearn.impute.SimpleImputer", filled))
+        filled = {
+            "strategy": "constant",
+            "fill_value": design.means[name],
+        }
+        imputer = "sklearn.impute.SimpleImputer"
+        parts.append(_part(name, imputer, filled))
     return parts
 
 
-def _part(name: str, transformer: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _part(
+    name: str,
+    transformer: str,
+    parameters: Mapping[str, Any],
+) -> dict[str, Any]:
     return {
         "name": name,
         "columns": [name],
@@ -84,7 +98,8 @@ def _scaler(stored: Mapping[str, Any]) -> dict[str, Any] | None:
     if stored["standardize"] is None:
         return None
     mean, deviation = stored["standardize"]
-    variance = np.square(np.asarray(deviation, dtype=np.float64))
+    scale = np.asarray(deviation, dtype=np.float64)
+    variance = np.square(scale)
     return {
         "mean_": list(mean),
         "scale_": list(deviation),

@@ -33,7 +33,8 @@ from agents.training import cox_sums
 from agents.training.own_metrics import Withheld
 from analytics.arrays import Floats, Ints, Labels
 from analytics.training import families
-from analytics.training.families import Pair
+from analytics.training.gradients import local_loss
+from analytics.training.margins import linear_predictors, scores
 from analytics.training.metrics import (
     binary_figures,
     class_figures,
@@ -42,8 +43,9 @@ from analytics.training.metrics import (
     round_metrics,
     score_histogram,
 )
-from analytics.training.models import Model, local_loss, scores
+from analytics.training.models import Model
 from analytics.training.outcome import constant_class_loss, constant_linear_loss
+from analytics.training.pairs import Pair
 from protocol.sums import limbs
 
 
@@ -72,11 +74,15 @@ class GlmMeans(NamedTuple):
     spread: float
     pearson: float  # squares of Pearson's residuals, weighted
     remainder: float  # `families.row_remainders`
+    null_weight: float  # with `label` and `spread`
+
+    @property
+    def null_terms(self) -> families.NullTerms:
+        return families.NullTerms(self.null_weight, self.label, self.spread)
 
     def null_loss(self, pair: Pair) -> float:
         """Half the mean deviance of one mean for all rows."""
-        terms = families.NullTerms(self.weight, self.label, self.spread)
-        return families.null_deviance(pair, terms) / 2
+        return families.null_deviance(pair, self.null_terms) / 2
 
 
 class TrainingTotals(NamedTuple):
@@ -104,6 +110,7 @@ def local_sums(
     row_weights: Floats | None,
     are_counts: bool,
     label_mean: float,
+    offset: Floats | None = None,
 ) -> Ints:
     """A hospital's part, int64 (d,), the same d at every hospital.
 
@@ -126,8 +133,10 @@ def local_sums(
             row_weights,
             are_counts=are_counts,
             label_mean=label_mean,
+            offset=offset,
         )
-        parts.append(limbs.to_limbs(np.array(of_fit), len(training.y)))
+        fit_words = limbs.to_limbs(np.array(of_fit), len(training.y))
+        parts.append(fit_words)
     if held_out is not None:
         parts.append(held_out_sums(model, weights, held_out, withheld))
     return np.concatenate(parts)
@@ -156,17 +165,30 @@ def _n_words_of_calls(model: Model) -> int:
 
 
 def _n_words_of_fit(model: Model) -> int:
-    return len(GlmMeans._fields) * limbs.N_LIMBS if model.kind == "glm" else 0
+    if model.kind != "glm":
+        return 0
+    return len(GlmMeans._fields) * limbs.N_LIMBS
 
 
-def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
+def training_totals(
+    model: Model,
+    sums: Ints,
+    n_rows: int,
+) -> TrainingTotals:
     """What opened sums say of the n_rows training rows of a fold."""
     if model.kind == "cox":
         part = cox_sums.read_training(model, sums)
         loss = part.deviance / 2 / n_rows
         none = np.zeros(0, dtype=np.int64)
         concordance = {"concordance": part.pairs.concordance}
-        return TrainingTotals(n_rows, loss, None, none, concordance, None)
+        return TrainingTotals(
+            n_rows,
+            loss,
+            None,
+            none,
+            concordance,
+            None,
+        )
     n_class_words = _n_class_words(model)
     of_classes = sums[:n_class_words]
     ranking: dict[str, Any] = {}
@@ -185,10 +207,21 @@ def training_totals(model: Model, sums: Ints, n_rows: int) -> TrainingTotals:
         start = limbs.N_LIMBS + _n_words_of_calls(model)
         of_fit = words[start : start + n_words_of_fit]
         fit = GlmMeans(*limbs.from_limbs(of_fit, n_rows).tolist())
-    return TrainingTotals(n_rows, loss, n_right, of_classes, ranking, fit)
+    return TrainingTotals(
+        n_rows,
+        loss,
+        n_right,
+        of_classes,
+        ranking,
+        fit,
+    )
 
 
-def constant_loss(model: Model, totals: TrainingTotals, label_variance: float) -> float:
+def constant_loss(
+    model: Model,
+    totals: TrainingTotals,
+    label_variance: float,
+) -> float:
     """The training loss of the best model that gives every row the same answer; of a glm
     it is weighted, as that of `fitted_loss`; NaN of cox, of which no such model is known.
 
@@ -201,13 +234,42 @@ def constant_loss(model: Model, totals: TrainingTotals, label_variance: float) -
     return constant_linear_loss(label_variance)
 
 
+def zero_loss(
+    model: Model,
+    totals: TrainingTotals,
+    *,
+    label_mean: float,
+    label_variance: float,
+) -> float | None:
+    """The training loss at predictors of 0, or of the offset: the null model of a model
+    without an intercept. None where the family does not know these means.
+
+    Of a label that is a number its joint moments, which are those of the sums' center.
+    """
+    pair = model.pair
+    assert pair is not None, "cox has none"
+    if totals.fit is not None:
+        found = families.zero_deviance(
+            pair,
+            totals.fit.null_terms,
+            center=label_mean,
+        )
+        return None if found is None else found / 2
+    if pair.is_binary:
+        return math.log(2)
+    return constant_linear_loss(label_variance + label_mean * label_mean)
+
+
 def fitted_loss(totals: TrainingTotals) -> float:
     """The training loss that was made as small as it can be."""
     return totals.loss if totals.fit is None else totals.fit.loss
 
 
 def training_metrics(
-    model: Model, sums: Ints, n_rows: int, withheld: Withheld
+    model: Model,
+    sums: Ints,
+    n_rows: int,
+    withheld: Withheld,
 ) -> dict[str, Any]:
     """auc and ks of all n_rows training rows for lr, concordance for cox, rounded.
 
@@ -226,7 +288,9 @@ def training_metrics(
 
 
 def held_out_metrics(
-    model: Model, part: Ints, withheld: Withheld
+    model: Model,
+    part: Ints,
+    withheld: Withheld,
 ) -> dict[str, Any] | None:
     """Metrics of all held-out rows; None without such rows.
 
@@ -258,11 +322,20 @@ def held_out_metrics(
         figures = {}
         if withheld.test:
             figures = _call_figures(model, words[n_words_of_means:])
-        return {"loss": loss, **ranking, **figures}
+        return {
+            "loss": loss,
+            **ranking,
+            **figures,
+        }
     # The loss of linear is half the mean of squares.
     mse = of_name.get("mse", 2 * loss)
     rmse = math.sqrt(mse)
-    return {"loss": loss, "mse": mse, "rmse": rmse, "mae": of_name["mae"]}
+    return {
+        "loss": loss,
+        "mse": mse,
+        "rmse": rmse,
+        "mae": of_name["mae"],
+    }
 
 
 def _names_of_means(model: Model) -> list[str]:
@@ -271,7 +344,11 @@ def _names_of_means(model: Model) -> list[str]:
     return ["loss", "mae"] if model.kind == "linear" else ["loss", "mae", "mse"]
 
 
-def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
+def _of_training(
+    model: Model,
+    weights: Floats,
+    rows: Rows,
+) -> Ints:
     if model.kind == "cox":
         return cox_sums.of_training(model, weights, rows.X, rows.y)
     words = []
@@ -281,7 +358,8 @@ def _of_training(model: Model, weights: Floats, rows: Rows) -> Ints:
         n_of_class = np.bincount(rows.y, minlength=len(model.classes))
         words.append(n_of_class.astype(np.int64))
     loss = local_loss(model, weights, rows.X, rows.y)
-    words.append(limbs.to_limbs(np.array([loss]), len(rows.y)))
+    loss_words = limbs.to_limbs(np.array([loss]), len(rows.y))
+    words.append(loss_words)
     if _n_words_of_calls(model):
         calls = _calls(model, weights, rows)
         words.append(np.array([calls.trace()]))
@@ -296,32 +374,47 @@ def _glm_means(
     *,
     are_counts: bool,
     label_mean: float,
+    offset: Floats | None,
 ) -> GlmMeans:
     pair = model.pair
     assert pair is not None
     y = np.asarray(rows.y, dtype=np.float64)
     m = np.ones(len(y)) if row_weights is None else row_weights
-    at = families.means(pair, rows.X @ weights[:-1] + weights[-1])
+    at = families.means(pair, linear_predictors(model, weights, rows.X))
     deviances = m * families.unit_deviances(pair, y, at)
     squares = m * families.pearson_residuals(pair, y, at) ** 2
-    terms = families.null_terms(pair, y, m, center=label_mean)
+    terms = families.null_terms(
+        pair,
+        y,
+        m,
+        center=label_mean,
+        offset=offset,
+    )
     remainders = families.row_remainders(pair, y, m, are_counts=are_counts)
     return GlmMeans(
         loss=float(np.mean(deviances)) / 2,
         has_weight=float(np.mean(m > 0)),
-        weight=float(np.mean(terms.weight)),
+        weight=float(np.mean(m)),
         label=float(np.mean(terms.label)),
         spread=float(np.mean(terms.spread)),
         pearson=float(np.mean(squares)),
         remainder=float(np.mean(remainders)),
+        null_weight=float(np.mean(terms.weight)),
     )
 
 
-def _calls(model: Model, weights: Floats, rows: Rows) -> Ints:
+def _calls(
+    model: Model,
+    weights: Floats,
+    rows: Rows,
+) -> Ints:
     """How many rows of each class are called which, (K, K); of lr (2, 2)."""
     found = metrics(model, weights, rows.X, rows.y)
     if model.is_binary:
-        counts = [[found["tn"], found["fp"]], [found["fn"], found["tp"]]]
+        counts = [
+            [found["tn"], found["fp"]],
+            [found["fn"], found["tp"]],
+        ]
     else:
         counts = found["confusion"]
     return np.array(counts, dtype=np.int64)
@@ -345,7 +438,10 @@ def _call_figures(model: Model, words: Ints) -> dict[str, Any]:
 
 
 def held_out_sums(
-    model: Model, weights: Floats, rows: Rows, withheld: Withheld
+    model: Model,
+    weights: Floats,
+    rows: Rows,
+    withheld: Withheld,
 ) -> Ints:
     """How many rows, for lr their histogram, and their means in limbs.
 
@@ -375,7 +471,11 @@ def held_out_sums(
     return np.concatenate(words)
 
 
-def _histogram(model: Model, weights: Floats, rows: Rows) -> Ints:
+def _histogram(
+    model: Model,
+    weights: Floats,
+    rows: Rows,
+) -> Ints:
     """Scores by label, (2 * N_BINS,)."""
     predicted = scores(model, weights, rows.X)
     return score_histogram(rows.y, predicted, N_BINS)

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.gate import probes
-from agents.training import bounds, newton
+from agents.training import bounds, meta, newton, random_intercept
 from agents.training.checkpoint import (
     Checkpoint,
     first_checkpoint,
@@ -36,9 +37,8 @@ from agents.training.trainer import (
     sum_info,
 )
 from analytics.arrays import Floats, Ints, Labels
+from analytics.training import gradients, optimizers
 from analytics.training import metrics as measures
-from analytics.training import models, optimizers
-from analytics.training.models import local_loss
 from analytics.training.optimizers import OptimizerState
 from analytics.training.outcome import StoppedBy, WarningCode
 from analytics.training.standardization import LabelScale
@@ -69,6 +69,7 @@ class Fold:
     y_trained: Labels  # y in the units that are trained in
     checkpoint: Checkpoint
     row_weights: Floats | None = None  # (n,); None: all weigh the same
+    clusters: NDArray[np.object_] | None = None  # (n,); None without clusters
     # The rest is of the round under way: this hospital's own gradient, and the members
     # of the sum.
     gradient: Floats = field(default_factory=lambda: np.zeros(0))
@@ -89,16 +90,26 @@ class Fold:
 def open_fold(trainer: Trainer, number: int) -> Fold:
     """The fold's rows, standardized where the order asks for it, and how far it is."""
     with sentences():
-        X, y, X_test, y_test, row_weights = trainer.fold_rows(number)
-        scales = joint_scales(trainer, X, y, number)
-        X = scaled(X, scales.attributes)
-        X_test = scaled(X_test, scales.attributes)
+        rows = trainer.fold_rows(number)
+        y = rows.y
+        scales = joint_scales(trainer, rows.X, y, number)
+        X = scaled(rows.X, scales.attributes)
+        X_test = scaled(rows.X_test, scales.attributes)
         y_trained = scales.label.trained(y)
     checkpoint = load_checkpoint(trainer.order.store, number)
     if checkpoint is None:
         checkpoint = first_checkpoint(number, trainer.start)
     return Fold(
-        number, X, y, X_test, y_test, scales, y_trained, checkpoint, row_weights
+        number,
+        X,
+        y,
+        X_test,
+        rows.y_test,
+        scales,
+        y_trained,
+        checkpoint,
+        rows.row_weights,
+        rows.clusters,
     )
 
 
@@ -113,7 +124,7 @@ def local_gradient(trainer: Trainer, fold: Fold) -> dict[str, Any]:
         check_probe(trainer, fold)
         if trainer.order.request.is_newton:
             return evaluate(trainer, fold)
-        fold.gradient = models.local_gradient(
+        fold.gradient = gradients.local_gradient(
             trainer.model,
             point.weights,
             fold.X,
@@ -134,10 +145,13 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
     if trainer.model.hidden:
         return
     point = fold.checkpoint
+    if trainer.order.request.is_meta:
+        meta.check_probe(trainer, point, newton_rows(fold))
+        return
     if trainer.order.request.is_newton:
         newton.check_probe(trainer, point, newton_rows(fold))
         return
-    found = models.row_weights(
+    found = gradients.row_weights(
         trainer.model,
         point.weights,
         fold.X,
@@ -154,7 +168,13 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
 
 
 def newton_rows(fold: Fold) -> newton.Rows:
-    return newton.Rows(fold.X, fold.y_trained, fold.row_weights, fold.scales)
+    return newton.Rows(
+        fold.X,
+        fold.y_trained,
+        fold.row_weights,
+        fold.scales,
+        fold.clusters,
+    )
 
 
 def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
@@ -190,7 +210,12 @@ def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
     return report
 
 
-def _own_metrics(trainer: Trainer, weights: Floats, X: Floats, y: Labels) -> Any:
+def _own_metrics(
+    trainer: Trainer,
+    weights: Floats,
+    X: Floats,
+    y: Labels,
+) -> Any:
     """As `metrics_of`; of a Newton order, which shows none, their names.
 
     A glm's first weights may have no means.
@@ -209,7 +234,11 @@ def _is_too_small(trainer: Trainer) -> bool:
     return trainer.model.n_weights < trainer.limits.min_scored
 
 
-def own_weights(trainer: Trainer, fold: Fold, weights: Floats) -> Floats:
+def own_weights(
+    trainer: Trainer,
+    fold: Fold,
+    weights: Floats,
+) -> Floats:
     """Weights of the fold's training as those of a model that answers in the label's
     own units.
     """
@@ -217,13 +246,22 @@ def own_weights(trainer: Trainer, fold: Fold, weights: Floats) -> Floats:
     return fold.label_scale.own_weights(weights, has_intercept=has_intercept)
 
 
-def metrics_of(trainer: Trainer, weights: Floats, X: Floats, y: Labels) -> Any:
+def metrics_of(
+    trainer: Trainer,
+    weights: Floats,
+    X: Floats,
+    y: Labels,
+) -> Any:
     """Metrics of a model on rows, rounded as they may leave."""
     exact = measures.metrics(trainer.model, weights, X, y)
     return measures.round_metrics(exact)
 
 
-def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -> None:
+def encrypt_contribution(
+    trainer: Trainer,
+    fold: Fold,
+    report: dict[str, Any],
+) -> None:
     """Seals this hospital's part of the round's sum by the order's method, and sends it.
 
     The part holds the gradient with the local loss behind it. Who is left out of the
@@ -235,15 +273,23 @@ def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -
         # Who is left out of the sum sends a part of no length.
         if trainer.order.me not in fold.members:
             return b""
+        if trainer.order.request.is_meta:
+            return meta.sealed_part(trainer, point, newton_rows(fold))
         if trainer.order.request.is_newton:
             return newton.sealed_part(trainer, point, newton_rows(fold))
-        loss = local_loss(trainer.model, point.weights, fold.X, fold.y_trained)
+        loss = gradients.local_loss(
+            trainer.model, point.weights, fold.X, fold.y_trained
+        )
         vector = np.append(fold.gradient, loss) / _sealed_units(trainer, fold)
         keys = trainer.keys(fold.number, fold.members)
         names = trainer.features
         bounds.check_bound(keys, vector, trainer.model, names)
         info = sum_info("gradient", fold.number, point.round)
-        return secure_sum.seal(keys, vector, info=info)
+        return secure_sum.seal(
+            keys,
+            vector,
+            info=info,
+        )
 
     with sentences(point.round):
         contribute(
@@ -255,6 +301,8 @@ def encrypt_contribution(trainer: Trainer, fold: Fold, report: dict[str, Any]) -
             state=point.weights,
             report=report,
         )
+    if trainer.order.request.has_random_intercept:
+        random_intercept.tell_own_sums(trainer, fold.number, newton_rows(fold))
 
 
 def _sealed_units(trainer: Trainer, fold: Fold) -> Floats:
@@ -274,12 +322,13 @@ def apply_aggregate(
     *,
     robust: Floats | None,
     settle: Callable[[Floats], dict[str, Any]],
+    along: str | None = None,
 ) -> None:
     """Waits for the opened sum, takes every hospital's step, and writes the checkpoint.
 
     `robust` is the aggregate itself where the order's rule is no sum. `settle` is given
     the aggregate before the step: it may refuse it, and answers what is to be reported
-    of the round with the next.
+    of the round with the next. `along` is the topic that it reads then.
     """
     point = fold.checkpoint
 
@@ -300,6 +349,7 @@ def apply_aggregate(
             round=point.round,
             members=fold.members,
             decide=decide,
+            along=along,
         )
         after = _stepped(trainer, fold, opening.sums, robust)
         if after.newton is None:
@@ -320,15 +370,26 @@ def _prepare_ahead(trainer: Trainer) -> None:
         n_ahead += newton.n_plaintexts(trainer)
     if stock is None or stock.ready >= n_ahead:
         return
-    filling = threading.Thread(target=stock.prepare, args=(n_ahead,), daemon=True)
+    filling = threading.Thread(
+        target=stock.prepare,
+        args=(n_ahead,),
+        daemon=True,
+    )
     filling.start()
 
 
 def _stepped(
-    trainer: Trainer, fold: Fold, sums: Ints, robust: Floats | None
+    trainer: Trainer,
+    fold: Fold,
+    sums: Ints,
+    robust: Floats | None,
 ) -> Checkpoint:
     """The fold's state one round later; the sums' last value is the loss."""
     point = fold.checkpoint
+    if trainer.order.request.is_meta:
+        return meta.stepped_point(trainer, point, sums, fold.scales)
+    if trainer.order.request.has_random_intercept:
+        return random_intercept.stepped_point(trainer, point, sums)
     if trainer.order.request.is_newton:
         return newton.stepped_point(trainer, point, sums, fold.scales)
     keys = trainer.keys(fold.number, fold.members)
@@ -350,7 +411,11 @@ def _stepped(
     )
 
 
-def stepped_weights(trainer: Trainer, fold: Fold, aggregate: Floats) -> Floats:
+def stepped_weights(
+    trainer: Trainer,
+    fold: Fold,
+    aggregate: Floats,
+) -> Floats:
     """The weights that the round would give with this aggregate, in the label's own
     units.
     """
@@ -359,7 +424,9 @@ def stepped_weights(trainer: Trainer, fold: Fold, aggregate: Floats) -> Floats:
 
 
 def _step(
-    trainer: Trainer, point: Checkpoint, aggregate: Floats
+    trainer: Trainer,
+    point: Checkpoint,
+    aggregate: Floats,
 ) -> tuple[Floats, OptimizerState]:
     return optimizers.step(
         trainer.params.optimizer,
@@ -389,7 +456,11 @@ def _wrong_end(round_: int) -> ProtocolViolation:
     )
 
 
-def _stops(trainer: Trainer, after: Checkpoint, before: Checkpoint) -> StoppedBy | None:
+def _stops(
+    trainer: Trainer,
+    after: Checkpoint,
+    before: Checkpoint,
+) -> StoppedBy | None:
     """By what training ends with this step, if it does.
 
     A last round that has converged has not ended by max_iter.

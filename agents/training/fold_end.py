@@ -7,16 +7,33 @@ model, and that this hospital is done.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
+from agents.order.answers import send_answer_of_ended
 from agents.order.party import end, send
-from agents.training import cox, final_sums, newton
+from agents.training import (
+    cox,
+    final_sums,
+    fixed_effect,
+    meta,
+    newton,
+    newton_report,
+    random_intercept,
+)
 from agents.training import fold as folds
+from agents.training.cohorts import training_snapshot
+from agents.training.comparison import digests_of, tested
 from agents.training.final_sums import Rows
 from agents.training.fold import Fold
 from agents.training.kept_design import kept_design
 from agents.training.own_metrics import Withheld
 from agents.training.party import AgreedTraining
+from agents.training.report_text import readable_report
 from agents.training.trainer import (
     Trainer,
     contribute,
@@ -24,9 +41,9 @@ from agents.training.trainer import (
     sentences,
     sum_info,
 )
-from analytics.arrays import Ints
+from analytics.arrays import Floats, Ints
 from analytics.training import outcome
-from analytics.training.models import split_layers
+from analytics.training.models import Model, split_layers
 from analytics.training.outcome import WARNINGS, WarningCode
 from protocol.messages import COORDINATOR, canonical
 from protocol.sums import secure_sum
@@ -43,7 +60,7 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
     Disclosure: pooled metrics, to the coordinator; the sums that they are made of
     (`agents.training.final_sums`), to the order's hospitals.
     """
-    model = trainer.model
+    model = newton.fitted_model(trainer, fold.checkpoint)
     point = fold.checkpoint
     keys = trainer.keys(fold.number)
     info = sum_info("gradient", fold.number, point.round)
@@ -56,6 +73,12 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
         held_out = Rows(fold.X_test, fold.y_test)
 
     def part() -> bytes:
+        offset = newton.null_offset(
+            trainer,
+            fold.X,
+            fold.y,
+            weights,
+        )
         sums = final_sums.local_sums(
             model,
             weights,
@@ -65,9 +88,49 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
             row_weights=fold.row_weights,
             are_counts=trainer.order.request.counts_weights,
             label_mean=fold.scales.label_mean,
+            offset=offset,
         )
-        return secure_sum.seal_counts(keys, sums, info=info)
+        if trainer.order.request.is_newton:
+            rows = folds.newton_rows(fold)
+            sums = np.append(sums, newton.words_at_the_end(trainer, point, rows))
+        return secure_sum.seal_counts(
+            keys,
+            sums,
+            info=info,
+        )
 
+    sums = _open_final(trainer, fold, part)
+    of_errors = np.zeros(0, dtype=np.int64)
+    if trainer.order.request.is_newton:
+        sums, of_errors = newton.parts_at_the_end(trainer, sums)
+    of_held_out = final_sums.held_out_part(model, sums)
+    if fold.number:
+        trainer.held_out.append(of_held_out)
+    fold.warnings = _warnings(trainer, fold, sums)
+    fold.report = _estimates(
+        trainer,
+        fold,
+        sums,
+        of_errors,
+    )
+    if trainer.order.is_initiator:
+        _report_pooled(
+            trainer,
+            fold,
+            sums,
+            of_held_out,
+        )
+
+
+def _open_final(
+    trainer: Trainer,
+    fold: Fold,
+    part: Callable[[], bytes],
+) -> Ints:
+    """Sends this hospital's part of the final sums with its last report, and reads what
+    all hospitals' parts add up to.
+    """
+    point = fold.checkpoint
     with sentences(point.round):
         # The last step's weights are judged as those of a round are: so it does not
         # depend on max_iter whether a model as steep as that is kept (decision
@@ -84,36 +147,67 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
             report=report,
         )
         opening = receive_opening(
-            trainer, "gradient", fold=fold.number, round=point.round
+            trainer,
+            "gradient",
+            fold=fold.number,
+            round=point.round,
         )
-    of_held_out = final_sums.held_out_part(model, opening.sums)
-    if fold.number:
-        trainer.held_out.append(of_held_out)
-    fold.warnings = _warnings(trainer, fold, opening.sums)
-    if trainer.order.request.is_newton:
-        fold.report = newton.report_of(trainer, point, fold.scales, opening.sums)
-    if trainer.order.is_initiator:
-        _report_pooled(trainer, fold, opening.sums, of_held_out)
+    return opening.sums
 
 
-def _warnings(trainer: Trainer, fold: Fold, sums: Ints) -> list[WarningCode]:
+def _estimates(
+    trainer: Trainer,
+    fold: Fold,
+    sums: Ints,
+    of_errors: Ints,
+) -> dict[str, Any] | None:
+    """Estimates with standard errors, of an order that has them."""
+    request = trainer.order.request
+    point = fold.checkpoint
+    if request.is_meta:
+        return meta.report_of(trainer, point, fold.scales)
+    if request.has_random_intercept:
+        return random_intercept.report_of(trainer, point, fold.scales)
+    if request.is_newton:
+        return newton_report.report_of(
+            trainer,
+            point,
+            fold.scales,
+            sums,
+            of_errors,
+        )
+    return None
+
+
+def _warnings(
+    trainer: Trainer,
+    fold: Fold,
+    sums: Ints,
+) -> list[WarningCode]:
     """What speaks against the fold's model; every hospital opens the same sums."""
     assert fold.checkpoint.stopped_by is not None
     n_trained = trainer.keys(fold.number).n_rows_total
-    of_all = final_sums.training_totals(trainer.model, sums, n_trained)
+    model = newton.fitted_model(trainer, fold.checkpoint)
+    of_all = final_sums.training_totals(model, sums, n_trained)
+    constant_loss = final_sums.constant_loss(
+        model,
+        of_all,
+        fold.scales.label_variance,
+    )
+    request = trainer.order.request
+    is_penalised = request.is_penalised or request.is_firth
     codes = outcome.warning_codes(
         trainer.model.kind,
         stopped_by=fold.checkpoint.stopped_by,
         loss=final_sums.fitted_loss(of_all),
-        constant_loss=final_sums.constant_loss(
-            trainer.model, of_all, fold.scales.label_variance
-        ),
+        constant_loss=constant_loss,
         n_wrong=of_all.n_wrong,
-        is_penalised=trainer.order.request.is_penalised,
+        is_penalised=is_penalised,
     )
     # Of the order's classes, once: with the model of all rows.
     if fold.number == 0:
-        codes.extend(dict.fromkeys(one.code for one in trainer.class_warnings))
+        of_classes = dict.fromkeys(one.code for one in trainer.class_warnings)
+        codes.extend(of_classes)
     return codes
 
 
@@ -124,10 +218,18 @@ def _own_sentences(trainer: Trainer, fold: Fold) -> list[str]:
     named = trainer.class_warnings if fold.number == 0 else ()
     of_classes = {one.code for one in named}
     found = [WARNINGS[code] for code in fold.warnings if code not in of_classes]
-    return [*found, *(one.sentence for one in named)]
+    if trainer.order.request.is_meta:
+        found.append(meta.NOTE)
+    found += [one.sentence for one in named]
+    return found
 
 
-def _report_pooled(trainer: Trainer, fold: Fold, sums: Ints, of_held_out: Ints) -> None:
+def _report_pooled(
+    trainer: Trainer,
+    fold: Fold,
+    sums: Ints,
+    of_held_out: Ints,
+) -> None:
     """The initiator reports what the sums say of all hospitals' rows together."""
     model = trainer.model
     withheld = trainer.withheld
@@ -136,9 +238,20 @@ def _report_pooled(trainer: Trainer, fold: Fold, sums: Ints, of_held_out: Ints) 
     if trainer.order.request.is_newton:
         # The loss of training rows is the deviance.
         of_training = Withheld()
+    in_training = final_sums.training_metrics(
+        model,
+        sums,
+        n_trained,
+        of_training,
+    )
+    in_held_out = final_sums.held_out_metrics(
+        model,
+        of_held_out,
+        withheld,
+    )
     pooled = {
-        "training": final_sums.training_metrics(model, sums, n_trained, of_training),
-        "held_out": final_sums.held_out_metrics(model, of_held_out, withheld),
+        "training": in_training,
+        "held_out": in_held_out,
         "stopped_by": fold.checkpoint.stopped_by,
         "warnings": fold.warnings,
     }
@@ -162,23 +275,11 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     """
     order = trainer.order
     request = order.request
-    model = trainer.model
     point = fold.checkpoint
-    weights = folds.own_weights(trainer, fold, point.weights)
+    kept = _kept_weights(trainer, fold)
+    model = kept.model
     losses = [fold.label_scale.own_loss(loss) for loss in point.losses]
-    scale = None
-    attributes = fold.scales.attributes
-    if model.kind == "cox":
-        assert attributes is not None, "newton scales them"
-        # Its linear predictors are about the joint mean, in either units.
-        weights, scale = cox.kept_model(
-            weights, attributes, standardize=trainer.params.standardize
-        )
-    elif attributes is not None and not trainer.params.standardize:
-        weights = newton.unscaled(weights, attributes)
-    elif attributes is not None:
-        scale = [attributes.mean.tolist(), attributes.deviation.tolist()]
-    layers = split_layers(model, weights)
+    layers = split_layers(model, kept.weights)
     entry = {
         "model_id": order.order_id,
         "model_type": model.kind,
@@ -190,25 +291,110 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
         "hidden": list(model.hidden),
         "shape": list(model.shape),
         "layers": {name: values.tolist() for name, values in layers.items()},
-        "standardize": scale,
+        "standardize": kept.scale,
         "n_rounds": point.round,
         "losses": losses,
         "converged": point.stopped_by == "converged",
         "stopped_by": point.stopped_by,
         "warnings": _own_sentences(trainer, fold),
         "initiator": request.user_id,
+        "hospitals": request.hospitals,
         **kept_design(request, trainer.design, trainer.level_counts),
+        **_of_its_kind(trainer, fold),
     }
-    if request.event_name is not None:
-        entry["event_name"] = request.event_name
-    if request.family:
-        entry.update(family=request.family, link=request.link)
     if fold.report is not None:
         entry["report"] = fold.report
+        entry["rows_digests"] = digests_of(training_snapshot(order))
+        if request.compare is not None:
+            entry["report"]["comparison"] = tested(
+                order.vault,
+                request,
+                fold.report,
+                features=trainer.features,
+            )
     order.vault.save_model(order.order_id, entry)
+    if request.reader is not None and order.is_initiator:
+        send_answer_of_ended(
+            order,
+            "report",
+            lambda: readable_report(entry),
+            reader=request.reader,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _KeptWeights:
+    """A model as the vault has it."""
+
+    model: Model  # without the hospitals' own columns
+    weights: Floats
+    # By what rows are standardized before: means and deviations; None: by nothing.
+    scale: list[list[float]] | None
+
+
+def _kept_weights(trainer: Trainer, fold: Fold) -> _KeptWeights:
+    """The fold's model with this hospital's own intercept, in the units of its rows, or
+    with the scale that they are brought to.
+    """
+    model = trainer.model
+    weights = folds.own_weights(trainer, fold, fold.checkpoint.weights)
+    attributes = fold.scales.attributes
+    standardizes = trainer.params.standardize
+    if model.kind == "cox":
+        assert attributes is not None, "newton scales them"
+        # Its linear predictors are about the joint mean, in either units.
+        weights, scale = cox.kept_model(
+            weights,
+            attributes,
+            standardize=standardizes,
+        )
+        return _KeptWeights(model, weights, scale)
+    if attributes is None:
+        return _KeptWeights(model, weights, None)
+    if not standardizes:
+        weights = newton_report.unscaled(
+            weights,
+            attributes,
+            has_intercept=model.fit_intercept,
+        )
+        model, weights = fixed_effect.own_model(trainer, weights, None)
+        return _KeptWeights(model, weights, None)
+    model, weights = fixed_effect.own_model(trainer, weights, attributes)
+    n_columns = model.n_features
+    mean = attributes.mean[:n_columns].tolist()
+    deviation = attributes.deviation[:n_columns].tolist()
+    return _KeptWeights(model, weights, [mean, deviation])
+
+
+def _of_its_kind(trainer: Trainer, fold: Fold) -> dict[str, Any]:
+    """The fields of a vault entry that models of one kind alone have."""
+    request = trainer.order.request
+    fields: dict[str, Any] = {}
+    if request.event_name is not None:
+        fields["event_name"] = request.event_name
+    if request.entry_name is not None:
+        fields["entry_name"] = request.entry_name
+    if request.site_features:
+        fields["site_effect"] = "fixed"
+    if request.strata:
+        fields["strata"] = list(request.strata)
+    if request.family:
+        fields["family"] = request.family
+        fields["link"] = request.link
+        fitted = newton.fitted_model(trainer, fold.checkpoint)
+        if math.isfinite(fitted.theta):
+            fields["theta"] = fitted.theta
+    return fields
 
 
 def end_order(order: AgreedTraining) -> None:
     """Reports that this hospital holds the model; forgets the order's keys and rows."""
-    send(order, "done", lambda: b"", recipient=COORDINATOR)
+    send(
+        order,
+        "done",
+        lambda: b"",
+        recipient=COORDINATOR,
+    )
+    # Last: what a crash lets be told once more stands in the outbox, which goes with
+    # the order.
     end(order)

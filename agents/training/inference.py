@@ -16,15 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from agents.gate.cohort_audit import AskedSet, AuditRules, asked_sets, reserve
-from agents.gate.memory import COORDINATOR, NO_SUM, Memory
+from agents.gate.asked_sets import AskedSet, AuditRules, asked_sets
+from agents.gate.cohort_audit import reserve
+from agents.gate.kept_sets import COORDINATOR, NO_SUM
+from agents.gate.memory import Memory
+from agents.order.answers import send_answer
 from agents.order.approval import await_decision, digest_of
 from agents.order.party import Hospital, Party
 from agents.rows.allowed_sql import CheckedQuery, check_plain, check_sql
-from agents.rows.cohort import Cohort, check_enough_rows, id_order
+from agents.rows.cohort import Cohort, check_enough_rows
 from agents.rows.database import dialect_of
 from agents.rows.reading import open_query, open_values
+from agents.rows.unique_ids import id_order
 from agents.training.cohorts import warn_of_lost_digits
+from agents.training.inference_document import read_document, read_values
 from agents.training.kept_design import (
     ApplicableRows,
     applicable_rows,
@@ -34,23 +39,29 @@ from agents.training.kept_design import (
 from analytics.arrays import Floats
 from analytics.training import standardization
 from analytics.training.cox_report import partial_hazard
-from analytics.training.models import Model, scores
+from analytics.training.margins import scores
+from analytics.training.models import Model
 from protocol.errors import BadRequest, Refused, Rule, check_rules
 from protocol.exchange import Address
-from protocol.messages import MOST_TYPED_ROWS, HospitalSql
+from protocol.messages import HospitalSql
 from protocol.policy import Policy
-from protocol.sealing import KEY_BYTES
 
 
-def answer_request(party: Party, document: str, box: bytes) -> None:
+def answer_request(
+    party: Party,
+    document: str,
+    box: bytes,
+) -> None:
     """Predicts what an inference order asks for, and sends the answer to who asked.
 
-    It is sealed to the one-time key that the order names. Predictions are kept in the
-    vault; a second request for the same order seals those again. Nothing is read where
-    the policy would not let them out. Raises Refused, and what `predict` raises.
+    It is sealed to the reader's own key, or to the one-time key that the order names.
+    Predictions are kept in the vault; a second request for the same order seals those
+    again, to nobody else. Nothing is read where the policy would not let them out.
+    Raises Refused, and what `predict` raises.
     """
-    party.policy.check_return_predictions()
-    request = _read_document(party, document)
+    request = read_document(party, document)
+    reader: str | None = request.get("reader")
+    _check_way(party.policy, reader)
     own = HospitalSql.unseal(party.me, party.identity.open_key, box)
     if own.commitment != request["sql"]:
         raise Refused(
@@ -63,8 +74,23 @@ def answer_request(party: Party, document: str, box: bytes) -> None:
     kept = party.vault.predictions(party.order_id)
     if kept is None:
         kept = _make_predictions(party, request, own.sql)
+    # A person may have approved the order for one reader: a coordinator that names
+    # another one, or a key of its own, gets nothing.
+    if kept.get("reader") != reader:
+        raise Refused(
+            "The predictions of this order were made for another reader.",
+            remedy="Ask for them by an order of its own.",
+            code="reader",
+        )
     predictions = kept["result"]
-    address = Address(party.order_id, "predictions", attempt=request["attempt"])
+    if reader is not None:
+        send_answer(party, "predictions", lambda: predictions, reader=reader)
+        return
+    address = Address(
+        party.order_id,
+        "predictions",
+        attempt=request["attempt"],
+    )
     party.release.send_predictions(
         lambda: json.dumps(predictions).encode(),
         address=address,
@@ -73,7 +99,9 @@ def answer_request(party: Party, document: str, box: bytes) -> None:
 
 
 def _make_predictions(
-    party: Party, request: dict[str, Any], asked: Mapping[str, str]
+    party: Party,
+    request: dict[str, Any],
+    asked: Mapping[str, str],
 ) -> dict[str, Any]:
     """What the vault then keeps.
 
@@ -83,8 +111,9 @@ def _make_predictions(
     """
     model_id = request["model_id"]
     sql = asked.get("infer")
-    check_rules(request_rules(party, model_id, asked))
-    values = [] if sql is not None else _read_values(asked)
+    reader: str | None = request.get("reader")
+    check_rules(request_rules(party, model_id, asked, reader=reader))
+    values = [] if sql is not None else read_values(asked)
     _await_decision(party, request, asked)
     party.release.ledger.write(
         "answered", order_id=party.order_id, initiator=party.me, model=model_id
@@ -92,24 +121,40 @@ def _make_predictions(
     if sql is None:
         # Of nobody in a table: no answer about this hospital's rows is told.
         entries = predict_values(party, model_id, values)
-        return party.vault.save_predictions(party.order_id, {"result": entries})
+        kept = {"result": entries, "reader": reader}
+        return party.vault.save_predictions(party.order_id, kept)
     memory = Memory(party.vault.cohorts)
     predicted = _predict(party, model_id, sql, key=memory.key)
-    if _coordinator_opens_totals(party.policy):
+    # The coordinator has not seen those that are sealed to a reader.
+    if reader is None and _coordinator_opens_totals(party.policy):
         _remember(party, predicted, memory)
-    return party.vault.save_predictions(party.order_id, {"result": predicted.entries})
+    kept = {"result": predicted.entries, "reader": reader}
+    return party.vault.save_predictions(party.order_id, kept)
+
+
+def _check_way(policy: Policy, reader: str | None) -> None:
+    """Refuse a way by which no prediction may leave."""
+    if reader is None:
+        policy.check_return_predictions()
+    else:
+        policy.check_reader(reader)
 
 
 def request_rules(
-    hospital: Hospital, model_id: int, asked: Mapping[str, str]
+    hospital: Hospital,
+    model_id: int,
+    asked: Mapping[str, str],
+    *,
+    reader: str | None = None,
 ) -> list[Rule]:
     """What decides whether this hospital answers a request that came through the
     coordinator, before a row is read.
     """
     policy = hospital.policy
     sql = asked.get("infer")
+    way = "return_predictions" if reader is None else "reader"
     found = [
-        Rule("return_predictions", policy.check_return_predictions),
+        Rule(way, lambda: _check_way(policy, reader)),
         Rule("inference", policy.check_inference),
     ]
     if sql is None:
@@ -122,7 +167,9 @@ def request_rules(
 
 
 def answer_anew(
-    hospital: Hospital, model_id: int, asked: Mapping[str, str]
+    hospital: Hospital,
+    model_id: int,
+    asked: Mapping[str, str],
 ) -> ApplicableRows:
     """The rows that a request is for, of which all was predicted and nothing is kept or
     told. Raises as `answer_request`, whose rules have passed before.
@@ -132,7 +179,7 @@ def answer_anew(
         found = _read_applicable(hospital, stored, checked, key=None)
     else:
         stored = _stored_model(hospital, model_id)
-        found = _applicable_values(hospital, stored, _read_values(asked))
+        found = _applicable_values(hospital, stored, read_values(asked))
     _answered(stored, found)
     return found
 
@@ -163,7 +210,7 @@ def _remember(party: Party, predicted: _Predicted, memory: Memory) -> None:
             rows={"predictions": np.arange(predicted.rows.n_rows)},
             parts={},
         )
-    min_rows = max(party.policy.table(name).min_rows for name in predicted.tables)
+    min_rows = max(party.policy.rows(name).min_rows for name in predicted.tables)
     rules = AuditRules(
         min_rows=min_rows,
         # Of this hospital alone, and openly so.
@@ -185,73 +232,10 @@ def _remember(party: Party, predicted: _Predicted, memory: Memory) -> None:
     memory.commit(party.order_id)
 
 
-def _read_document(party: Party, document: str) -> dict[str, Any]:
-    """What the coordinator has sent, checked before anything is done with it.
-
-    Raises Refused (code document).
-    """
-    refusal = Refused(
-        "This inference order is not for this hospital.",
-        remedy="Send it again.",
-        code="document",
-    )
-    try:
-        request: dict[str, Any] = json.loads(document)
-        is_fit = _is_for(request, party) and _is_whole(request)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise refusal from None
-    if not is_fit:
-        raise refusal
-    return request
-
-
-def _is_for(request: dict[str, Any], party: Party) -> bool:
-    if request["kind"] != "infer":
-        return False
-    is_this_order = request["order_id"] == party.order_id
-    is_from_us = request["user_id"] == party.me
-    return bool(is_this_order and is_from_us)
-
-
-def _is_whole(request: dict[str, Any]) -> bool:
-    """Whether its fields are what the answer is made with."""
-    for name in ("model_id", "attempt"):
-        # A bool is an int to isinstance, but not to type.
-        if type(request[name]) is not int or request[name] < 0:
-            return False
-    reply_key = bytes.fromhex(request["reply_key"])
-    return len(reply_key) == KEY_BYTES and "sql" in request
-
-
-def _read_values(asked: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Rows as the coordinator sealed them, which may seal anything."""
-    try:
-        rows = json.loads(asked["rows"])
-    except (KeyError, ValueError, RecursionError):
-        rows = None
-    is_fit = isinstance(rows, list) and 1 <= len(rows) <= MOST_TYPED_ROWS
-    if not is_fit or not all(_is_row(row) for row in rows):
-        raise Refused(
-            "What was sent is no list of rows.",
-            remedy="Send it again.",
-            code="document",
-        )
-    return list(rows)
-
-
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, dict):
-        return False
-    for value in row.values():
-        if isinstance(value, float) and not math.isfinite(value):
-            return False
-        if not isinstance(value, str | int | float | None):
-            return False
-    return True
-
-
 def _await_decision(
-    party: Party, request: dict[str, Any], asked: Mapping[str, str]
+    party: Party,
+    request: dict[str, Any],
+    asked: Mapping[str, str],
 ) -> None:
     """Waits for a person's decision, where the policy asks for one.
 
@@ -276,11 +260,27 @@ def _await_decision(
         "details": {"model_id": model_id},
     }
     commitment = request["sql"]
-    digest = digest_of("infer", str(party.order_id), str(model_id), commitment)
+    bound = [
+        "infer",
+        str(party.order_id),
+        str(model_id),
+        commitment,
+    ]
+    if "reader" in request:
+        terms["details"] = {
+            "model_id": model_id,
+            "reader": party.policy.reader_words(request["reader"]),
+        }
+        bound.append(request["reader"])
+    digest = digest_of(*bound)
     await_decision(party, digest, terms)
 
 
-def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
+def predict(
+    party: Party,
+    model_id: int,
+    sql: str,
+) -> list[dict[str, Any]]:
     """One entry a row, in order of ids: {"id", "label"}.
 
     label is the probability of class 1 (lr), the value (linear), the linear predictor
@@ -298,7 +298,9 @@ def predict(party: Party, model_id: int, sql: str) -> list[dict[str, Any]]:
 
 
 def predict_values(
-    party: Party, model_id: int, rows: Sequence[Mapping[str, Any]]
+    party: Party,
+    model_id: int,
+    rows: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """The same for values that stand in no database: of each row the model's columns,
     and the unique id where the rows have one, else their places from 1.
@@ -311,7 +313,9 @@ def predict_values(
 
 
 def _applicable_values(
-    hospital: Hospital, stored: dict[str, Any], rows: Sequence[Mapping[str, Any]]
+    hospital: Hospital,
+    stored: dict[str, Any],
+    rows: Sequence[Mapping[str, Any]],
 ) -> ApplicableRows:
     with open_values(
         hospital.settings,
@@ -331,7 +335,13 @@ class _Predicted:
     tables: tuple[str, ...]
 
 
-def _predict(party: Party, model_id: int, sql: str, *, key: bytes | None) -> _Predicted:
+def _predict(
+    party: Party,
+    model_id: int,
+    sql: str,
+    *,
+    key: bytes | None,
+) -> _Predicted:
     """As `predict`; with a key the rows have their members."""
     stored, checked = _checked_query(party, model_id, sql)
     found = _read_applicable(party, stored, checked, key=key)
@@ -353,7 +363,11 @@ def _read_applicable(
         columns=study_of(stored).read,
     ) as dataset:
         check_enough_rows(dataset.n_rows, 0)
-        return applicable_rows(dataset, stored, key=key)
+        return applicable_rows(
+            dataset,
+            stored,
+            key=key,
+        )
 
 
 def _answered(stored: dict[str, Any], found: ApplicableRows) -> list[dict[str, Any]]:
@@ -389,7 +403,9 @@ def _unanswered(model: Model, unique_id: str, reason: str) -> dict[str, Any]:
 
 
 def _checked_query(
-    hospital: Hospital, model_id: int, sql: str
+    hospital: Hospital,
+    model_id: int,
+    sql: str,
 ) -> tuple[dict[str, Any], CheckedQuery]:
     """The stored model, and the SQL where the policy lets it run; no row is read."""
     stored = _stored_model(hospital, model_id)
@@ -415,12 +431,20 @@ def _apply(stored: dict[str, Any], model: Model, X: Floats) -> Floats:
     """The model's scores of rows as they came."""
     if stored["standardize"]:
         mean, deviation = stored["standardize"]
-        X = standardization.standardize(X, np.asarray(mean), np.asarray(deviation))
+        X = standardization.standardize(
+            X,
+            np.asarray(mean),
+            np.asarray(deviation),
+        )
     weights = weights_of(stored)
     return scores(model, weights, X)
 
 
-def _entries(model: Model, ids: list[str], predicted: Floats) -> list[dict[str, Any]]:
+def _entries(
+    model: Model,
+    ids: Sequence[str],
+    predicted: Floats,
+) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for unique_id, values in zip(ids, predicted, strict=True):
         entry: dict[str, Any] = {"id": unique_id}
@@ -457,6 +481,7 @@ def model_of(stored: dict[str, Any]) -> Model:
         tuple(stored.get("shape", ())),
         stored.get("family", ""),
         stored.get("link", ""),
+        stored.get("theta", math.inf),
     )
 
 

@@ -13,17 +13,12 @@ from typing import Any
 import numpy as np
 
 from agents.rows.canonical import members_of
-from agents.rows.cohort import (
-    Cohort,
-    category_texts,
-    is_rounded,
-    read_features,
-    rows_of,
-    unique_ids,
-)
+from agents.rows.cohort import Cohort, rows_of
 from agents.rows.dataset import Dataset
 from agents.rows.derived_columns import DerivedSql
+from agents.rows.features import category_texts, is_rounded, read_features
 from agents.rows.study_dataset import with_derived
+from agents.rows.unique_ids import unique_ids
 from agents.site.vault import Vault
 from analytics.arrays import Floats
 from analytics.training.design import (
@@ -50,6 +45,7 @@ def kept_design(
     """
     if design is None or request.study.is_plain:
         return {}
+    of_levels = counts or {}
     categorical: dict[str, Any] = {}
     for term in design.terms:
         if isinstance(term, Levels):
@@ -57,7 +53,7 @@ def kept_design(
                 "reference": term.reference,
                 "levels": list(term.levels),
                 "has_other": term.has_other,
-                "counts": dict((counts or {})[term.name]),
+                "counts": dict(of_levels[term.name]),
             }
     return {
         "features": list(design.features),
@@ -71,25 +67,80 @@ def kept_design(
 _OF_ROWS = ("unique_id", "attributes", "label_name", "model_type")
 """What a vault entry has under the same names as the order that trained the model."""
 
+_OF_SOME_ROWS: dict[str, Any] = {
+    "event_name": None,
+    "entry_name": None,
+    "strata": [],
+    "family": "",
+    "link": "",
+}
+"""The same of a cox and a glm, and what it means where the entry says nothing."""
 
-def check_model(vault: Vault, request: TrainingRequest) -> None:
-    """Whether this hospital holds the model that an order evaluates, and the order reads
-    rows as the model does.
+
+def check_model(
+    vault: Vault,
+    request: TrainingRequest,
+    *,
+    me: int,
+) -> None:
+    """Whether this hospital holds the model that an order evaluates, or is sent it, and
+    the order reads rows as the model does; where somebody is sent it, whether all who
+    trained it take part.
 
     Raises NotFound (code no_model) and Refused (code model).
     """
     assert request.evaluates is not None
+    if me in request.seals_model_to:
+        return
     stored = vault.model(request.evaluates)
-    differing = [name for name in _OF_ROWS if stored[name] != getattr(request, name)]
-    if set(stored.get("categorical", {})) != set(request.categorical):
+    if stored.get("site_effect") == "fixed":
+        raise Refused(
+            f"Model {request.evaluates} has an intercept for each hospital, and is another one at each.",
+            remedy="Train it without site_effect to evaluate it at all hospitals together.",
+            code="model",
+        )
+    check_reads_alike(stored, request)
+    if request.seals_model_to:
+        _check_trainers(stored, request)
+
+
+def _check_trainers(stored: Mapping[str, Any], request: TrainingRequest) -> None:
+    """A model goes to those only whom each policy of its hospitals lists, so each must
+    be there to say so.
+    """
+    # Silence means no: an entry of an earlier version does not say who trained it.
+    trained_by = stored.get("hospitals")
+    others = set(request.hospitals) - set(request.seals_model_to)
+    are_all_others = trained_by is not None and set(trained_by) == others
+    if not are_all_others:
+        raise Refused(
+            f"The order would send model {request.evaluates} to another hospital, and not just those that trained it"
+            " hold it and take part, or it does not say who trained it.",
+            remedy="Order the evaluation at all hospitals that trained the model, or train it again with this version.",
+            code="model",
+        )
+
+
+def check_reads_alike(stored: Mapping[str, Any], request: TrainingRequest) -> None:
+    """Whether an order reads rows as a model does. Refused (code model)."""
+    differing = []
+    for name in _OF_ROWS:
+        if stored[name] != getattr(request, name):
+            differing.append(name)
+    kept_categories = set(stored.get("categorical", {}))
+    if kept_categories != set(request.categorical):
         differing.append("categorical")
-    for name, unsaid in (("derive", {}), ("missing", "refuse")):
-        # The columns of a plain model are its attributes: nothing of it is kept then.
-        if stored.get(name, unsaid) != getattr(request, name):
+    # The columns of a plain model are its attributes: nothing of it is kept then.
+    unsaid_of_made: dict[str, Any] = {"derive": {}, "missing": "refuse"}
+    every_unsaid = {**_OF_SOME_ROWS, **unsaid_of_made}
+    for name, unsaid in every_unsaid.items():
+        kept = stored.get(name, unsaid)
+        if kept != getattr(request, name):
             differing.append(name)
     if differing:
+        names = ", ".join(differing)
         raise Refused(
-            f"The order reads rows otherwise than model {request.evaluates} does: {', '.join(differing)}.",
+            f"The order reads rows otherwise than model {request.evaluates} does: {names}.",
             remedy="Evaluate it by POST /model/evaluate, which takes them from the model's order.",
             code="model",
             fields=differing,
@@ -104,7 +155,8 @@ def features_of(stored: Mapping[str, Any]) -> list[str]:
 def study_of(stored: Mapping[str, Any]) -> StudyRows:
     """What a kept model asks of rows; a row without a value is not refused."""
     categories: dict[str, Category] = {}
-    for name, kept in stored.get("categorical", {}).items():
+    categorical = stored.get("categorical", {})
+    for name, kept in categorical.items():
         categories[name] = Category(reference=kept["reference"])
     return study_rows(
         columns=stored["attributes"],
@@ -124,14 +176,18 @@ def design_of(stored: Mapping[str, Any], study: StudyRows) -> Design:
             kept = stored["categorical"][name]
             levels = tuple(kept["levels"])
             term: Term = Levels(
-                name, levels, kept["reference"], has_other=kept["has_other"]
+                name,
+                levels,
+                kept["reference"],
+                has_other=kept["has_other"],
             )
         elif study.knots(name):
             term = Spline(name, study.knots(name))
         else:
             term = Number(name)
         terms.append(term)
-    return Design(tuple(terms), dict(stored.get("means", {})))
+    means = dict(stored.get("means", {}))
+    return Design(tuple(terms), means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +204,10 @@ class ApplicableRows:
 
 
 def applicable_rows(
-    rows: Dataset, stored: Mapping[str, Any], *, key: bytes | None = None
+    rows: Dataset,
+    stored: Mapping[str, Any],
+    *,
+    key: bytes | None = None,
 ) -> ApplicableRows:
     """The rows of a dataset, which has the columns of `study_of`, as a kept model sees
     them; with a key they have their members.
@@ -157,12 +216,20 @@ def applicable_rows(
     """
     study = study_of(stored)
     design = design_of(stored, study)
-    derived = DerivedSql(rows, study.derived, study.in_order)
+    derived = DerivedSql(
+        rows,
+        study.derived,
+        study.in_order,
+    )
     own = with_derived(rows, derived, [])
     ids = unique_ids(own, stored["unique_id"])
     categorical = list(study.categorical)
-    X, _ = read_features(own, study.columns, categorical=categorical)
-    columns = dict(zip(study.columns, X.T, strict=True))
+    read, _ = read_features(
+        own,
+        study.columns,
+        categorical=categorical,
+    )
+    columns = dict(zip(study.columns, read.T, strict=True))
     why: list[list[str]] = [[] for _ in ids]
     for term in design.terms:
         if isinstance(term, Levels):
@@ -170,36 +237,54 @@ def applicable_rows(
             columns[term.name] = _places(term, texts, why)
         elif not design.means:
             # A model with means has one for each number.
-            for row in np.flatnonzero(np.isnan(columns[term.name])).tolist():
+            is_missing = np.isnan(columns[term.name])
+            for row in np.flatnonzero(is_missing).tolist():
                 why[row].append(f"no value in {term.name}")
     reasons: dict[str, str] = {}
     for unique_id, parts in zip(ids, why, strict=True):
         if parts:
             reasons[unique_id] = "; ".join(parts)
-    kept = np.flatnonzero([not parts for parts in why])
+    is_kept = [not parts for parts in why]
+    kept = np.flatnonzero(is_kept)
     of_kept = {name: values[kept] for name, values in columns.items()}
     plain = [name for name in study.columns if name in rows.columns]
     numbers = [name for name in plain if name not in study.categorical]
-    members = None if key is None else members_of(own, study.plain, key=key)
+    members = None
+    if key is not None:
+        members = members_of(
+            own,
+            study.plain,
+            key=key,
+        )
+    shape = (len(ids), len(design.features))
+    rounded = tuple(name for name in numbers if is_rounded(own, name))
     every = Cohort(
         unique_ids=ids,
         attributes=design.features,
-        X=np.zeros((len(ids), len(design.features))),
+        X=np.zeros(shape),
         y=None,
-        rounded=tuple(name for name in numbers if is_rounded(own, name)),
+        rounded=rounded,
         members=members,
     )
-    found = replace(rows_of(every, kept), X=design_matrix(design, of_kept))
+    cohort = rows_of(every, kept)
+    X = design_matrix(design, of_kept)
+    found = replace(cohort, X=X)
     return ApplicableRows(found, reasons)
 
 
-def _places(term: Levels, texts: Any, why: list[list[str]]) -> Floats:
+def _places(
+    term: Levels,
+    texts: Any,
+    why: list[list[str]],
+) -> Floats:
     """Where each row's level stands in the term; notes why some have none."""
     places = np.array(term.places(texts), dtype=np.int64)
-    for row in np.flatnonzero([text is None for text in texts]).tolist():
+    is_missing = [text is None for text in texts]
+    for row in np.flatnonzero(is_missing).tolist():
         why[row].append(f"no value in {term.name}")
         places[row] = UNKNOWN
-    for row in np.flatnonzero(places == UNKNOWN).tolist():
+    is_unknown = places == UNKNOWN
+    for row in np.flatnonzero(is_unknown).tolist():
         if texts[row] is not None:
             why[row].append(f"a level of {term.name} that the model does not know")
     return places.astype(np.float64)

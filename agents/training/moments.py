@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agents.rows.row_tables import empty_beside
 from agents.training.trainer import Trainer, joint_mean
-from analytics.arrays import Floats, Labels
-from analytics.training import families, standardization
+from analytics.arrays import Floats, Labels, let_go, table_chunks
+from analytics.training import pairs, standardization
 from analytics.training.standardization import LabelScale
 
 
@@ -29,6 +30,8 @@ class Scale(NamedTuple):
 
     mean: Floats  # (d,)
     deviation: Floats  # (d,)
+    # Of the columns as they came; `mean` is 0 of columns that are not moved.
+    joint_mean: Floats  # (d,)
 
 
 class Scales(NamedTuple):
@@ -40,25 +43,81 @@ class Scales(NamedTuple):
     label_mean: float
     label_variance: float
 
+    def offset_weight(self, place: int) -> float:
+        """What is 1 in the unit of the column at this place and the label's, in those
+        that are trained in.
+        """
+        assert self.attributes is not None, "newton scales them"
+        deviation = float(self.attributes.deviation[place])
+        return deviation / self.label.factor
 
-def joint_scales(trainer: Trainer, X: Floats, y: Labels, fold: int) -> Scales:
+
+def joint_scales(
+    trainer: Trainer,
+    X: Floats,
+    y: Labels,
+    fold: int,
+) -> Scales:
     """The same at every hospital, from the training rows X (n, d), y (n,) of each.
 
     Where the order needs no moments there is no message.
     """
     request = trainer.order.request
     if not request.takes_moments:
-        return Scales(None, LabelScale(), math.nan, math.nan)
-    moments = _joint_moments(trainer, _columns(trainer, X, y), fold)
+        return Scales(
+            None,
+            LabelScale(),
+            math.nan,
+            math.nan,
+        )
+    moments = _joint_moments(
+        trainer,
+        X,
+        y,
+        fold,
+    )
     attributes = None
     if request.scales_attributes:
-        attributes = _scale_of(moments, n_attributes=X.shape[1])
+        attributes = _scale_of(
+            trainer,
+            moments,
+            n_attributes=X.shape[1],
+        )
     if not trainer.model.is_number:
-        return Scales(attributes, LabelScale(), math.nan, math.nan)
+        return Scales(
+            attributes,
+            LabelScale(),
+            math.nan,
+            math.nan,
+        )
     label_mean = float(moments.mean[-1])
     label_variance = float(moments.variance[-1])
     label = _label_scale_of(trainer, moments)
-    return Scales(attributes, label, label_mean, label_variance)
+    return Scales(
+        attributes,
+        label,
+        label_mean,
+        label_variance,
+    )
+
+
+def label_variance(
+    trainer: Trainer,
+    X: Floats,
+    y: Labels,
+) -> float:
+    """The joint variance of a label that is a number, over the order's rows; NaN, and no
+    message, where the order needs no moments.
+    """
+    if not trainer.order.request.takes_moments:
+        return math.nan
+    moments = _joint_moments(
+        trainer,
+        X,
+        y,
+        0,
+    )
+    return float(moments.variance[-1])
 
 
 def scaled(table: Floats, scale: Scale | None) -> Floats:
@@ -66,20 +125,36 @@ def scaled(table: Floats, scale: Scale | None) -> Floats:
     # A fold without test rows has an empty table of them.
     if scale is None or not len(table):
         return table
-    return standardization.standardize(table, scale.mean, scale.deviation)
+    found = empty_beside(table)
+    for part, rows in table_chunks(table):
+        found[part] = standardization.standardize(
+            rows,
+            scale.mean,
+            scale.deviation,
+        )
+        let_go(found)
+    return found
 
 
-def _columns(trainer: Trainer, X: Floats, y: Labels) -> Floats:
-    """Those that `_names` names, in its order."""
-    columns = []
+def _columns(
+    trainer: Trainer,
+    X: Floats,
+    y: Labels,
+) -> tuple[Floats, Floats | None]:
+    """Those that `_names` names, in its order: a table, and what stands behind it."""
+    label = y[:, None] if trainer.model.is_number else None
     if trainer.order.request.scales_attributes:
-        columns.append(X)
-    if trainer.model.is_number:
-        columns.append(y[:, None])
-    return np.hstack(columns)
+        return X, label
+    assert label is not None, "the order takes moments of something"
+    return label, None
 
 
-def _joint_moments(trainer: Trainer, columns: Floats, fold: int) -> Moments:
+def _joint_moments(
+    trainer: Trainer,
+    X: Floats,
+    y: Labels,
+    fold: int,
+) -> Moments:
     """Joint mean and variance in two sums, so that nothing cancels.
 
     They are sealed as the order's own sums are.
@@ -89,15 +164,29 @@ def _joint_moments(trainer: Trainer, columns: Floats, fold: int) -> Moments:
     then, and the loss half the mean square.
     """
 
+    columns, beside = _columns(trainer, X, y)
+
     def local_mean() -> Floats:
-        return standardization.local_mean(columns)
+        return standardization.local_mean(columns, beside)
 
     def local_variance() -> Floats:
-        return standardization.local_variance(columns, mean)
+        return standardization.local_variance(columns, mean, beside)
 
     names = _names(trainer)
-    mean = joint_mean(trainer, "mean", local_mean, fold=fold, names=names)
-    variance = joint_mean(trainer, "variance", local_variance, fold=fold, names=names)
+    mean = joint_mean(
+        trainer,
+        "mean",
+        local_mean,
+        fold=fold,
+        names=names,
+    )
+    variance = joint_mean(
+        trainer,
+        "variance",
+        local_variance,
+        fold=fold,
+        names=names,
+    )
     return Moments(mean, variance)
 
 
@@ -110,10 +199,23 @@ def _names(trainer: Trainer) -> list[str]:
     return names
 
 
-def _scale_of(moments: Moments, *, n_attributes: int) -> Scale:
+def _scale_of(
+    trainer: Trainer,
+    moments: Moments,
+    *,
+    n_attributes: int,
+) -> Scale:
     mean = moments.mean[:n_attributes]
     variance = moments.variance[:n_attributes]
-    return Scale(mean, standardization.deviation(variance, mean=mean))
+    is_cox = trainer.model.kind == "cox"
+    lacks_intercept = not trainer.model.fit_intercept and not is_cox
+    if trainer.order.request.is_newton and lacks_intercept:
+        # No intercept could take up what moved columns add to the predictor.
+        unmoved = np.zeros(n_attributes)
+        size = standardization.size(variance, mean=mean)
+        return Scale(unmoved, size, mean)
+    deviation = standardization.deviation(variance, mean=mean)
+    return Scale(mean, deviation, mean)
 
 
 def _label_scale_of(trainer: Trainer, moments: Moments) -> LabelScale:
@@ -125,14 +227,20 @@ def _label_scale_of(trainer: Trainer, moments: Moments) -> LabelScale:
     variance = float(moments.variance[-1])
     pair = trainer.model.pair
     assert pair is not None, "its label is a number"
-    if pair.family == "poisson":
+    if pair.family == "poisson" or pair.has_theta:
         return LabelScale()
     if not pair.is_least_squares:
-        power = families.POWER_OF_VARIANCE[pair.family]
-        return standardization.mean_label(mean, link=pair.link, power=power)
+        power = pairs.POWER_OF_VARIANCE[pair.family]
+        return standardization.mean_label(
+            mean,
+            link=pair.link,
+            power=power,
+        )
     if trainer.order.request.scales_attributes:
         has_intercept = trainer.model.fit_intercept
         return standardization.standard_label(
-            mean, variance, has_intercept=has_intercept
+            mean,
+            variance,
+            has_intercept=has_intercept,
         )
     return standardization.sealed_label(mean, variance)

@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from agents.gate.probes import shows_metrics
-from agents.order.party import receive_all, send
+from agents.order.party import say_to_all
 from agents.training.party import AgreedTraining
 from agents.training.row_gate import least_rows
 from agents.training.row_sets import OrderRows, row_parts
-from protocol.messages import EVERYONE, bad_message, canonical, read_fields
+from protocol.messages import bad_message, canonical, read_fields
 from protocol.policy import LARGEST_NUMBER
 
 
@@ -43,23 +43,19 @@ def agree_on_limits(order: AgreedTraining, rows: OrderRows) -> Limits:
     Disclosure: that a class has fewer than min_rows rows in some part at a hospital, to
     the other parties, sealed to the group; the coordinator sees what all withhold.
     """
+    of_rows = own_withheld(order, rows)
     own = {
-        **own_withheld(order, rows)._asdict(),
+        **of_rows._asdict(),
         "scored": order.policy.orders.min_scored_coefficients,
     }
-    send(
-        order,
-        "own_metrics",
-        lambda: canonical(own).encode(),
-        recipient=EVERYONE,
-    )
-    messages = receive_all(order, "own_metrics", order.session.members, EVERYONE)
+    messages = say_to_all(order, "own_metrics", lambda: canonical(own).encode())
     stated = [_read(text) for text in messages.values()]
     withheld = Withheld(
         train=max(one["train"] for one in stated),
         test=max(one["test"] for one in stated),
     )
-    return Limits(withheld, min_scored=max(one["scored"] for one in stated))
+    min_scored = max(one["scored"] for one in stated)
+    return Limits(withheld, min_scored)
 
 
 def own_withheld(order: AgreedTraining, rows: OrderRows) -> Withheld:
@@ -74,13 +70,22 @@ def own_withheld(order: AgreedTraining, rows: OrderRows) -> Withheld:
     for part in row_parts(order.request, rows):
         asked = least_rows(order, part.purpose)
         kind = "train" if part.trains else "test"
-        if not shows_metrics(part.labels, is_class=is_class, min_rows=asked):
+        shows_own = shows_metrics(
+            part.labels,
+            is_class=is_class,
+            min_rows=asked,
+        )
+        if not shows_own:
             found[kind] = max(found[kind], asked)
     return Withheld(**found)
 
 
 def _read(text: bytes) -> dict[str, int]:
-    wanted: dict[str, type] = {"train": int, "test": int, "scored": int}
+    wanted: dict[str, type] = {
+        "train": int,
+        "test": int,
+        "scored": int,
+    }
     fields: dict[str, Any] = read_fields(text, wanted)
     for number in fields.values():
         if not 0 <= number <= LARGEST_NUMBER:

@@ -12,7 +12,9 @@ from typing import Any
 
 from phe.paillier import PaillierPrivateKey
 
-from agents.gate import totals
+from agents.gate import totals_in_words
+from agents.gate.training_totals import training_totals
+from agents.order.answers import reader_rules
 from agents.order.party import (
     AgreedOrder,
     AskedOrder,
@@ -20,14 +22,19 @@ from agents.order.party import (
     Party,
     VerifiedOrder,
     note_opened,
+)
+from agents.order.verifying import (
     read_document,
+    read_protocol,
     read_sql,
     verify_signature,
 )
 from agents.rows.allowed_sql import CheckedQuery, check_sql
 from agents.rows.database import dialect_of
+from agents.training.comparison import check_kept
 from agents.training.kept_design import check_model
 from protocol.errors import Rule, check_all, check_rules
+from protocol.foreseen import training_rules
 from protocol.sums import paillier
 from protocol.training_request import TrainingRequest, read_order_document
 from protocol.varying_plan import strictest
@@ -58,7 +65,7 @@ class VerifiedTraining(VerifiedOrder, AskedTraining):
             "scoring",
             "attributes",
         }
-        for name in ("complete_on", "categorical", "derive"):
+        for name in ("complete_on", "categorical", "derive", "strata"):
             if not getattr(request, name):
                 shown_apart.add(name)
         if request.missing == "refuse":
@@ -66,6 +73,8 @@ class VerifiedTraining(VerifiedOrder, AskedTraining):
         details = request.model_dump(
             mode="json", exclude=shown_apart, exclude_none=True
         )
+        if request.reader is not None:
+            details["reader"] = self.policy.reader_words(request.reader)
         data = dict(self.sql)
         if request.evaluates is not None:
             data["evaluate"] = data.pop("train")
@@ -101,33 +110,29 @@ def verify_order(party: Party) -> VerifiedTraining:
     Raises Refused, BadRequest or ProtocolViolation.
     """
     document = read_document(party)
+    protocol = read_protocol(party, document)
     request, commitments = read_order_document(document, party.order_id)
     sql = read_sql(party, commitments)
     check_all(
         lambda: check_rules(policy_rules(party, request)),
         lambda: check_rules(sql_rules(party, request, sql)),
     )
-    signed = verify_signature(party, document, request.initiator)
-    return VerifiedTraining(**vars(party), request=request, sql=sql, signed=signed)
+    signed = verify_signature(party, document, request.initiator, protocol=protocol)
+    return VerifiedTraining(
+        **vars(party), request=request, sql=sql, signed=signed, protocol=protocol
+    )
 
 
 def policy_rules(hospital: Hospital, request: TrainingRequest) -> list[Rule]:
     """By which rules of its policy this hospital does not take part."""
-    # The policy's least number must hold for the smallest sum that a round may have.
-    n_hospitals = len(request.hospitals) - request.most_left_out
-    rules = hospital.policy.order_rules(
-        initiator=request.user_id,
-        own_user_id=hospital.me,
-        method=request.model_params.encrypt_param.method,
-        model_type=request.model_type,
-        n_hospitals=n_hospitals,
-        receivers=request.hospitals,
-        scoring=_new_to_the_coordinator(request),
-        regroups=request.regroups,
-        derives=bool(request.derive),
-    )
+    rules = training_rules(hospital.policy, request, own_user_id=hospital.me)
+    rules += reader_rules(hospital, initiator=request.user_id, reader=request.reader)
+    if request.compare is not None:
+        rules.append(Rule("compare", partial(check_kept, hospital.vault, request)))
     if request.evaluates is not None:
-        rules.append(Rule("model", partial(check_model, hospital.vault, request)))
+        rules.append(
+            Rule("model", partial(check_model, hospital.vault, request, me=hospital.me))
+        )
     return rules
 
 
@@ -159,24 +164,19 @@ def checked_sql(
     return checked
 
 
-def _new_to_the_coordinator(request: TrainingRequest) -> str:
-    """The scoring that a policy has to allow."""
-    level = request.scoring or "none"
-    # With method None the coordinator sees each gradient anyway; with full scoring the
-    # other hospitals can then compute it, too.
-    if request.is_open and level != "full":
-        return "none"
-    return level
-
-
 def note_totals(order: AgreedTraining) -> None:
     """Writes into the ledger what the order opens of this hospital's rows."""
-    found = totals.training_totals(order.request)
+    found = training_totals(order.request)
     n_rows = sum(order.n_rows.values())
-    sentences = totals.words_of(found, n_rows=n_rows, n_hospitals=len(order.n_rows))
+    sentences = totals_in_words.words_of(
+        found, n_rows=n_rows, n_hospitals=len(order.n_rows)
+    )
     if set(order.pooled) == set(order.request.hospitals):
         thresholds = strictest(order.pooled)
-        sentences.insert(0, totals.varying_in_words(order.request, thresholds))
+        of_columns = totals_in_words.varying_in_words(order.request, thresholds)
+        of_pairs = totals_in_words.pairs_in_words(order.request, thresholds)
+        sentences = [*filter(None, (of_columns, of_pairs)), *sentences]
+    # All totals of a training order go to the same receivers.
     note_opened(order, sentences, receivers=found[0].receivers)
 
 

@@ -7,13 +7,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analytics.training.newton_report import RATIOS
 from protocol.errors import NotFound
 
 _COLUMNS = ("term", "estimate", "se", "statistic", "p", "low", "high")
+# What the terms of a meta-analysis have beside.
+_OF_META = (
+    "prediction_low",
+    "prediction_high",
+    "tau2",
+    "q",
+    "q_p",
+    "i2",
+    "fixed",
+    "fixed_se",
+    "fixed_low",
+    "fixed_high",
+)
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -28,6 +41,8 @@ _SPECIAL = {
 }
 
 
+EXPORT_FORMATS = ("json", "sklearn")
+"""Of a model, which `agents.training.export` writes: here, where it needs no rows."""
 REPORT_FORMATS = {
     "csv": ("text/csv", "csv"),
     "json": ("application/json", "json"),
@@ -48,6 +63,27 @@ def report_of(stored: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def readable_report(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader is told of a vault's entry: the report, and what it is of."""
+    names = (
+        "model_id",
+        "model_type",
+        "label_name",
+        "attributes",
+        "n_rounds",
+        "converged",
+        "stopped_by",
+        "warnings",
+        "report",
+    )
+    return {name: stored[name] for name in names if name in stored}
+
+
+def readable_evaluation(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation without the counts behind it, which stay in the vault."""
+    return {name: value for name, value in kept.items() if name != "counts"}
+
+
 def written(report: dict[str, Any], file_format: str) -> str:
     """The whole file. file_format: one of REPORT_FORMATS."""
     match file_format:
@@ -56,7 +92,7 @@ def written(report: dict[str, Any], file_format: str) -> str:
         case "latex":
             return as_latex(report)
         case _:
-            return json.dumps(report, indent=2, allow_nan=False) + "\n"
+            return _as_json(report)
 
 
 def written_evaluation(kept: dict[str, Any], file_format: str) -> str:
@@ -69,8 +105,17 @@ def written_evaluation(kept: dict[str, Any], file_format: str) -> str:
         case "latex":
             return evaluation_as_latex(kept["report"])
         case _:
-            shown = {name: value for name, value in kept.items() if name != "counts"}
-            return json.dumps(shown, indent=2, allow_nan=False) + "\n"
+            return _as_json(readable_evaluation(kept))
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    text = json.dumps(
+        content,
+        indent=2,
+        # Python would write NaN, which other programs do not take for JSON.
+        allow_nan=False,
+    )
+    return text + "\n"
 
 
 def as_csv(report: dict[str, Any]) -> str:
@@ -80,20 +125,42 @@ def as_csv(report: dict[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for term in report["terms"]:
-        writer.writerow([term.get(name) for name in names])
+        values = [term.get(name) for name in names]
+        writer.writerow(values)
     return text.getvalue()
 
 
 def as_latex(report: dict[str, Any]) -> str:
     """A tabular with one line for each term, numbers to 4 digits."""
     names = columns_of(report)
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\hline"]
-    lines.append(" & ".join(_escaped(name) for name in names) + r" \\")
-    lines.append(r"\hline")
+    lines = _head(names)
     for term in report["terms"]:
         cells = [_escaped(term["term"])]
-        cells.extend(_number(term.get(name)) for name in names[1:])
-        lines.append(" & ".join(cells) + r" \\")
+        for name in names[1:]:
+            value = term.get(name)
+            cells.append(_number(value))
+        lines.append(_line(cells))
+    return _whole(lines)
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    """The lines before the first row: of texts, and of numbers behind them."""
+    numbers = "r" * (len(columns) - 1)
+    names = [_escaped(name) for name in columns]
+    return [
+        rf"\begin{{tabular}}{{l{numbers}}}",
+        r"\hline",
+        _line(names),
+        r"\hline",
+    ]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _whole(lines: list[str]) -> str:
+    """The tabular of these lines with its end."""
     lines.extend([r"\hline", r"\end{tabular}"])
     return "\n".join(lines) + "\n"
 
@@ -105,10 +172,18 @@ def evaluation_as_csv(report: dict[str, Any]) -> str:
     writer.writerow(["table", "line", "name", "value"])
     for name, value in _figures(report).items():
         writer.writerow(["metrics", "", name, value])
-    for table in ("roc", "calibration"):
-        for line, cells in enumerate(report.get(table, []), start=1):
+    for table in ("cutoffs", "roc", "decision", "calibration"):
+        lines = report.get(table, [])
+        for line, cells in enumerate(lines, start=1):
             for name, value in cells.items():
                 writer.writerow([table, line, name, value])
+    for group in report.get("groups", []):
+        column = report["group_by"]
+        level = f"{column}={group['level']}"
+        figures = {"n": group["n"], **group["metrics"]}
+        for name, value in figures.items():
+            if not isinstance(value, list):
+                writer.writerow(["groups", level, name, value])
     return text.getvalue()
 
 
@@ -116,10 +191,12 @@ def evaluation_as_latex(report: dict[str, Any]) -> str:
     """A tabular with one line for each number, to 4 digits, without curves."""
     lines = [r"\begin{tabular}{lr}", r"\hline"]
     for name, value in _figures(report).items():
-        cell = str(value) if isinstance(value, int) else _number(value)
-        lines.append(f"{_escaped(name)} & {cell}" + r" \\")
-    lines.extend([r"\hline", r"\end{tabular}"])
-    return "\n".join(lines) + "\n"
+        if isinstance(value, int | str):
+            cell = str(value)
+        else:
+            cell = _number(value)
+        lines.append(_line([_escaped(name), cell]))
+    return _whole(lines)
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -128,21 +205,47 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
     for name, value in report["metrics"].items():
         if not isinstance(value, list):
             found[name] = value
+    pairs = report.get("pairs", {})
+    for name, value in pairs.items():
+        found[f"pairs_{name}"] = value
     return found
 
 
 def columns_of(report: Mapping[str, Any]) -> list[str]:
     """The fields of a term, in the order in which people read them."""
+    terms = report["terms"]
     names = list(_COLUMNS)
+    for name in _OF_META:
+        if any(name in term for term in terms):
+            names.append(name)
     for ratio in RATIOS:
-        if any(ratio in term for term in report["terms"]):
-            names += [ratio, f"{ratio}_low", f"{ratio}_high"]
+        if any(ratio in term for term in terms):
+            names += [
+                ratio,
+                f"{ratio}_low",
+                f"{ratio}_high",
+            ]
     return names
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    if value is None:
+        return ""
+    return f"{value:.4g}"
 
 
 def _escaped(text: str) -> str:
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+    letters = [_SPECIAL.get(letter, letter) for letter in text]
+    return "".join(letters)
+
+
+def grid_as_latex(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+) -> str:
+    """A tabular of texts as they are."""
+    lines = _head(columns)
+    for row in rows:
+        cells = [_escaped(cell) for cell in row]
+        lines.append(_line(cells))
+    return _whole(lines)

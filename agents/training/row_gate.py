@@ -5,7 +5,7 @@ One way for an order that was sent (`cohorts.py`) and for one that is only check
 (`agents.check`), so that the two cannot differ. The rules themselves are in
 `agents.gate.cohort_gate` and `agents.gate.cohort_audit`.
 
-Decisions 18, 70 and 80.
+Decisions 18, 70, 80, 109, 120 and 129.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
 from agents.gate import cohort_gate
-from agents.gate.cohort_audit import AskedSet, AuditRules, asked_sets, reserve
-from agents.gate.memory import (
-    COORDINATOR,
-    IDS_ALONE,
-    ColumnName,
-    Memory,
-    earlier_digests,
-)
+from agents.gate.asked_sets import AskedSet, AuditRules, asked_sets
+from agents.gate.clusters import Clusterings, check_clusters
+from agents.gate.cohort_audit import reserve
+from agents.gate.kept_sets import COORDINATOR, IDS_ALONE, ColumnName
+from agents.gate.memory import Memory, earlier_digests
+from agents.gate.meta_orders import MetaOrders
 from agents.gate.round_budget import RoundBudget
 from agents.rows.allowed_sql import CheckedQuery
+from agents.rows.cohort import Cohort
+from agents.rows.row_tables import columns
 from agents.training.party import AskedTraining, checked_sql
 from agents.training.row_sets import (
     OrderRows,
@@ -36,12 +37,14 @@ from agents.training.row_sets import (
     sets_by_purpose,
     trained_sets,
 )
+from agents.training.subgroup_rule import subgroup_rule
+from agents.training.survival_rows import sets_of_times, survival_rule
 from analytics.arrays import Ints
-from analytics.statistics.audit import Part
+from analytics.statistics.hospital_audit import Part
 from protocol.errors import Rule, check_rules
 from protocol.messages import PooledThresholds
-from protocol.policy import TableRules
-from protocol.training_request import folds
+from protocol.policy import OpenRows
+from protocol.training_request import HIDDEN, folds
 
 NEWTON_SHARE = Fraction(3, 10)
 """Of max_parameter_share: 1/3 becomes 1/10."""
@@ -51,7 +54,11 @@ Sets = Mapping[str, Sequence[RowSet]]
 
 
 def pass_gate(
-    order: AskedTraining, rows: OrderRows, memory: Memory, *, is_pooled: bool
+    order: AskedTraining,
+    rows: OrderRows,
+    memory: Memory,
+    *,
+    is_pooled: bool,
 ) -> None:
     """Every set against the rules, then all of them together against what the others
     may have: all of them are reserved, or none.
@@ -60,16 +67,26 @@ def pass_gate(
     accepted.
     """
     sets = sets_by_purpose(order, rows)
-    for rules in set_rules(order, sets, is_pooled=is_pooled):
+    for rules in set_rules(
+        order,
+        sets,
+        is_pooled=is_pooled,
+    ):
         check_rules(rules)
     reserve_sets(order, sets, memory)
 
 
-def set_rules(order: AskedTraining, sets: Sets, *, is_pooled: bool) -> list[list[Rule]]:
+def set_rules(
+    order: AskedTraining,
+    sets: Sets,
+    *,
+    is_pooled: bool,
+) -> list[list[Rule]]:
     """The rules that look at these rows alone: for each set the one on its size, and
     then those that are asked together.
     """
-    n_rows = sets["train"][0].cohort.n_rows
+    trained = sets["train"][0].cohort
+    n_rows = trained.n_rows
     found = [[Rule("mini_batches", lambda: check_mini_batches(order, n_rows))]]
     for purpose, of_purpose in sets.items():
         for rules in rules_of(order, purpose):
@@ -80,10 +97,49 @@ def set_rules(order: AskedTraining, sets: Sets, *, is_pooled: bool) -> list[list
                     rules=rules,
                     pooled=is_pooled,
                 )
+                is_network = order.request.model_type in HIDDEN
+                # Of fewer rows two are nearly all of most numbers, and min_rows refuses.
+                n_of_set = one.cohort.n_rows
+                is_judged = rules.min_varying > 1 and n_of_set >= rules.min_rows
+                if not is_network and is_judged:
+                    found.append([_extremes_rule(order, one, rules)])
+                if order.request.model_type == "cox":
+                    found.append([survival_rule(order, one.cohort, rules)])
+            name = order.request.cluster_column
+            if name is not None and purpose == "train":
+                of_clusters = _clusters_rule(
+                    order,
+                    name,
+                    trained,
+                    rules,
+                )
+                found.append([of_clusters])
+            of_groups = subgroup_rule(order, of_purpose[0].cohort, rules)
+            if of_groups is not None:
+                found.append([of_groups])
     return found
 
 
-def reserve_sets(order: AskedTraining, sets: Sets, memory: Memory) -> None:
+def _extremes_rule(
+    order: AskedTraining,
+    one: RowSet,
+    rules: OpenRows,
+) -> Rule:
+    check = partial(
+        cohort_gate.check_extremes,
+        one.cohort,
+        max_share=order.policy.cohort.max_share,
+        min_rows=rules.min_rows,
+        has_times=order.request.model_type == "cox",
+    )
+    return Rule("max_share", check)
+
+
+def reserve_sets(
+    order: AskedTraining,
+    sets: Sets,
+    memory: Memory,
+) -> None:
     """Reserves all sets, in one act with their audit. Raises as
     `agents.gate.cohort_audit.reserve`.
     """
@@ -91,56 +147,134 @@ def reserve_sets(order: AskedTraining, sets: Sets, memory: Memory) -> None:
     least = 1
     for purpose, of_purpose in sets.items():
         for table in query_of(order, purpose).tables:
-            least = max(least, order.policy.table(table).min_rows)
+            least = max(least, order.policy.rows(table).min_rows)
             asked += _asked_sets(order, of_purpose, table)
             for one in of_purpose:
                 population = order.policy.population(table)
                 unique_ids = one.cohort.unique_ids
-                asked += asked_by_ids(one.name, unique_ids, population, memory)
+                asked += asked_by_ids(
+                    one.name,
+                    unique_ids,
+                    population,
+                    memory,
+                )
+    audit_rules = AuditRules(
+        min_rows=least,
+        least_hospitals=order.policy.orders.min_hospitals,
+        budget_days=order.policy.cohort.budget_days,
+    )
     reserve(
         memory,
         asked,
         receivers=receivers_of(order),
         order_id=order.order_id,
-        rules=AuditRules(
-            min_rows=least,
-            least_hospitals=order.policy.orders.min_hospitals,
-            budget_days=order.policy.cohort.budget_days,
-        ),
+        rules=audit_rules,
         has_ended=order.vault.has_ended,
         now=datetime.now(UTC),
     )
 
 
-def spend_rounds(order: AskedTraining, budget: RoundBudget, *, now: datetime) -> None:
+def spend_rounds(
+    order: AskedTraining,
+    budget: RoundBudget,
+    *,
+    now: datetime,
+) -> None:
     """Counts the order's rounds (decision 71).
 
     Its receivers are the other hospitals, with method None the coordinator too. Raises
     Refused (code max_rounds).
     """
     request = order.request
-    populations: set[str] = set()
-    for purpose in order.sql:
-        for table in query_of(order, purpose).tables:
-            # A view shows the people of its table.
-            populations.add(order.policy.population(table))
+    # What the end of a fold opens is rounds, too.
+    n_of_fold = request.model_params.max_iter + request.rounds_at_the_end
     budget.commit(
         order.order_id,
         receivers=receivers_of(order),
-        populations=populations,
-        n_rounds=len(folds(request)) * request.model_params.max_iter,
+        populations=_populations(order),
+        n_rounds=len(folds(request)) * n_of_fold,
         rules=order.policy.cohort,
         now=now,
     )
+
+
+def spend_meta(
+    order: AskedTraining,
+    orders: MetaOrders,
+    *,
+    now: datetime,
+) -> None:
+    """Counts a meta-analysis, and no other order. Raises Refused (code meta_orders)."""
+    if not order.request.is_meta:
+        return
+    orders.commit(
+        order.order_id,
+        populations=_populations(order),
+        n_hospitals=len(order.request.hospitals),
+        policy=order.policy,
+        now=now,
+    )
+
+
+def spend_clustering(
+    order: AskedTraining,
+    clusterings: Clusterings,
+    *,
+    now: datetime,
+) -> None:
+    """Remembers the order's clusters by a column. Raises Refused (code clusters)."""
+    name = order.request.cluster_column
+    if name is None:
+        return
+    tables = sorted(query_of(order, "train").tables)
+    clusterings.commit(
+        order.order_id,
+        name=f"{', '.join(tables)}: {name}",
+        populations=_populations(order),
+        rules=order.policy.cohort,
+        now=now,
+    )
+
+
+def _clusters_rule(
+    order: AskedTraining,
+    name: str,
+    cohort: Cohort,
+    rules: OpenRows,
+) -> Rule:
+    clusters = cohort.clusters
+    assert clusters is not None, "read with the rows"
+    if cohort.weights is not None:
+        # A row without weight adds nothing to its cluster's sums, and hides nobody
+        # there.
+        clusters = clusters[cohort.weights > 0]
+    check = partial(
+        check_clusters,
+        name,
+        clusters,
+        min_rows=rules.min_rows,
+        tells_counts=order.is_initiator,
+    )
+    return Rule("clusters", check)
+
+
+def _populations(order: AskedTraining) -> set[str]:
+    found: set[str] = set()
+    for purpose in order.sql:
+        for table in query_of(order, purpose).tables:
+            # A view shows the people of its table.
+            found.add(order.policy.population(table))
+    return found
 
 
 def query_of(order: AskedTraining, purpose: str) -> CheckedQuery:
     return checked_sql(order, order.request, order.sql[purpose])
 
 
-def rules_of(order: AskedTraining, purpose: str) -> list[TableRules]:
+def rules_of(order: AskedTraining, purpose: str) -> list[OpenRows]:
     """Those of the tables that the order's SQL reads."""
-    found = [order.policy.table(name) for name in query_of(order, purpose).tables]
+    tables = query_of(order, purpose).tables
+    found = [order.policy.rows(name) for name in tables]
     if not order.request.is_newton:
         return found
     # Each of its rounds opens sums of all products of two columns, too (Decision 84).
@@ -170,7 +304,9 @@ def receivers_of(order: AskedTraining) -> set[str]:
 
 
 def _asked_sets(
-    order: AskedTraining, sets: Sequence[RowSet], table: str
+    order: AskedTraining,
+    sets: Sequence[RowSet],
+    table: str,
 ) -> list[AskedSet]:
     """The sets of one SQL's rows, of which the first is all of them, under each column
     that the model is trained on or judged by.
@@ -184,8 +320,12 @@ def _asked_sets(
     # What those add who lack a value is a sum of its own: it stands in the gradient
     # times the mean, which other hospitals' rows can change.
     lacking = _lacking(sets) if may_miss else {}
+    of_times = {}
+    if order.request.model_type == "cox":
+        of_times = sets_of_times(sets, edges=order.request.edges)
+    of_sets = {one.name: one.places for one in sets}
     for column in members.values:
-        rows = {one.name: one.places for one in sets} | lacking
+        rows = of_sets | lacking | of_times
         if may_miss:
             # In place of a value that a row lacks stands the mean of the others.
             has_value = np.flatnonzero(members.values[column])
@@ -209,7 +349,9 @@ def _asked_sets(
         rest = [other for other in others if other != user]
         for one in asked:
             name = f"{one.name} without hospital {user}"
-            parts: dict[Part, Fraction] = {other: Fraction(1) for other in rest}
+            parts: dict[Part, Fraction] = {}
+            for other in rest:
+                parts[other] = Fraction(1)
             without.append(replace(one, name=name, parts=parts))
     return asked + without
 
@@ -223,15 +365,20 @@ def _lacking(sets: Sequence[RowSet]) -> dict[str, Ints]:
         if not one.n_parameters:
             continue
         cohort = one.cohort
-        for name, column in zip(cohort.attributes, cohort.X.T, strict=True):
-            places = one.places[np.isnan(column)]
+        of_attributes = columns(cohort.X)
+        for name, column in zip(cohort.attributes, of_attributes, strict=True):
+            is_missing = np.isnan(column)
+            places = one.places[is_missing]
             if places.size:
                 found[f"{one.name} without {name}"] = places
     return found
 
 
 def asked_by_ids(
-    name: str, unique_ids: Sequence[str], population: str, memory: Memory
+    name: str,
+    unique_ids: Sequence[str],
+    population: str,
+    memory: Memory,
 ) -> list[AskedSet]:
     """The same rows as an earlier version would know them, where it has kept some."""
     column = ColumnName(population, "", IDS_ALONE)
@@ -267,25 +414,32 @@ def policy_thresholds(order: AskedTraining) -> PooledThresholds | None:
     """What this hospital asks of the sum; None where each hospital's own rows decide."""
     request = order.request
     # Who is shown more than the sum over all hospitals sees parts of which the others'
-    # rows hide nothing.
-    shows_parts = request.is_open or request.is_scored
+    # rows hide nothing; and an estimate of a hospital's own is of its rows alone.
+    shows_parts = request.is_open or request.is_scored or request.is_meta
+    shows_parts = shows_parts or request.tells_own_sums
     if request.aggregation != "mean" or shows_parts or not order.policy.pools_cells:
         return None
-    least = 1
+    least = least_in_cells = 1
     for purpose in order.sql:
         for table in query_of(order, purpose).tables:
-            least = max(least, order.policy.table(table).min_varying)
+            rules = order.policy.rows(table)
+            least = max(least, rules.min_varying)
+            least_in_cells = max(least_in_cells, rules.min_rows)
     statistics = order.policy.statistics
     assert statistics is not None, "only where cells are pooled"
     return PooledThresholds(
         min_varying=least,
         min_hospitals=order.policy.orders.min_hospitals,
         own_totals=statistics.own_totals,
+        min_rows=least_in_cells,
     )
 
 
 def check_varying_each(
-    order: AskedTraining, rows: OrderRows, *, min_varying: int
+    order: AskedTraining,
+    rows: OrderRows,
+    *,
+    min_varying: int,
 ) -> None:
     """The gate's min_varying by this hospital's own rows, where another hospital does
     not pool. Raises Refused (code min_varying).
@@ -295,7 +449,11 @@ def check_varying_each(
 
 
 def check_model_size(
-    order: AskedTraining, rows: OrderRows, n_parameters: int, *, because: str = ""
+    order: AskedTraining,
+    rows: OrderRows,
+    n_parameters: int,
+    *,
+    because: str = "",
 ) -> None:
     """The gate once more, for the model as it is: it has the classes and levels of all
     hospitals, not only one's own. because: as `check_parameters` says it.
@@ -306,5 +464,8 @@ def check_model_size(
     for rules in rules_of(order, "train"):
         for one in sets:
             cohort_gate.check_parameters(
-                one.cohort.n_rows, one.n_parameters, rules, because=because
+                one.cohort.n_rows,
+                one.n_parameters,
+                rules,
+                because=because,
             )

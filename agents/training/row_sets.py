@@ -42,14 +42,28 @@ class OrderRows:
         return 0 if self.test is None else self.test.n_rows
 
 
-def held_out_rows(order: AskedTraining, rows: OrderRows, fold: int) -> Ints:
+def held_out_rows(
+    order: AskedTraining,
+    rows: OrderRows,
+    fold: int,
+) -> Ints:
     """Which of this hospital's rows, in order of unique_id, test the model of a fold
     instead of training it.
     """
-    return split(order.request, rows.train.n_rows, fold, rows.split_key)
+    return split(
+        order.request,
+        rows.train.n_rows,
+        fold,
+        rows.split_key,
+    )
 
 
-def split(request: TrainingRequest, n_rows: int, fold: int, key: bytes) -> Ints:
+def split(
+    request: TrainingRequest,
+    n_rows: int,
+    fold: int,
+    key: bytes,
+) -> Ints:
     """The held-out rows of a hospital with this many rows and this key: `split_key`,
     from its memory.
     """
@@ -57,12 +71,17 @@ def split(request: TrainingRequest, n_rows: int, fold: int, key: bytes) -> Ints:
     seed = _own_seed(key, cv.random_seed)
     if fold > 0:
         all_folds = fold_indices(
-            n_rows, n_splits=cv.n_splits, shuffle=cv.shuffle, seed=seed
+            n_rows,
+            n_splits=cv.n_splits,
+            shuffle=cv.shuffle,
+            seed=seed,
         )
         held_out = all_folds[fold - 1]
     elif request.validation_fraction is not None:
         held_out = validation_indices(
-            n_rows, fraction=request.validation_fraction, seed=seed
+            n_rows,
+            fraction=request.validation_fraction,
+            seed=seed,
         )
     else:
         held_out = np.arange(0)
@@ -99,7 +118,10 @@ def row_sets(order: AskedTraining, rows: OrderRows) -> dict[str, Cohort]:
     return found
 
 
-def sets_by_purpose(order: AskedTraining, rows: OrderRows) -> dict[str, list[RowSet]]:
+def sets_by_purpose(
+    order: AskedTraining,
+    rows: OrderRows,
+) -> dict[str, list[RowSet]]:
     """By the purpose of the SQL that read them, train or test. Raises BadRequest (code
     folds).
     """
@@ -107,48 +129,95 @@ def sets_by_purpose(order: AskedTraining, rows: OrderRows) -> dict[str, list[Row
     found = {"train": trained_sets(order.request, rows, n_parameters)}
     if rows.test is not None:
         places = np.arange(rows.test.n_rows)
-        found["test"] = [RowSet("test", rows.test, places, n_parameters=0)]
+        tested = RowSet(
+            "test",
+            rows.test,
+            places,
+            n_parameters=0,
+        )
+        found["test"] = [tested]
     return found
 
 
 def training_sets(order: AskedTraining, rows: OrderRows) -> list[Cohort]:
     """The rows of the train SQL in every set in which they enter a sum."""
-    sets = trained_sets(order.request, rows, n_parameters=0)
+    sets = trained_sets(
+        order.request,
+        rows,
+        n_parameters=0,
+    )
     return [one.cohort for one in sets]
 
 
 def trained_sets(
-    request: TrainingRequest, rows: OrderRows, n_parameters: int
+    request: TrainingRequest,
+    rows: OrderRows,
+    n_parameters: int,
 ) -> list[RowSet]:
-    """The whole cohort, and of each fold with held-out rows both parts."""
+    """The whole cohort, of an evaluation its subgroups, and of each fold with held-out
+    rows both parts.
+    """
     cohort = rows.train
-    sets = [RowSet("train", cohort, np.arange(cohort.n_rows), n_parameters)]
+    whole = RowSet(
+        "train",
+        cohort,
+        np.arange(cohort.n_rows),
+        n_parameters,
+    )
+    sets = [whole]
+    # Of each subgroup the same sums are opened as of all rows.
+    groups = places_of_groups(cohort).values()
+    for number, places in enumerate(groups, start=1):
+        part = cohorts.rows_of(cohort, places)
+        subgroup = RowSet(
+            f"subgroup {number}",
+            part,
+            places,
+            n_parameters=0,
+        )
+        sets.append(subgroup)
     for fold in folds(request):
         try:
-            held_out = split(request, cohort.n_rows, fold, rows.split_key)
+            held_out = split(
+                request,
+                cohort.n_rows,
+                fold,
+                rows.split_key,
+            )
         except ValueError as error:
             raise BadRequest(
-                str(error), remedy="Use fewer folds or another fraction.", code="folds"
+                str(error),
+                remedy="Use fewer folds or another fraction.",
+                code="folds",
             ) from None
         if len(held_out):
             kept = np.setdiff1d(np.arange(cohort.n_rows), held_out)
-            sets.append(
-                RowSet(
-                    f"train/fold-{fold}",
-                    cohorts.rows_of(cohort, kept),
-                    kept,
-                    n_parameters,
-                )
+            trained = RowSet(
+                f"train/fold-{fold}",
+                cohorts.rows_of(cohort, kept),
+                kept,
+                n_parameters,
             )
-            sets.append(
-                RowSet(
-                    f"test/fold-{fold}",
-                    cohorts.rows_of(cohort, held_out),
-                    np.asarray(held_out),
-                    n_parameters=0,
-                )
+            tested = RowSet(
+                f"test/fold-{fold}",
+                cohorts.rows_of(cohort, held_out),
+                np.asarray(held_out),
+                n_parameters=0,
             )
+            sets += [trained, tested]
     return sets
+
+
+def places_of_groups(cohort: Cohort) -> dict[str, Ints]:
+    """By subgroup where its rows are; nothing without subgroups."""
+    if cohort.groups is None:
+        return {}
+    levels = sorted(set(cohort.groups.tolist()))
+    found = {}
+    for level in levels:
+        is_in_group = cohort.groups == level
+        found[level] = np.flatnonzero(is_in_group)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,13 +233,21 @@ def row_parts(request: TrainingRequest, rows: OrderRows) -> list[RowPart]:
     """Every part of the rows that some fold's metrics are over."""
     labels = rows.train.y
     assert labels is not None
+    every_row = np.arange(rows.train.n_rows)
     parts = []
     for fold in folds(request):
-        held_out = split(request, rows.train.n_rows, fold, rows.split_key)
-        kept = np.setdiff1d(np.arange(rows.train.n_rows), held_out)
-        parts.append(RowPart("train", trains=True, labels=labels[kept]))
+        held_out = split(
+            request,
+            rows.train.n_rows,
+            fold,
+            rows.split_key,
+        )
+        kept = np.setdiff1d(every_row, held_out)
+        trained = RowPart("train", trains=True, labels=labels[kept])
+        parts.append(trained)
         if len(held_out):
-            parts.append(RowPart("train", trains=False, labels=labels[held_out]))
+            judged = RowPart("train", trains=False, labels=labels[held_out])
+            parts.append(judged)
     if rows.test is not None:
         assert rows.test.y is not None
         parts.append(RowPart("test", trains=False, labels=rows.test.y))
@@ -200,7 +277,7 @@ def ordered_model(
     some. n_features: None for one of each attribute, the least that there can be.
     """
     if n_features is None:
-        n_features = len(request.attributes)
+        n_features = len(request.attributes) + len(request.site_features)
     return Model(
         request.model_type,
         n_features,
@@ -211,4 +288,6 @@ def ordered_model(
         family=request.family,
         link=request.link,
         ties=request.ties,
+        time_scale=request.hazards_time,
+        baseline=request.baseline,
     )

@@ -19,14 +19,17 @@ from fractions import Fraction
 import numpy as np
 
 from agents.gate import regrouping
-from agents.gate.cohort_audit import AskedSet, AuditRules, asked_sets, reserve
-from agents.gate.memory import COORDINATOR, Memory, Terms
+from agents.gate.asked_sets import AskedSet, AuditRules, asked_sets
+from agents.gate.cohort_audit import reserve
+from agents.gate.kept_sets import COORDINATOR, Terms
+from agents.gate.memory import Memory
 from agents.order.party import UNSENT, Hospital
 from agents.rows import cohort as cohorts
 from agents.rows.allowed_sql import check_sql
 from agents.rows.canonical import members_of
 from agents.rows.database import dialect_of
 from agents.rows.reading import open_query
+from agents.rows.unique_ids import unique_ids
 from agents.training.cohorts import SECTION
 from agents.training.row_gate import asked_by_ids
 from protocol.errors import BadRequest
@@ -54,13 +57,13 @@ def check_rows(hospital: Hospital, sql: str, *, receivers: Collection[str]) -> i
         label=None,
         dialect=dialect_of(settings.data_url),
     )
-    tables = [policy.table(name) for name in checked.tables]
+    tables = [policy.rows(name) for name in checked.tables]
     unique_id = tables[0].unique_id
     least_rows = max(rules.min_rows for rules in tables)
     # What is reserved in a copy is reserved nowhere.
     memory = Memory(hospital.vault.cohorts, is_copy=True)
     with open_query(settings, checked, unique_id=unique_id, columns=None) as rows:
-        ids = cohorts.unique_ids(rows, unique_id)
+        ids = unique_ids(rows, unique_id)
         cohorts.check_enough_rows(len(ids), least_rows)
         columns = [name for name in rows.columns if name != unique_id]
         if not columns:

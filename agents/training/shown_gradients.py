@@ -42,7 +42,11 @@ def is_scored(trainer: Trainer) -> bool:
     return request.is_open or bool(_groups(trainer.model, trainer.limits))
 
 
-def check_scored(order: AgreedTraining, model: Model, limits: Limits) -> None:
+def check_scored(
+    order: AgreedTraining,
+    model: Model,
+    limits: Limits,
+) -> None:
     """Refuses a rule that judges gradients of a model too small to be shown.
 
     Raises BadRequest (code min_scored_coefficients).
@@ -59,11 +63,15 @@ def check_scored(order: AgreedTraining, model: Model, limits: Limits) -> None:
         )
 
 
-def _groups(model: Model, limits: Limits) -> list[tuple[str, ...]]:
+def _groups(
+    model: Model,
+    limits: Limits,
+) -> list[tuple[str, ...]]:
     """The layers that are scored together, in their order; of a sealed order."""
     sizes = {name: int(np.prod(shape)) for name, shape in model.layers.items()}
     # One value alone has no angle, only its length.
-    return scored_groups(sizes, least=max(2, limits.min_scored))
+    least = max(2, limits.min_scored)
+    return scored_groups(sizes, least=least)
 
 
 def show_gradient(trainer: Trainer, fold: Fold) -> None:
@@ -81,16 +89,27 @@ def show_gradient(trainer: Trainer, fold: Fold) -> None:
     # Of open orders the coordinator knows both rounds anyway.
     is_sealed = not request.is_open
     # Folds other than the final model have no scores.
-    is_compared = request.scoring == "full" and is_sealed and fold.number == 0
+    of_final_model = is_sealed and fold.number == 0
+    is_compared = request.scoring == "full" and of_final_model
 
     def make() -> bytes:
-        layers = _shown_layers(trainer, fold, fold.gradient)
+        layers = _shown_layers(
+            trainer,
+            fold,
+            fold.gradient,
+        )
         between: dict[str, Floats] = {}
         if is_compared and point.gradient is not None:
             between = _between(trainer, fold)
-        vectors = Vectors(layers, between, order.policy.orders.score_readers)
+        readers = order.policy.orders.score_readers
+        vectors = Vectors(
+            layers,
+            between,
+            readers,
+        )
         return vectors.encode()
 
+    # Where the coordinator chooses members it answers before anything is sealed.
     send(
         order,
         "vectors",
@@ -98,6 +117,7 @@ def show_gradient(trainer: Trainer, fold: Fold) -> None:
         recipient=COORDINATOR,
         fold=fold.number,
         round=point.round,
+        with_next=not request.chooses,
     )
 
 
@@ -112,10 +132,15 @@ def show_nothing(trainer: Trainer, fold: Fold) -> None:
         recipient=COORDINATOR,
         fold=fold.number,
         round=fold.checkpoint.round,
+        with_next=True,
     )
 
 
-def _shown_layers(trainer: Trainer, fold: Fold, vector: Floats) -> dict[str, Floats]:
+def _shown_layers(
+    trainer: Trainer,
+    fold: Fold,
+    vector: Floats,
+) -> dict[str, Floats]:
     """The layers of a gradient (n_weights,) in the frames of the round.
 
     In the label's own units, as the losses beside it are.
@@ -125,14 +150,19 @@ def _shown_layers(trainer: Trainer, fold: Fold, vector: Floats) -> dict[str, Flo
     if trainer.order.request.is_open:
         return layers
     purpose = b"rotation/%d/%d/" % (fold.number, fold.checkpoint.round)
+    session = trainer.order.session
     shown = {}
     for name, values in _grouped(trainer, layers).items():
-        key = trainer.order.session.group_key(purpose + name.encode())
+        of_group = purpose + name.encode()
+        key = session.group_key(of_group)
         shown[name] = rotate(key, values)
     return shown
 
 
-def _grouped(trainer: Trainer, layers: dict[str, Floats]) -> dict[str, Floats]:
+def _grouped(
+    trainer: Trainer,
+    layers: dict[str, Floats],
+) -> dict[str, Floats]:
     """Each group's layers as one vector, under their names."""
     grouped = {}
     for group in _groups(trainer.model, trainer.limits):
@@ -142,7 +172,7 @@ def _grouped(trainer: Trainer, layers: dict[str, Floats]) -> dict[str, Floats]:
 
 
 def _between(trainer: Trainer, fold: Fold) -> dict[str, Floats]:
-    """What zeno and grad_diff need of two rounds, by layer (`messages.BETWEEN`).
+    """What zeno and grad_diff need of two rounds, by layer (`messages.vectors.BETWEEN`).
 
     These numbers are the same in every frame.
     """
@@ -163,7 +193,8 @@ def _between(trainer: Trainer, fold: Fold) -> dict[str, Floats]:
         moved = _norm(values - last[name])
         apart = _norm(values - mean)
         product = float(values @ mean)
-        between[name] = np.array([moved, apart, product, _norm(mean)])
+        length = _norm(mean)
+        between[name] = np.array([moved, apart, product, length])
     return between
 
 
@@ -180,16 +211,23 @@ def receive_choice(trainer: Trainer, fold: Fold) -> tuple[int, ...]:
     """
     order = trainer.order
     everybody = order.session.members
-    if not (order.request.chooses and is_scored(trainer)):
+    has_choice = order.request.chooses and is_scored(trainer)
+    if not has_choice:
         return everybody
     round_ = fold.checkpoint.round
-    address = Address(order.order_id, "choice", fold.number, round_)
+    address = Address(
+        order.order_id,
+        "choice",
+        fold.number,
+        round_,
+    )
     body = order.exchange.get(address, COORDINATOR, EVERYONE)
     members = Choice.decode(body).members
-    order.policy.check_hospitals(len(members))
+    n_members = len(members)
+    order.policy.check_hospitals(n_members)
     least = len(everybody) - order.request.most_left_out
     strangers = set(members) - set(everybody)
-    if strangers or len(members) < least:
+    if strangers or n_members < least:
         raise ProtocolViolation(
             f"In round {round_} the coordinator chose other hospitals than the order allows.",
             remedy="Nothing of this round was sent. If this repeats, the coordinator is not to be trusted.",
@@ -204,13 +242,21 @@ def receive_check(trainer: Trainer, fold: Fold) -> Floats:
     With a robust rule it is the aggregate itself.
     """
     order = trainer.order
-    address = Address(order.order_id, "check", fold.number, fold.checkpoint.round)
+    address = Address(
+        order.order_id,
+        "check",
+        fold.number,
+        fold.checkpoint.round,
+    )
     body = order.exchange.get(address, COORDINATOR, EVERYONE)
     return _numbers(body)
 
 
 def check_aggregate(
-    trainer: Trainer, fold: Fold, aggregate: Floats, shown_mean: Floats
+    trainer: Trainer,
+    fold: Fold,
+    aggregate: Floats,
+    shown_mean: Floats,
 ) -> None:
     """ProtocolViolation unless the opened aggregate is the mean of what was shown.
 
@@ -227,7 +273,8 @@ def check_aggregate(
     if layers:
         expected = np.concatenate([*layers.values()])
     unit = fold.label_scale.unit
-    own_rounding = _ROUNDING * unit * (_norm(aggregate) + _norm(fold.gradient))
+    lengths = _norm(aggregate) + _norm(fold.gradient)
+    own_rounding = _ROUNDING * unit * lengths
     largest = trainer.params.bound * fold.label_scale.sealed * unit
     longest = np.sqrt(expected.size) * largest
     rounding_of_one = len(fold.members) * _FIXED_POINT_STEP + _ROTATION_ROUNDING
@@ -245,7 +292,11 @@ def check_aggregate(
         )
 
 
-def leave_one_out(trainer: Trainer, fold: Fold, aggregate: Floats) -> dict[str, Any]:
+def leave_one_out(
+    trainer: Trainer,
+    fold: Fold,
+    aggregate: Floats,
+) -> dict[str, Any]:
     """Metrics on own test rows of the models that the round gives without one member.
 
     (N gbar - n_i g_i) / (N - n_i), applied to the round's starting model; that model
@@ -257,7 +308,9 @@ def leave_one_out(trainer: Trainer, fold: Fold, aggregate: Floats) -> dict[str, 
     request = trainer.order.request
     n_members = len(fold.members)
     # Scored are rounds of the final model, by hospitals that have rows to test it on.
-    if request.scoring != "full" or fold.number or not len(fold.y_test):
+    if request.scoring != "full":
+        return {}
+    if fold.number or not len(fold.y_test):
         return {}
     n_weights = trainer.model.n_weights
     if request.is_open and not request.compares_openly(n_members, n_weights):
@@ -266,12 +319,21 @@ def leave_one_out(trainer: Trainer, fold: Fold, aggregate: Floats) -> dict[str, 
     if trainer.withheld.test:
         return {}
     found: dict[str, Any] = {}
-    means = _means_without(trainer, fold, aggregate)
+    means = _means_without(
+        trainer,
+        fold,
+        aggregate,
+    )
     for user, without in means.items():
         weights = own_weights(trainer, fold, fold.checkpoint.weights)
         if n_members > 1:
             weights = stepped_weights(trainer, fold, without)
-        metrics = metrics_of(trainer, weights, fold.X_test, fold.y_test)
+        metrics = metrics_of(
+            trainer,
+            weights,
+            fold.X_test,
+            fold.y_test,
+        )
         reported = {}
         for name in ("accuracy", "loss"):
             if name in metrics:
@@ -281,12 +343,19 @@ def leave_one_out(trainer: Trainer, fold: Fold, aggregate: Floats) -> dict[str, 
 
 
 def _means_without(
-    trainer: Trainer, fold: Fold, aggregate: Floats
+    trainer: Trainer,
+    fold: Fold,
+    aggregate: Floats,
 ) -> dict[int, Floats]:
     """(n_weights,) for each member that is left out, the mean of the others."""
     order = trainer.order
     if order.request.is_open:
-        address = Address(order.order_id, "without", 0, fold.checkpoint.round)
+        address = Address(
+            order.order_id,
+            "without",
+            0,
+            fold.checkpoint.round,
+        )
         body = order.exchange.get(address, COORDINATOR, EVERYONE)
         shown = _numbers(body).reshape(len(fold.members), -1)
         by_member = fold.label_scale.trained_gradient(shown)
@@ -309,7 +378,12 @@ def _numbers(body: bytes) -> Floats:
     else.
     """
     n_values = len(body) // 8
-    values = np.frombuffer(body, dtype=">f8", count=n_values).astype(np.float64)
+    big_endian = np.frombuffer(
+        body,
+        dtype=">f8",
+        count=n_values,
+    )
+    values = big_endian.astype(np.float64)
     is_whole = len(body) == n_values * 8
     if not is_whole or not np.isfinite(values).all():
         raise ProtocolViolation(

@@ -5,22 +5,23 @@ a sum, which the initiator opens for all; what was sent is never made anew.
 
 `agents.training.fold` has the steps of a fold, which are made of these sums.
 
-Decision 5.
+Decisions 5 and 150.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from phe.paillier import PaillierPrivateKey, PaillierPublicKey
 
 from agents.order.party import receive, send
+from agents.rows.row_tables import taken
 from agents.training.own_metrics import Limits, Withheld
 from agents.training.party import AgreedTraining, private_key
 from agents.training.row_sets import OrderRows, held_out_rows
@@ -38,8 +39,8 @@ from protocol.messages import (
     state_tag,
 )
 from protocol.sums import limbs as wide
-from protocol.sums import paillier, secure_sum
-from protocol.sums.secure_sum import SumKeys
+from protocol.sums import mask_graph, paillier, secure_sum
+from protocol.sums.sum_keys import SumKeys
 from protocol.training_request import ModelParams, n_held_out
 
 
@@ -51,6 +52,7 @@ class FoldRows(NamedTuple):
     X_test: Floats  # (n_test, d), those that test; none where the fold has no such rows
     y_test: Labels
     row_weights: Floats | None  # (n,) of those that train; None: all weigh the same
+    clusters: NDArray[np.object_] | None = None  # (n,) of those that train
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +70,28 @@ class Trainer:
     design: Design | None = None
     # By column of categories how many rows of all hospitals have each level.
     level_counts: dict[str, dict[str, int]] | None = None
+    # Of an evaluation the levels of its subgroups over all hospitals.
+    groups: tuple[str, ...] = ()
+    # What the tags of an evaluation's sum are of, where some are sent the model; None
+    # where its weights are enough.
+    tagged: Floats | None = None
     # The opened sums of each fold's held-out rows so far. After a crash every fold ends
     # once more, with the same sums.
     held_out: list[Ints] = field(default_factory=list)
+    # What `keys` has made, by fold and members. It goes with the trainer.
+    _keys: dict[tuple[int, tuple[int, ...]], SumKeys] = field(
+        default_factory=dict,
+        init=False,
+        repr=False,
+    )
 
     @property
     def features(self) -> list[str]:
         """The names of the columns that the model sees."""
+        of_sites = self.order.request.site_features
         if self.design is None:
-            return list(self.order.request.attributes)
-        return list(self.design.features)
+            return [*self.order.request.attributes, *of_sites]
+        return [*self.design.features, *of_sites]
 
     @property
     def params(self) -> ModelParams:
@@ -110,23 +124,44 @@ class Trainer:
         """The initiator's; read once, because its primes are tested when it is read."""
         return private_key(self.order) if self.public else None
 
-    @functools.cache  # noqa: B019
-    def keys(self, fold: int, members: tuple[int, ...] | None = None) -> SumKeys:
+    def keys(
+        self,
+        fold: int,
+        members: tuple[int, ...] | None = None,
+    ) -> SumKeys:
         """What seals this hospital's parts of a fold's sums.
 
         A hospital's weight is the number of its training rows in that fold. `members`
-        are those of one round's sum where some are left out.
+        are those of one round's sum where some are left out. Their masks are complete:
+        the coordinator names them when it knows the graph of sparse ones.
         """
+        of_sum = (fold, members or self.order.session.members)
+        if of_sum not in self._keys:
+            self._keys[of_sum] = self._make_keys(*of_sum)
+        return self._keys[of_sum]
+
+    def _make_keys(
+        self,
+        fold: int,
+        members: tuple[int, ...],
+    ) -> SumKeys:
         order = self.order
         session = order.session
-        members = members or session.members
         n_trained = {}
         for user in members:
             n_rows = order.n_rows[user]
             n_trained[user] = n_rows - n_held_out(order.request, n_rows, fold)
+        mask_seed = None
+        if members == session.members:
+            mask_seed = order.mask_seed(members)
         pair_keys = {}
-        for peer in session.members:
-            if peer != order.me:
+        # Who is left out of a sum opens it, and masks nothing.
+        if order.me in members:
+            for peer in mask_graph.peers(
+                members,
+                order.me,
+                seed=mask_seed,
+            ):
                 pair_keys[peer] = session.pair_key(peer, b"sum")
         return SumKeys(
             method=self.params.encrypt_param.method,
@@ -134,6 +169,7 @@ class Trainer:
             members=members,
             n_rows=n_trained,
             pair_keys=pair_keys,
+            mask_seed=mask_seed,
             group_key=session.group_key(b"sum"),
             bound=self.params.bound,
             public=self.public,
@@ -155,16 +191,27 @@ class Trainer:
             X_test = test.X
             y_test = self._labels(test.y)
         else:
-            X_test = X[held_out]
+            X_test = taken(X, held_out)
             y_test = y[held_out]
         weights = None if cohort.weights is None else cohort.weights[kept]
-        return FoldRows(X[kept], y[kept], X_test, y_test, weights)
+        clusters = None if cohort.clusters is None else cohort.clusters[kept]
+        # All rows are the cohort's own: a copy of them is a table as large.
+        X_kept = taken(X, kept) if len(held_out) else X
+        return FoldRows(
+            X_kept,
+            y[kept],
+            X_test,
+            y_test,
+            weights,
+            clusters,
+        )
 
     def _labels(self, labels: Any) -> Labels:
         """The index of each class, or numbers where the model has no classes."""
         if not self.model.classes:
             return np.asarray(labels, dtype=np.float64)
-        index = {label: position for position, label in enumerate(self.model.classes)}
+        classes = self.model.classes
+        index = {label: place for place, label in enumerate(classes)}
         unknown = set(labels.tolist()) - set(index)
         if unknown:
             raise BadRequest(
@@ -172,13 +219,18 @@ class Trainer:
                 remedy="Test on classes that are trained.",
                 code="classes",
             )
-        return np.array([index[label] for label in labels.tolist()], dtype=np.int64)
+        places = [index[label] for label in labels.tolist()]
+        return np.array(places, dtype=np.int64)
 
 
 # Sums
 
 
-def sum_info(kind: str, fold: int, round_: int) -> bytes:
+def sum_info(
+    kind: str,
+    fold: int,
+    round_: int,
+) -> bytes:
     """What binds masks and tags to one sum: no two sums of an order have the same."""
     return b"%s/%d/%d/0" % (kind.encode(), fold, round_)
 
@@ -201,10 +253,21 @@ def contribute(
     tag = state_tag(trainer.order.session, state, info)
 
     def make() -> bytes:
-        contribution = Contribution(part(), tag, report or {})
+        contribution = Contribution(
+            part(),
+            tag,
+            report or {},
+        )
         return contribution.encode()
 
-    send(trainer.order, kind, make, recipient=COORDINATOR, fold=fold, round=round)
+    send(
+        trainer.order,
+        kind,
+        make,
+        recipient=COORDINATOR,
+        fold=fold,
+        round=round,
+    )
 
 
 def open_total(
@@ -219,7 +282,12 @@ def open_total(
 
     Only the sum: masks cancel in nothing less.
     """
-    address = Address(trainer.order.order_id, f"total-{kind}", fold, round)
+    address = Address(
+        trainer.order.order_id,
+        f"total-{kind}",
+        fold,
+        round,
+    )
     total = trainer.order.exchange.get(address, COORDINATOR)
     return secure_sum.open_sum(
         trainer.keys(fold, members),
@@ -237,26 +305,49 @@ def receive_opening(
     round: int,
     members: tuple[int, ...] | None = None,
     decide: Callable[[Ints], bool] = lambda sums: False,
+    along: str | None = None,
 ) -> Opening:
     """What the initiator opened, verified.
 
     At the initiator, the sum is opened and sent to all parties first. `decide` says, at
-    the initiator only, whether training ends with this round.
+    the initiator only, whether training ends with this round. `along` as
+    `Exchange.gather` has it.
     """
     order = trainer.order
     topic = f"opening-{kind}"
 
     def make() -> bytes:
-        sums = open_total(trainer, kind, fold=fold, round=round, members=members)
+        sums = open_total(
+            trainer,
+            kind,
+            fold=fold,
+            round=round,
+            members=members,
+        )
         is_last = decide(sums)
         return Opening(sums, is_last).encode()
 
     if order.is_initiator:
-        send(order, topic, make, recipient=EVERYONE, fold=fold, round=round)
+        send(
+            order,
+            topic,
+            make,
+            recipient=EVERYONE,
+            fold=fold,
+            round=round,
+        )
     # The initiator reads its own message too: after a crash all go by the one that was
     # sent.
     initiator = order.request.user_id
-    body = receive(order, topic, initiator, EVERYONE, fold=fold, round=round)
+    body = receive(
+        order,
+        topic,
+        initiator,
+        EVERYONE,
+        fold=fold,
+        round=round,
+        along=along,
+    )
     return Opening.decode(body)
 
 
@@ -281,16 +372,33 @@ def joint_mean(
             limbs = wide.to_limbs(values(), keys.own_rows())
         except BadRequest as error:
             raise _named_columns(error, names) from None
-        return secure_sum.seal_counts(keys, limbs, info=info)
+        return secure_sum.seal_counts(
+            keys,
+            limbs,
+            info=info,
+        )
 
-    contribute(trainer, kind, part, fold=fold, round=0, state=trainer.start)
-    opening = receive_opening(trainer, kind, fold=fold, round=0)
+    contribute(
+        trainer,
+        kind,
+        part,
+        fold=fold,
+        round=0,
+        state=trainer.start,
+    )
+    opening = receive_opening(
+        trainer,
+        kind,
+        fold=fold,
+        round=0,
+    )
     return wide.from_limbs(opening.sums, keys.n_rows_total)
 
 
 def _named_columns(error: BadRequest, names: Sequence[str]) -> BadRequest:
     """The error with names in the place of a number of columns."""
-    columns = ", ".join(names[place] for place in error.detail["places"])
+    places = error.detail["places"]
+    columns = ", ".join(names[place] for place in places)
     return BadRequest(
         f"What is added up of {columns} is too large: 2^110 or more.",
         remedy=error.remedy,
@@ -318,5 +426,7 @@ def sentences(round_: int | None = None) -> Iterator[None]:
         if error.code != "bound_exceeded" or error.sentence.startswith("In round"):
             raise
         raise BadRequest(
-            f"{where}{error.sentence}", remedy=error.remedy, code=error.code
+            f"{where}{error.sentence}",
+            remedy=error.remedy,
+            code=error.code,
         ) from None

@@ -2,114 +2,247 @@
 
 A column of 0 and 1 of which one hospital has few, as `sex` where it treats few women, is
 decided by the rows of all, in one comparison on shares: nobody learns anybody's number,
-and all know which columns pass.
+and all know which columns pass. Of a Newton order so is each cell of the table of each
+two columns, its categories level by level; how many there are the hospitals tell the
+coordinator when they have agreed on the levels, and it deals then.
 
-`protocol/varying_plan.py` has the rule. Decision 73.
+`protocol/varying_plan.py` has the rule. Decisions 73 and 95.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from agents.gate import cohort_gate
+from agents.gate.pair_cells import has_few_pairs
 from agents.order.evaluation import evaluate_once
 from agents.order.party import receive_all, send
 from agents.rows.cohort import Cohort
 from agents.training import cohorts
+from agents.training.agreed_levels import places_of
 from agents.training.party import AgreedTraining
 from agents.training.row_gate import check_varying_each
 from agents.training.row_sets import OrderRows, row_sets
+from agents.training.survival_rows import outcome_columns
 from analytics.statistics.rowwise import Column
-from protocol.errors import Refused
-from protocol.messages import EVERYONE, PooledThresholds
+from protocol.errors import BadRequest, Refused
+from protocol.messages import COORDINATOR, EVERYONE, PooledThresholds, canonical
 from protocol.shares.shared_expression import reveal
 from protocol.varying_plan import (
-    VALUES,
-    ComparedColumn,
+    LABEL,
+    MOST_COMPARED,
+    Compared,
+    Indicated,
+    Levels,
     compared_columns,
     few_column,
     has_column,
+    largest_threshold,
+    lower_column,
+    n_cells,
     others_column,
     rows_column,
     strictest,
     varying_plan,
+    waits_for_levels,
 )
 
 
-def check_columns(order: AgreedTraining, rows: OrderRows) -> None:
-    """Refuse an order with a column of which too few rows vary, in all hospitals' rows
-    where all of them pool, else in this hospital's own.
+def check_columns(
+    order: AgreedTraining,
+    rows: OrderRows,
+    levels: Levels,
+) -> None:
+    """Refuse an order with a column, or of a Newton order a pair of columns, of which
+    too few rows vary, in all hospitals' rows where all of them pool, else in this
+    hospital's own.
 
     To be called when what the order opens has been committed. Raises Refused (code
-    min_varying), at all hospitals alike where all pool.
+    min_varying, and min_rows of pairs), at all hospitals alike where all pool; BadRequest
+    (code pairs) where there are too many of them.
 
-    Disclosure: of each column within each set of rows whether it passes, to the order's
-    hospitals.
+    Disclosure: of each column and pair within each set of rows whether it passes, to the
+    order's hospitals; to the coordinator how many they are.
     """
-    hospitals = order.request.hospitals
+    request = order.request
+    hospitals = request.hospitals
     if set(order.pooled) != set(hospitals):
         own = cohorts.own_thresholds(order)
         if own is not None:
-            check_varying_each(order, rows, min_varying=own.min_varying)
+            check_varying_each(
+                order,
+                rows,
+                min_varying=own.min_varying,
+            )
         return
     thresholds = strictest(order.pooled)
-    compared = compared_columns(order.request)
-    plan = varying_plan(hospitals, thresholds)
-    columns = _own_columns(order, rows, compared, thresholds)
+    compared = compared_columns(request, levels, thresholds)
+    if waits_for_levels(request):
+        _tell_how_many(order, compared)
+    plan = varying_plan(hospitals, thresholds, n_cells(request))
+    columns = _own_columns(
+        order,
+        rows,
+        compared,
+        thresholds,
+    )
     compute = functools.partial(
-        evaluate_once, order, plan, columns, n_rows=len(compared)
+        evaluate_once,
+        order,
+        plan,
+        columns,
+        n_rows=len(compared),
     )
     # To everybody, so that all refuse the same.
-    send(order, "cell_share", compute, recipient=EVERYONE)
-    shares = receive_all(order, "cell_share", hospitals, EVERYONE)
+    send(
+        order,
+        "cell_share",
+        compute,
+        recipient=EVERYONE,
+    )
+    shares = receive_all(
+        order,
+        "cell_share",
+        hospitals,
+        EVERYONE,
+    )
     found = reveal(plan, shares)
-    failing = []
+    failing: list[str] = []
+    failing_pairs: list[str] = []
     for one, passes in zip(compared, found.values, strict=True):
-        if not passes and one.column not in failing:
-            failing.append(one.column)
+        names = failing_pairs if one.is_pair else failing
+        if not passes and one.name not in names:
+            names.append(one.name)
     if failing:
         raise _refused(failing, thresholds)
+    if failing_pairs:
+        raise _refused_pairs(failing_pairs, thresholds)
+
+
+def _tell_how_many(order: AgreedTraining, compared: Sequence[Compared]) -> None:
+    if len(compared) > MOST_COMPARED:
+        raise BadRequest(
+            f"The order has {len(compared):,} columns and pairs of columns to compare over all hospitals, with the"
+            f" levels of its categories; there can be {MOST_COMPARED:,}.",
+            remedy="Order fewer attributes, merge levels by derive, or use fewer folds.",
+            code="pairs",
+        )
+    text = canonical({"rows": len(compared)}).encode()
+    send(
+        order,
+        "compared",
+        lambda: text,
+        recipient=COORDINATOR,
+    )
 
 
 def _own_columns(
     order: AgreedTraining,
     rows: OrderRows,
-    compared: list[ComparedColumn],
+    compared: Sequence[Compared],
     thresholds: PooledThresholds,
 ) -> dict[str, Column]:
-    """This hospital's six columns of the comparison."""
+    """This hospital's columns of the comparison: seven, or of pairs eleven."""
+    me = order.me
     numbers: dict[str, list[int]] = {}
+
+    def add(name: str, number: int) -> None:
+        of_column = numbers.setdefault(name, [])
+        of_column.append(number)
+
     sets = row_sets(order, rows)
-    own_least = order.pooled[order.me].min_varying
+    most_cells = n_cells(order.request)
+    largest = largest_threshold(thresholds, most_cells)
     for one in compared:
         cohort = sets.get(one.row_set)
         if cohort is None and one.is_trained:
             # So few rows that a fold holds none of them out.
             cohort = rows.train
-        values = np.zeros(0) if cohort is None else _values(cohort, one.column)
-        others = not cohort_gate.holds_0_and_1(values)
-        few = cohort_gate.varies_in_few(values, own_least)
-        numbers.setdefault(others_column(order.me), []).append(int(others))
-        numbers.setdefault(few_column(order.me), []).append(int(few))
-        for value in VALUES:
-            n_rows = int(np.count_nonzero(values == value))
+        values = []
+        for column in one.columns:
+            values.append(_values(order, cohort, column))
+        threshold = thresholds.min_varying
+        if one.is_pair:
+            threshold = thresholds.min_rows
+        add(lower_column(me), largest - threshold)
+        are_plain = all(cohort_gate.holds_0_and_1(column) for column in values)
+        add(others_column(me), int(not are_plain))
+        few = _are_few(order, one, values)
+        add(few_column(me), int(few))
+        counts = _counts(one, values)
+        # A single column has none in the cells of pairs.
+        counts += [0] * (most_cells - len(counts))
+        for cell, n_rows in enumerate(counts):
             # Of rows that only test, no gradient is of one hospital's alone.
             has_rows = n_rows > 0 or not one.is_trained
             # More than the threshold decides nothing more.
-            n_counted = min(n_rows, thresholds.min_varying)
-            numbers.setdefault(rows_column(order.me, value), []).append(n_counted)
-            numbers.setdefault(has_column(order.me, value), []).append(int(has_rows))
+            n_counted = min(n_rows, threshold)
+            add(rows_column(me, cell), n_counted)
+            add(has_column(me, cell), int(has_rows))
+    if most_cells == 2:
+        # All rows have one threshold.
+        del numbers[lower_column(me)]
     valid = np.ones(len(compared), dtype=np.bool_)
     columns = {}
-    for name, of_column in numbers.items():
-        columns[name] = Column(np.array(of_column, dtype=np.int64), valid)
+    for name, of_name in numbers.items():
+        column_values = np.array(of_name, dtype=np.int64)
+        columns[name] = Column(column_values, valid)
     return columns
 
 
-def _values(cohort: Cohort, name: str) -> cohort_gate.Column:
-    return dict(cohort_gate.features(cohort))[name]
+def _counts(
+    one: Compared,
+    values: Sequence[cohort_gate.Column],
+) -> list[int]:
+    """How many rows are in each of its cells."""
+    found = []
+    for cell in one.cells:
+        is_in_cell = np.ones(len(values[0]), dtype=bool)
+        for column, value in zip(values, cell, strict=True):
+            is_in_cell &= column == value
+        found.append(int(np.count_nonzero(is_in_cell)))
+    return found
+
+
+def _are_few(
+    order: AgreedTraining,
+    one: Compared,
+    values: Sequence[cohort_gate.Column],
+) -> bool:
+    """Whether this hospital's own rows would not pass, by its own policy."""
+    own = order.pooled[order.me]
+    if one.is_pair:
+        first, second = values
+        return has_few_pairs(
+            first,
+            second,
+            min_rows=own.min_rows,
+        )
+    return cohort_gate.varies_in_few(values[0], own.min_varying)
+
+
+def _values(
+    order: AgreedTraining,
+    cohort: Cohort | None,
+    of: Indicated,
+) -> cohort_gate.Column:
+    """(n_rows,): the column, or 1 where a row has the level."""
+    if cohort is None:
+        return np.zeros(0)
+    if of.column in cohort.attributes:
+        if of.level is None:
+            return dict(cohort_gate.features(cohort))[of.column]
+        place = cohort.levels[of.column].index(of.level)
+        has_level: cohort_gate.Column = places_of(cohort, of.column) == place
+        return has_level.astype(np.int64)
+    if of.column == LABEL:
+        return dict(cohort_gate.features(cohort))[LABEL]
+    outcome = dict(outcome_columns(order.request, cohort.y))
+    # Of an entry that is 0 everywhere nothing is kept.
+    return outcome.get(of.column, np.zeros(cohort.n_rows))
 
 
 def _refused(failing: list[str], thresholds: PooledThresholds) -> Refused:
@@ -125,4 +258,19 @@ def _refused(failing: list[str], thresholds: PooledThresholds) -> Refused:
         threshold=thresholds.min_varying,
         feature=failing[0],
         features=failing,
+    )
+
+
+def _refused_pairs(failing: list[str], thresholds: PooledThresholds) -> Refused:
+    whose = f", or stands at fewer than {thresholds.min_hospitals} hospitals"
+    if thresholds.own_totals:
+        whose = ""
+    return Refused(
+        f"A table of {'; of '.join(failing)} has a cell of fewer than {thresholds.min_rows} rows of all hospitals, or"
+        f" of all but one{whose}, and a Newton order opens sums of their products.",
+        remedy="Leave one of each pair out or merge values by derive, widen the SQL, order a gradient optimizer, or"
+        " ask the hospitals to lower min_rows in policy.toml.",
+        code="min_rows",
+        threshold=thresholds.min_rows,
+        pairs=failing,
     )

@@ -16,7 +16,11 @@ from analytics.scores.anomaly import check_attackers, multi_krum
 from analytics.scores.geometry import check_points, distances
 
 
-def select_multi_krum(points: Floats, *, n_attackers: int) -> list[int]:
+def select_multi_krum(
+    points: Floats,
+    *,
+    n_attackers: int,
+) -> list[int]:
     """The n - n_attackers clients with the lowest Krum score, ascending.
 
     Blanchard et al. 2017, section 4; points (n, m) and ties as in `anomaly.multi_krum`.
@@ -25,11 +29,16 @@ def select_multi_krum(points: Floats, *, n_attackers: int) -> list[int]:
     >>> select_multi_krum(np.array([[0.0], [1.0], [9.0], [2.0], [1.5]]), n_attackers=1)
     [0, 1, 3, 4]
     """
-    selected = multi_krum(points, n_attackers=n_attackers) == 0
-    return [int(client) for client in np.flatnonzero(selected)]
+    score = multi_krum(points, n_attackers=n_attackers)
+    selected = np.flatnonzero(score == 0)
+    return [int(client) for client in selected]
 
 
-def select_minimum_diameter(points: Floats, *, n_attackers: int) -> list[int]:
+def select_minimum_diameter(
+    points: Floats,
+    *,
+    n_attackers: int,
+) -> list[int]:
     """n - n_attackers clients or more whose largest distance is smallest, ascending.
 
     El Mhamdi et al. 2018, section 2 (Brute). Where several sets have that diameter: the
@@ -47,7 +56,9 @@ def select_minimum_diameter(points: Floats, *, n_attackers: int) -> list[int]:
     n = len(points)
     most = most_attackers("minimum_diameter", n)
     n_left_out = check_attackers(n_attackers, n, most=most)
-    return tightest_clique(distances(points), n - n_left_out)
+    n_kept = n - n_left_out
+    between = distances(points)
+    return tightest_clique(between, n_kept)
 
 
 def median(vectors: Floats) -> Floats:
@@ -62,7 +73,9 @@ def median(vectors: Floats) -> Floats:
     n = len(vectors)
     # Without vectors `trimmed_mean` says what is wrong. Else one or two values of each
     # coordinate are left.
-    n_trimmed = most_attackers("median", n) if n else 0
+    n_trimmed = 0
+    if n:
+        n_trimmed = most_attackers("median", n)
     return trimmed_mean(vectors, n_attackers=n_trimmed)
 
 

@@ -27,6 +27,7 @@ from analytics.arrays import (
     check_result,
     check_same_rows,
 )
+from analytics.scores.geometric_median import geometric_median as _geometric_median
 from analytics.scores.geometry import (
     MARGIN,
     RELATIVE_ZERO,
@@ -41,8 +42,6 @@ from analytics.scores.geometry import (
 
 _KMEANS_SEED = 0
 _KMEANS_STARTS = 10
-_MOST_STEPS = 200
-_MOST_HALVINGS = 60
 # Some seconds: a hundred clients with p of a half, or thirty with any, take a fiftieth.
 _MOST_EFFORT = 2**24
 
@@ -75,10 +74,17 @@ def foolsgold(points: Floats, *, k: int) -> Floats:
     """
     check_points(points)
     n_nearest = _whole("k", k)
-    return _mean_of_nearest(cosine_distances(points), n_nearest)
+    between = cosine_distances(points)
+    return _mean_of_nearest(between, n_nearest)
 
 
-def zeno(loss_before: Floats, loss_now: Floats, step: Floats, *, p: float) -> Floats:
+def zeno(
+    loss_before: Floats,
+    loss_now: Floats,
+    step: Floats,
+    *,
+    p: float,
+) -> Floats:
     """-((loss_i(t-1) - loss_i(t)) - p |g_i(t) - g_i(t-1)|), from arrays (n,).
 
     It is high for a loss that fell little and a large step.
@@ -93,15 +99,21 @@ def zeno(loss_before: Floats, loss_now: Floats, step: Floats, *, p: float) -> Fl
     [-0.25]
     """
     check_at_least("p", p, 0)
-    fields = {"loss_before": loss_before, "loss_now": loss_now, "step": step}
+    n_clients = len(loss_now)
+    fields = {
+        "loss_before": loss_before,
+        "loss_now": loss_now,
+        "step": step,
+    }
+    is_missing = np.zeros(n_clients, dtype=bool)
     for field, values in fields.items():
-        check_same_rows(field, values, len(loss_now))
-        is_there = ~np.isnan(values)
-        check_finite(field, values[is_there])
+        check_same_rows(field, values, n_clients)
+        is_nan = np.isnan(values)
+        check_finite(field, values[~is_nan])
+        is_missing |= is_nan
     with np.errstate(over="ignore", invalid="ignore"):
         fall = loss_before - loss_now
         score = p * step - fall
-    is_missing = np.isnan(loss_before) | np.isnan(loss_now) | np.isnan(step)
     check_result("zeno", score[~is_missing])
     return score
 
@@ -122,7 +134,8 @@ def auror(points: Floats, *, k: int) -> Floats:
     n_clusters = _whole("k", k, len(points))
     # A client at the place of an earlier one adds no distinct vector.
     is_same = distances(points) == 0
-    is_repeat = np.tril(is_same, -1).any(axis=1)
+    is_same_before = np.tril(is_same, -1)
+    is_repeat = is_same_before.any(axis=1)
     n_distinct = len(points) - is_repeat.sum()
     if n_clusters >= n_distinct:
         return np.zeros(len(points))
@@ -131,7 +144,8 @@ def auror(points: Floats, *, k: int) -> Floats:
     own_centres = np.empty_like(scaled)
     for label in np.unique(labels):
         members = labels == label
-        own_centres[members] = scaled[members].mean(axis=0)
+        centre = scaled[members].mean(axis=0)
+        own_centres[members] = centre
     return _finite(scale * lengths(scaled - own_centres))
 
 
@@ -148,7 +162,8 @@ def sniper(points: Floats, *, p: float) -> Floats:
     [0.0, 0.0, 0.0, 1.0]
     """
     # networkx takes long to import
-    from analytics.scores.cliques import SearchTooLong, tightest_clique
+    from analytics.scores.cliques import tightest_clique
+    from analytics.scores.covers import SearchTooLong
 
     check_points(points)
     if not 0 < p <= 1:
@@ -193,7 +208,8 @@ def pca(points: Floats, *, k: float) -> Floats:
         return np.zeros(len(points))
     # A client's coordinates along the directions left out are what its reconstruction
     # lacks.
-    lacking = left[:, n_kept:rank] * sizes[n_kept:rank]
+    left_out = slice(n_kept, rank)
+    lacking = left[:, left_out] * sizes[left_out]
     return _finite(scale * lengths(lacking))
 
 
@@ -208,15 +224,20 @@ def true_krum(points: Floats, *, n_attackers: int) -> Floats:
     """
     check_points(points)
     n = len(points)
-    n_far = check_attackers(n_attackers, n, most=(n - 3) // 2)
+    most = (n - 3) // 2
+    n_far = check_attackers(n_attackers, n, most=most)
     n_nearest = max(n - n_far - 2, 0)
     with np.errstate(over="ignore"):
         squares = distances(points) ** 2
-        return _finite(_nearest(squares, n_nearest).sum(axis=1))
+        nearest = _nearest(squares, n_nearest)
+        return _finite(nearest.sum(axis=1))
 
 
 def multi_krum(
-    points: Floats, *, n_attackers: int, n_selected: int | None = None
+    points: Floats,
+    *,
+    n_attackers: int,
+    n_selected: int | None = None,
 ) -> Floats:
     """0 for the n_selected clients of the lowest `true_krum` score, 1 for the others.
 
@@ -239,8 +260,10 @@ def multi_krum(
     # Clients below the last selected score are sure; those tied with it fill what is
     # left, the first ones first.
     last = np.sort(score)[count - 1]
-    sure = np.flatnonzero(score < last * (1 - MARGIN))
-    tied = np.flatnonzero(np.abs(score - last) <= last * MARGIN)
+    is_sure = score < last * (1 - MARGIN)
+    is_tied = np.abs(score - last) <= last * MARGIN
+    sure = np.flatnonzero(is_sure)
+    tied = np.flatnonzero(is_tied)
     selected = [*sure, *tied][:count]
     return _all_but(selected, n)
 
@@ -282,23 +305,36 @@ def foolsgold_weight(points: Floats) -> Floats:
     check_points(points)
     # As in the paper's code a client's own entry and the floor of each maximum are 0,
     # that is a distance of 1.
-    similar = 1.0 - cosine_distances(points) - np.eye(len(points))
+    own_entries = np.eye(len(points))
+    similar = 1.0 - cosine_distances(points) - own_entries
     most = similar.max(axis=1)  # v_j, along a row
     own = most[:, None]  # v_i, down a column
     is_pardoned = most > own
     pardon = np.ones_like(similar)
-    np.divide(own, most, out=pardon, where=is_pardoned)
+    np.divide(
+        own,
+        most,
+        out=pardon,
+        where=is_pardoned,
+    )
     pardoned = similar * pardon
-    alpha = np.clip(1.0 - pardoned.max(axis=1), 0.0, 1.0)
+    unlike = 1.0 - pardoned.max(axis=1)
+    alpha = np.clip(unlike, 0.0, 1.0)
     largest = alpha.max() or 1.0  # zero if all point the same way
     alpha = alpha / largest
     with np.errstate(divide="ignore"):
         logit = np.log(alpha) - np.log1p(-alpha)
-        weight: Floats = np.clip(logit + 0.5, 0.0, 1.0)
+        moved = logit + 0.5
+        weight: Floats = np.clip(moved, 0.0, 1.0)
     return 1.0 - weight
 
 
-def check_attackers(n_attackers: int, n: int, *, most: int) -> int:
+def check_attackers(
+    n_attackers: int,
+    n: int,
+    *,
+    most: int,
+) -> int:
     """n_attackers as an int.
 
     Raise ValueError unless it is whole and 0 <= n_attackers <= max(most, 0).
@@ -318,7 +354,11 @@ def _is_whole(value: float) -> bool:
     return value == int(value)
 
 
-def _whole(field: str, value: float, most: int | None = None) -> int:
+def _whole(
+    field: str,
+    value: float,
+    most: int | None = None,
+) -> int:
     is_beyond = most is not None and value > most
     if not _is_whole(value) or value < 1 or is_beyond:
         allowed = "1 or more" if most is None else f"from 1 to {most}"
@@ -342,7 +382,8 @@ def _nearest(between: Floats, k: int) -> Floats:
     others = between.copy()
     np.fill_diagonal(others, np.inf)
     n_nearest = min(k, len(between) - 1)
-    return np.sort(others, axis=1)[:, :n_nearest]
+    ascending = np.sort(others, axis=1)
+    return ascending[:, :n_nearest]
 
 
 def _mean_of_nearest(between: Floats, k: int) -> Floats:
@@ -361,9 +402,15 @@ def _clusters(points: Floats, k: int) -> Ints:
     # It takes a second, in every process of a federation, and only auror needs it.
     from sklearn.cluster import KMeans
 
-    model = KMeans(k, n_init=_KMEANS_STARTS, tol=0.0, random_state=_KMEANS_SEED)
+    model = KMeans(
+        k,
+        n_init=_KMEANS_STARTS,
+        tol=0.0,
+        random_state=_KMEANS_SEED,
+    )
     with single_threads():
-        return np.asarray(model.fit(points).labels_, dtype=np.int64)
+        fitted = model.fit(points)
+    return np.asarray(fitted.labels_, dtype=np.int64)
 
 
 def _check_components(k: float) -> None:
@@ -382,96 +429,9 @@ def _n_explaining(share: float, sizes: Floats) -> int:
     """
     variances = sizes**2
     smallest_double = 5e-324
-    whole = max(float(variances.sum()), smallest_double)
+    total = float(variances.sum())
+    whole = max(total, smallest_double)
     explained = np.cumsum(variances) / whole
-    place = int(np.searchsorted(explained, share * (1 - RELATIVE_ZERO)))
+    least = share * (1 - RELATIVE_ZERO)
+    place = int(np.searchsorted(explained, least))
     return place + 1
-
-
-def _geometric_median(points: Floats) -> Floats:
-    """The geometric median (m,) of points (n, m), m <= n.
-
-    First whether it is one of the points, then Newton's method on the sum of distances
-    f, from a point where f is below its value at all points, so that f is smooth on the
-    way; steps are halved until f does not grow.
-    """
-    among = _median_among(points)
-    if among is not None:
-        return among
-    median = _first_descent(points)
-    reach = lengths(points).max()
-    for _ in range(_MOST_STEPS):
-        moved = _newton_step(points, median)
-        if np.abs(moved - median).max() <= 1e-15 * reach:
-            break
-        median = moved
-    return median
-
-
-def _median_among(points: Floats) -> Floats | None:
-    """The geometric median if it is one of the points (Kuhn 1973).
-
-    x_k is optimal if the unit vectors to all others add up to at most the number of
-    points at x_k. Several distinct optimal points are the ends of an interval of them:
-    then its middle.
-    """
-    between = distances(points)
-    at_it = (between == 0).sum(axis=1)
-    optimal = []
-    for client, n_there in enumerate(at_it):
-        pull = _pull(points, between, client)
-        if np.linalg.norm(pull) <= n_there + 1e-11:
-            optimal.append(client)
-    if not optimal:
-        return None
-    # Each distinct point once, however many clients are at it.
-    weights = 1 / at_it[optimal]
-    middle = np.average(points[optimal], axis=0, weights=weights)
-    return np.asarray(middle)
-
-
-def _pull(points: Floats, between: Floats, client: int) -> Floats:
-    """The sum of the unit vectors from one client to all that are elsewhere."""
-    away = between[client] > 0
-    units = (points[away] - points[client]) / between[client, away, None]
-    pull: Floats = units.sum(axis=0)
-    return pull
-
-
-def _first_descent(points: Floats) -> Floats:
-    """One step downhill from the best of the points.
-
-    Vardi and Zhang 2000, equation 2.6.
-    """
-    between = distances(points)
-    best = int(between.sum(axis=1).argmin())
-    away = between[best] > 0
-    n_there = (~away).sum()
-    pull = _pull(points, between, best)
-    share = min(1.0, float(n_there / np.linalg.norm(pull)))
-    weights = 1 / between[best, away]
-    target: Floats = np.average(points[away], axis=0, weights=weights)
-    return np.asarray((1 - share) * target + share * points[best])
-
-
-def _newton_step(points: Floats, median: Floats) -> Floats:
-    """The next point z of Newton's method.
-
-    f has the gradient sum u_i and the Hessian sum (I - u_i u_i^T) / r_i, u_i = (z -
-    x_i) / r_i.
-    """
-    away = median - points
-    reach = lengths(away)  # r_i
-    units = away / reach[:, None]  # u_i
-    gradient = units.sum(axis=0)
-    outer = (units / reach[:, None]).T @ units  # sum u_i u_i^T / r_i
-    hessian = (1 / reach).sum() * np.eye(len(median)) - outer
-    step: Floats = np.linalg.solve(hessian, gradient)
-    before = reach.sum()
-    for _ in range(_MOST_HALVINGS):
-        moved = median - step
-        after = lengths(moved - points).sum()
-        if after <= before * (1 + 1e-15):
-            break
-        step = step / 2
-    return median - step

@@ -28,7 +28,6 @@ Decision 63.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,27 +35,21 @@ import networkx as nx
 import numpy as np
 
 from analytics.arrays import Floats, Ints
+from analytics.scores.covers import (
+    Effort,
+    as_bits,
+    bits,
+    conflict_groups,
+    coverable,
+)
 from analytics.scores.geometry import MARGIN
 
 
-class SearchTooLong(ValueError):
-    """The search took more work than was allowed."""
-
-
-class _Effort:
-    """How much a search may still do, in vertices looked at."""
-
-    def __init__(self, most: float) -> None:
-        self._left = most
-
-    def spend(self, vertices: int) -> None:
-        self._left -= vertices.bit_count()
-        if self._left < 0:
-            raise SearchTooLong("The search for the tightest clique takes too long.")
-
-
 def tightest_clique(
-    between: Floats, size: int, *, most_effort: float = math.inf
+    between: Floats,
+    size: int,
+    *,
+    most_effort: float = math.inf,
 ) -> list[int]:
     """The largest clique of the graph {d_ij <= t}, ascending.
 
@@ -74,11 +67,17 @@ def tightest_clique(
     [0, 1]
     """
     n = len(between)
-    values = np.unique(between[np.triu_indices(n, 1)])  # ascending
+    pairs = np.triu_indices(n, 1)
+    values = np.unique(between[pairs])  # ascending
     if size == n or len(values) < 2:
         return list(range(n))
-    effort = _Effort(most_effort)
-    threshold = _smallest_threshold(between, values, size, effort)
+    effort = Effort(most_effort)
+    threshold = _smallest_threshold(
+        between,
+        values,
+        size,
+        effort,
+    )
     conflicts = conflict_graph(between, threshold)
     n_removed = _smallest_cover(conflicts, n - size, effort)
     assert n_removed is not None, "at the threshold there is a clique of the size"
@@ -91,7 +90,7 @@ def tightest_clique(
         effort=effort,
     )
     clique = _best_clique(problem)
-    return list(_bits(clique))
+    return list(bits(clique))
 
 
 def conflict_graph(between: Floats, threshold: float) -> nx.Graph:
@@ -108,7 +107,10 @@ def conflict_graph(between: Floats, threshold: float) -> nx.Graph:
 
 
 def _smallest_threshold(
-    between: Floats, values: Floats, size: int, effort: _Effort
+    between: Floats,
+    values: Floats,
+    size: int,
+    effort: Effort,
 ) -> float:
     """Bisection over the ascending distances `values`.
 
@@ -133,7 +135,11 @@ def _smallest_threshold(
     return float(values[low])
 
 
-def _smallest_cover(conflicts: nx.Graph, most: int, effort: _Effort) -> int | None:
+def _smallest_cover(
+    conflicts: nx.Graph,
+    most: int,
+    effort: Effort,
+) -> int | None:
     """How few vertices, removed, leave no conflict; None if more than `most`."""
     neighbours = _neighbours(conflicts)
     components: list[nx.Graph] = []
@@ -142,148 +148,27 @@ def _smallest_cover(conflicts: nx.Graph, most: int, effort: _Effort) -> int | No
     # Of every pair of a matching at least one vertex is removed.
     budgets = [len(nx.maximal_matching(component)) for component in components]
     for place, component in enumerate(components):
-        in_component = _as_bits(component)
+        in_component = as_bits(component)
         while sum(budgets) <= most:
-            if _coverable(neighbours, in_component, budgets[place], effort):
+            budget = budgets[place]
+            is_enough = coverable(
+                neighbours,
+                in_component,
+                budget,
+                effort,
+            )
+            if is_enough:
                 break
             budgets[place] += 1
     n_removed = sum(budgets)
-    return n_removed if n_removed <= most else None
+    if n_removed > most:
+        return None
+    return n_removed
 
 
 def _neighbours(conflicts: nx.Graph) -> list[int]:
     """For each vertex the set of vertices in conflict with it, as bits."""
-    return [_as_bits(conflicts[vertex]) for vertex in range(len(conflicts))]
-
-
-def _as_bits(vertices: Iterable[int]) -> int:
-    return sum(1 << vertex for vertex in vertices)
-
-
-def _bits(vertices: int) -> Iterator[int]:
-    """The vertices of a set, ascending."""
-    while vertices:
-        lowest = vertices & -vertices
-        yield lowest.bit_length() - 1
-        vertices ^= lowest
-
-
-def _coverable(
-    conflicts: Sequence[int], vertices: int, budget: int, effort: _Effort
-) -> bool:
-    """Whether `budget` vertices or fewer, removed, leave no conflict within `vertices`.
-
-    Bounded search: a vertex of the highest degree is removed, or all its neighbours
-    are.
-    """
-    waiting = [(vertices, budget)]
-    seen = set()
-    while waiting:
-        left, left_budget = waiting.pop()
-        kernel = _kernel(conflicts, left, left_budget, effort)
-        if kernel is None:
-            continue
-        vertices, budget, top = kernel
-        if (vertices, budget) in seen:
-            continue
-        if not vertices:
-            return True
-        seen.add((vertices, budget))
-        neighbours = conflicts[top] & vertices
-        n_neighbours = neighbours.bit_count()
-        without_top = vertices & ~(1 << top)
-        # With at most two neighbours each, only cycles are left: of each, some smallest
-        # cover holds any vertex.
-        if n_neighbours > 2:
-            # What stays is without conflict, so that each group of vertices in conflict
-            # keeps one at most.
-            n_stay = vertices.bit_count() - budget
-            if len(_groups(conflicts, vertices, effort)) < n_stay:
-                continue
-            waiting.append((without_top & ~neighbours, budget - n_neighbours))
-        waiting.append((without_top, budget - 1))
-    return False
-
-
-class _Kernel(NamedTuple):
-    """What is left to decide.
-
-    Do `budget` vertices, removed, leave no conflict within `vertices`?
-    """
-
-    vertices: int  # as bits
-    budget: int
-    top: int  # a vertex of the highest degree
-
-
-def _kernel(
-    conflicts: Sequence[int], vertices: int, budget: int, effort: _Effort
-) -> _Kernel | None:
-    """The same question with fewer vertices; None if the answer is no.
-
-    A vertex without conflict stays, the neighbour of a vertex with one is removed, a
-    vertex with more conflicts than the budget is removed (Buss). Then every degree is
-    between 2 and the budget.
-    """
-    while budget >= 0:
-        effort.spend(vertices)
-        before = budget
-        degree_sum = 0
-        highest = 0
-        top = 0
-        for vertex in _bits(vertices):
-            is_left = vertices >> vertex & 1
-            if not is_left:  # removed since
-                continue
-            neighbours = conflicts[vertex] & vertices
-            degree = neighbours.bit_count()
-            if degree < 2:
-                vertices &= ~neighbours & ~(1 << vertex)
-                budget -= degree
-            elif degree > budget:
-                vertices ^= 1 << vertex
-                budget -= 1
-            else:
-                degree_sum += degree
-                # Of several of the highest degree, the last one
-                if degree >= highest:
-                    highest = degree
-                    top = vertex
-        if budget == before:
-            # Each vertex removed ends `highest` conflicts at most.
-            is_possible = degree_sum <= 2 * budget * highest
-            return _Kernel(vertices, budget, top) if is_possible else None
-    return None
-
-
-def _groups(conflicts: Sequence[int], vertices: int, effort: _Effort) -> list[int]:
-    """The vertices in groups of which a clique has at most one vertex each.
-
-    The members of a group all conflict with each other.
-    """
-    groups = []
-    while vertices:
-        effort.spend(vertices)
-        found = _least_in_conflict(conflicts, vertices, vertices)
-        group = 1 << found
-        candidates = conflicts[found] & vertices
-        while candidates:
-            effort.spend(candidates)
-            found = _least_in_conflict(conflicts, candidates, vertices)
-            group |= 1 << found
-            candidates &= conflicts[found]
-        groups.append(group)
-        vertices &= ~group
-    return groups
-
-
-def _least_in_conflict(conflicts: Sequence[int], candidates: int, vertices: int) -> int:
-    """The candidate with the fewest conflicts in `vertices`, the smallest of several."""
-
-    def n_conflicts(vertex: int) -> int:
-        return (conflicts[vertex] & vertices).bit_count()
-
-    return min(_bits(candidates), key=n_conflicts)
+    return [as_bits(conflicts[vertex]) for vertex in range(len(conflicts))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +182,7 @@ class _Problem:
     compatible: Floats  # the same with inf at conflicts
     conflicts: list[int]  # of each vertex, as bits
     size: int  # of the largest clique
-    effort: _Effort
+    effort: Effort
 
 
 @dataclass(frozen=True)
@@ -332,7 +217,7 @@ def _best_clique(problem: _Problem) -> int:
             return node.inside
         # The branch with the smallest open vertex first, so that the first clique found
         # has the smallest vertices.
-        lowest = next(_bits(node.opened))
+        lowest = next(bits(node.opened))
         waiting.append(_without(node, lowest))
         waiting.append(_with(problem, node, lowest))
 
@@ -342,7 +227,11 @@ def _smallest_sum(problem: _Problem) -> float:
     least = np.inf
     waiting = [_everything(problem)]
     while waiting:
-        node = _narrowed(problem, waiting.pop(), limit=least * (1 - 1e-13))
+        node = _narrowed(
+            problem,
+            waiting.pop(),
+            limit=least * (1 - 1e-13),
+        )
         if node is None:
             continue
         if not node.opened:
@@ -354,19 +243,31 @@ def _smallest_sum(problem: _Problem) -> float:
 
 
 def _everything(problem: _Problem) -> _Branch:
-    return _Branch(0, (1 << len(problem.between)) - 1)
+    n_vertices = len(problem.between)
+    return _Branch(inside=0, opened=(1 << n_vertices) - 1)
 
 
-def _with(problem: _Problem, node: _Node, vertex: int) -> _Branch:
-    opened = node.opened & ~(1 << vertex) & ~problem.conflicts[vertex]
-    return _Branch(node.inside | 1 << vertex, opened)
+def _with(
+    problem: _Problem,
+    node: _Node,
+    vertex: int,
+) -> _Branch:
+    own = 1 << vertex
+    gone = own | problem.conflicts[vertex]
+    return _Branch(inside=node.inside | own, opened=node.opened & ~gone)
 
 
 def _without(node: _Node, vertex: int) -> _Branch:
-    return _Branch(node.inside, node.opened & ~(1 << vertex))
+    own = 1 << vertex
+    return _Branch(inside=node.inside, opened=node.opened & ~own)
 
 
-def _narrowed(problem: _Problem, branch: _Branch, *, limit: float) -> _Node | None:
+def _narrowed(
+    problem: _Problem,
+    branch: _Branch,
+    *,
+    limit: float,
+) -> _Node | None:
     """The branch without vertices that no clique sought for has; None if none is left.
 
     Sought for are those of the size and of a sum within the limit.
@@ -378,25 +279,50 @@ def _narrowed(problem: _Problem, branch: _Branch, *, limit: float) -> _Node | No
         if settled is None:
             return None
         inside, opened = settled
-        chosen = np.array(list(_bits(inside)), dtype=np.int64)
-        total = float(problem.between[np.ix_(chosen, chosen)].sum() / 2)
+        chosen = np.array(list(bits(inside)), dtype=np.int64)
+        among_chosen = problem.between[np.ix_(chosen, chosen)]
+        total = float(among_chosen.sum() / 2)
         if not opened:
-            is_within = total <= limit
-            return _Node(inside, 0, total, -1) if is_within else None
+            if not total <= limit:
+                return None
+            return _Node(
+                inside=inside,
+                opened=0,
+                total=total,
+                outlier=-1,
+            )
         n_missing = problem.size - inside.bit_count()
-        bounds = _bounds(problem, chosen, opened, n_missing)
-        is_possible = np.isfinite(bounds.least) & (total + bounds.least <= limit)
+        bounds = _bounds(
+            problem,
+            chosen,
+            opened,
+            n_missing,
+        )
+        is_within_limit = total + bounds.least <= limit
+        is_possible = np.isfinite(bounds.least) & is_within_limit
         if is_possible.all():
-            outlier = bounds.vertices[bounds.excess.argmax()]
-            return _Node(inside, opened, total, int(outlier))
-        opened = _as_bits(bounds.vertices[is_possible].tolist())
+            dearest = bounds.excess.argmax()
+            outlier = int(bounds.vertices[dearest])
+            return _Node(
+                inside=inside,
+                opened=opened,
+                total=total,
+                outlier=outlier,
+            )
+        possible = bounds.vertices[is_possible]
+        opened = as_bits(possible.tolist())
 
 
-def _settled(problem: _Problem, inside: int, opened: int) -> _Branch | None:
+def _settled(
+    problem: _Problem,
+    inside: int,
+    opened: int,
+) -> _Branch | None:
     """Open vertices without conflict go inside, those with too many go.
 
     Until nothing changes; None if no clique of the size is left.
     """
+    conflicts = problem.conflicts
     while True:
         n_missing = problem.size - inside.bit_count()
         budget = opened.bit_count() - n_missing  # so many open vertices may be left out
@@ -404,14 +330,20 @@ def _settled(problem: _Problem, inside: int, opened: int) -> _Branch | None:
             return None
         free = 0
         removed = 0
-        for vertex in _bits(opened):
-            degree = (problem.conflicts[vertex] & opened).bit_count()
+        for vertex in bits(opened):
+            neighbours = conflicts[vertex] & opened
+            degree = neighbours.bit_count()
             if degree == 0:
                 free |= 1 << vertex
             if degree > budget:
                 removed |= 1 << vertex
         if not free | removed:
-            is_left = _coverable(problem.conflicts, opened, budget, problem.effort)
+            is_left = coverable(
+                conflicts,
+                opened,
+                budget,
+                problem.effort,
+            )
             return _Branch(inside, opened) if is_left else None
         inside |= free
         opened &= ~free & ~removed
@@ -425,33 +357,44 @@ class _Bounds(NamedTuple):
     excess: Floats  # what it costs above the cheapest of its group
 
 
-def _bounds(problem: _Problem, chosen: Ints, opened: int, n_missing: int) -> _Bounds:
+def _bounds(
+    problem: _Problem,
+    chosen: Ints,
+    opened: int,
+    n_missing: int,
+) -> _Bounds:
     """A clique takes at most one vertex of each group. A vertex costs its distances to
     the chosen ones and half of those to the nearest compatible vertices of the other
     groups, as many as are missing beside it.
     """
     groups: list[Ints] = []
-    for group in _groups(problem.conflicts, opened, problem.effort):
-        groups.append(np.array(list(_bits(group))))
+    for group in conflict_groups(problem.conflicts, opened, problem.effort):
+        members = list(bits(group))
+        groups.append(np.array(members))
     sizes = [len(group) for group in groups]
     every_group = np.arange(len(groups))
     vertices = np.concatenate(groups)
+    every_vertex = np.arange(len(vertices))
     group_of = np.repeat(every_group, sizes)
     starts = np.searchsorted(group_of, every_group)
     # The nearest vertex of each other group, (n_opened, n_groups).
     compatible = problem.compatible[np.ix_(vertices, vertices)]
     nearest = np.minimum.reduceat(compatible, starts, axis=1)
-    nearest[np.arange(len(vertices)), group_of] = np.inf
-    to_others = np.sort(nearest, axis=1)[:, : n_missing - 1].sum(axis=1)
-    to_chosen = problem.between[np.ix_(vertices, chosen)].sum(axis=1)
+    nearest[every_vertex, group_of] = np.inf
+    ascending = np.sort(nearest, axis=1)
+    to_others = ascending[:, : n_missing - 1].sum(axis=1)
+    away = problem.between[np.ix_(vertices, chosen)]
+    to_chosen = away.sum(axis=1)
     costs = to_chosen + to_others / 2
     # Beside the vertex the cheapest of as many other groups as are missing: without its
     # own, or the dearest of them.
     cheapest = np.minimum.reduceat(costs, starts)
     taken = np.sort(cheapest)[:n_missing]
+    dearest_taken = taken[-1]
     with np.errstate(invalid="ignore"):  # inf - inf: nobody of the group can be taken
         cheapest_of_own = cheapest[group_of]
-        others = taken.sum() - np.minimum(cheapest_of_own, taken[-1])
+        given_up = np.minimum(cheapest_of_own, dearest_taken)
+        others = taken.sum() - given_up
         return _Bounds(
             vertices=vertices,
             least=others + costs,

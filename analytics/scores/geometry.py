@@ -88,7 +88,9 @@ def triangular_factor(blocks: Blocks, n: int) -> Floats:
 
 def _started(blocks: Blocks) -> Iterable[Block]:
     """The blocks from their beginning."""
-    return blocks() if callable(blocks) else blocks
+    if callable(blocks):
+        return blocks()
+    return blocks
 
 
 def combine_factors(factors: Iterable[Floats]) -> Floats:
@@ -104,17 +106,19 @@ def combine_factors(factors: Iterable[Floats]) -> Floats:
     """
     together: Floats | None = None
     for factor in factors:
-        is_square = factor.ndim == 2 and factor.shape[0] == factor.shape[1]
-        is_alike = together is None or factor.shape == together.shape
+        shape = factor.shape
+        is_square = factor.ndim == 2 and shape[0] == shape[1]
+        is_alike = together is None or shape == together.shape
         if not is_square or not is_alike:
             raise ValueError(
-                f"A factor has the shape {factor.shape}; one square shape for all layers is expected."
+                f"A factor has the shape {shape}; one square shape for all layers is expected."
             )
         if together is None:
             together = factor
         else:
             stacked = np.vstack([together, factor])
-            together = _finished(_reduced(stacked), len(factor))
+            reduced = _reduced(stacked)
+            together = _finished(reduced, len(factor))
     if together is None:
         raise ValueError(
             "There are no factors; one square shape for all layers is expected."
@@ -136,7 +140,11 @@ def single_threads() -> Iterator[None]:
         yield
 
 
-def check_points(points: Floats, *, field: str = "points") -> None:
+def check_points(
+    points: Floats,
+    *,
+    field: str = "points",
+) -> None:
     """Raise ValueError unless points is (n, m), finite, with n and m at least 1."""
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(
@@ -162,10 +170,12 @@ def distances(points: Floats) -> Floats:
     from scipy.spatial.distance import pdist, squareform
 
     scaled, scale = to_unit_scale(points)
-    between = squareform(pdist(scaled), checks=False)
+    of_pairs = pdist(scaled)
+    between = squareform(of_pairs, checks=False)
     reach = lengths(scaled)
-    zero = RELATIVE_ZERO * (reach[:, None] + reach)
-    between[between <= zero] = 0.0
+    both_reaches = reach[:, None] + reach
+    is_zero = between <= RELATIVE_ZERO * both_reaches
+    between[is_zero] = 0.0
     return scale * between
 
 
@@ -178,12 +188,15 @@ def cosine_distances(points: Floats) -> Floats:
     """
     is_zero = (points == 0).all(axis=1)
     # Each row by a power of two of its own: short and long ones keep their digits.
-    largest = np.abs(points).max(axis=1, keepdims=True)
+    sizes = np.abs(points)
+    largest = sizes.max(axis=1, keepdims=True)
     _, exponents = np.frexp(largest)
     scaled = np.ldexp(points, -exponents)
-    divisors = np.where(is_zero, 1.0, lengths(scaled))
+    own_lengths = lengths(scaled)
+    divisors = np.where(is_zero, 1.0, own_lengths)
     units = scaled / divisors[:, None]
-    between = np.minimum(distances(units) ** 2 / 2, 2.0)
+    halves = distances(units) ** 2 / 2
+    between = np.minimum(halves, 2.0)
     is_one_zero = is_zero[:, None] != is_zero
     between[is_one_zero] = 1.0
     return between
@@ -194,13 +207,18 @@ def to_unit_scale(points: Floats) -> tuple[Floats, float]:
 
     The largest coordinate is in [0.5, 1) then.
     """
-    _, exponent = np.frexp(np.abs(points).max())
-    exponent = int(np.clip(exponent, -1000, 1000))
-    return np.ldexp(points, -exponent), float(np.ldexp(1.0, exponent))
+    largest = np.abs(points).max()
+    _, exponent = np.frexp(largest)
+    within = int(np.clip(exponent, -1000, 1000))
+    scale = float(np.ldexp(1.0, within))
+    scaled = np.ldexp(points, -within)
+    return scaled, scale
 
 
 def _pieces(
-    work: Callable[[Block, slice], Floats], blocks: Iterable[Block], n: int
+    work: Callable[[Block, slice], Floats],
+    blocks: Iterable[Block],
+    n: int,
 ) -> Iterator[tuple[int, Floats]]:
     """The result of `work` on each piece of the columns, in their order, with its width.
 
@@ -212,9 +230,10 @@ def _pieces(
             width = _checked_width(block, n)
             begun = []
             for start in range(0, width, _PIECE):
-                end = min(start + _PIECE, width)
-                running = pool.submit(work, block, slice(start, end))
-                begun.append((end - start, running))
+                stop = min(start + _PIECE, width)
+                columns = slice(start, stop)
+                running = pool.submit(work, block, columns)
+                begun.append((stop - start, running))
             for size, running in waiting:
                 yield size, running.result()
             waiting = begun
@@ -222,7 +241,10 @@ def _pieces(
             yield size, running.result()
 
 
-def _gram_matrix(blocks: Iterable[Block], n: int) -> tuple[Floats, int]:
+def _gram_matrix(
+    blocks: Iterable[Block],
+    n: int,
+) -> tuple[Floats, int]:
     """G G^T (n, n) and the number of columns."""
     total = np.zeros((n, n))
     n_columns = 0
@@ -249,14 +271,17 @@ def _piece_gram(block: Block, columns: slice) -> Floats:
 
 
 def _checked_width(block: Block, n: int) -> int:
-    shapes = {np.shape(vector) for vector in block}
-    widths = {shape[0] for shape in shapes if len(shape) == 1}
-    are_alike = len(shapes) == 1 and len(widths) == 1
-    if len(block) != n or not are_alike:
+    n_vectors = len(block)
+    shapes = [np.shape(vector) for vector in block]
+    first, *others = shapes or [()]
+    is_vector = len(first) == 1
+    are_alike = all(shape == first for shape in others)
+    if n_vectors != n or not is_vector or not are_alike:
         raise ValueError(
-            f"A block holds {len(block)} vectors; {n} of one length are expected."
+            f"A block holds {n_vectors} vectors; {n} of one length are expected."
         )
-    return int(widths.pop())
+    (width,) = first
+    return int(width)
 
 
 def _by_cholesky(gram: Floats) -> Floats | None:
@@ -270,42 +295,53 @@ def _by_cholesky(gram: Floats) -> Floats | None:
         lower = np.linalg.cholesky(gram)
     except np.linalg.LinAlgError:
         return None
-    factor = np.ascontiguousarray(lower.T, dtype=np.float64)
-    keeps_digits = factor.diagonal() >= _SAFE_RATIO * np.sqrt(squares)
-    return factor if keeps_digits.all() else None
+    upper = lower.T
+    factor = np.ascontiguousarray(upper, dtype=np.float64)
+    smallest = _SAFE_RATIO * np.sqrt(squares)
+    keeps_digits = factor.diagonal() >= smallest
+    if not keeps_digits.all():
+        return None
+    return factor
 
 
 def _by_qr(blocks: Iterable[Block], n: int) -> Floats:
     factor = np.zeros((0, n))
     for _, part in _pieces(_piece_factor, blocks, n):
-        factor = _reduced(np.vstack([factor, part]))
+        rows = np.vstack([factor, part])
+        factor = _reduced(rows)
     return _finished(factor, n)
 
 
 def _piece_factor(block: Block, columns: slice) -> Floats:
     """The triangular factor of some columns."""
-    factor = np.zeros((0, len(block)))
+    n = len(block)
+    factor = np.zeros((0, n))
     for left in range(columns.start, columns.stop, _QR_COLUMNS):
         right = min(left + _QR_COLUMNS, columns.stop)
         values = [vector[left:right] for vector in block]
-        rows = np.array(values, dtype=np.float64).T
+        table = np.array(values, dtype=np.float64)
+        rows = table.T
         check_finite("A gradient", rows)
-        factor = _reduced(np.vstack([factor, rows]))
+        stacked = np.vstack([factor, rows])
+        factor = _reduced(stacked)
     return factor
 
 
 def _reduced(rows: Floats) -> Floats:
     """The triangular factor of rows (r, n), at most n rows of it."""
     with np.errstate(over="ignore", invalid="ignore"):
-        factor = np.asarray(np.linalg.qr(rows, mode="r"), dtype=np.float64)
+        triangle = np.linalg.qr(rows, mode="r")
+    factor = np.asarray(triangle, dtype=np.float64)
     check_result("The length of a gradient", factor)
     return factor
 
 
 def _finished(factor: Floats, n: int) -> Floats:
     """Padded with zero rows to (n, n); no row has a negative diagonal."""
+    n_rows = len(factor)
     square = np.zeros((n, n))
-    square[: len(factor)] = np.triu(factor)
+    square[:n_rows] = np.triu(factor)
     is_negative: Bools = square.diagonal() < 0
-    turned = np.where(is_negative[:, None], -square, square)
+    of_row = is_negative[:, None]
+    turned = np.where(of_row, -square, square)
     return turned + 0.0  # no negative zeros

@@ -22,7 +22,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from analytics.statistics.expression import AGGREGATES, Expression, Node
-from analytics.statistics.rowwise import Fixed, Kind, kind_of
+from analytics.statistics.kinds import Fixed, Kind, kind_of
 
 BATCH_ROWS = 2**17
 BATCH_BITS = 2**24

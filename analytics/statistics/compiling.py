@@ -38,7 +38,7 @@ from analytics.statistics.expression import (
     subtract,
     valid,
 )
-from analytics.statistics.rowwise import (
+from analytics.statistics.kinds import (
     Fixed,
     can_be_missing,
     kind_of,
@@ -52,7 +52,9 @@ MOST_ROWS = 2**40
 
 
 def plan(
-    expression: Expression, types: Mapping[str, Fixed], owners: Mapping[str, int]
+    expression: Expression,
+    types: Mapping[str, Fixed],
+    owners: Mapping[str, int],
 ) -> Plan:
     """The circuit of an expression; every party makes the same one.
 
@@ -61,14 +63,16 @@ def plan(
     the same). Raises ExpressionError where a type is missing or the ring would need
     more than MOST_BITS.
     """
-    named = [f"{alias}.{column}" for alias, column in expression.columns]
-    untyped = [column for column in named if column not in types]
-    if untyped:
-        raise ExpressionError(
-            f"{untyped[0]} has no type.", "Let its provider announce one."
-        )
-    made = _Compiler(types, owners).plan(expression)
-    bits = max(made.bits(MOST_ROWS), made.own_bits)
+    for alias, column in expression.columns:
+        named = f"{alias}.{column}"
+        if named not in types:
+            raise ExpressionError(
+                f"{named} has no type.", "Let its provider announce one."
+            )
+    compiler = _Compiler(types, owners)
+    made = compiler.plan(expression)
+    joint_bits = made.bits(MOST_ROWS)
+    bits = max(joint_bits, made.own_bits)
     if bits > MOST_BITS:
         raise ExpressionError(
             f"The expression needs numbers of {bits} bits; {MOST_BITS} are computed.",
@@ -80,10 +84,15 @@ def plan(
 class _Compiler:
     """Writes steps; equal nodes share a register."""
 
-    def __init__(self, types: Mapping[str, Fixed], owners: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        types: Mapping[str, Fixed],
+        owners: Mapping[str, int],
+    ) -> None:
         self._types = types
         self._owners = owners
-        self._providers = tuple(sorted(set(owners.values())))
+        distinct_owners = set(owners.values())
+        self._providers = tuple(sorted(distinct_owners))
         self._steps: list[Step] = []
         self._known: dict[Node, int] = {}
 
@@ -95,8 +104,10 @@ class _Compiler:
         needed: list[Leaf] = []
         if expression.is_row_level:
             flags = self._flags(root)
-            value = self._register(self._counted(root))
-            exists = self._register(_all_of(flags)) if flags else None
+            counted = self._counted(root)
+            value = self._register(counted)
+            if flags:
+                exists = self._register(_all_of(flags))
         else:
             # Sorted, so that every party writes the same steps.
             found = {node for node in root.every() if node.op in AGGREGATES}
@@ -118,8 +129,9 @@ class _Compiler:
         # A dict as an ordered set: sum and avg of one node open one total.
         opened: dict[tuple[str, Node], None] = {}
         for aggregate in aggregates:
+            kinds = _OPENED[aggregate.op]
             for summand in aggregate.args:
-                for of in _OPENED[aggregate.op]:
+                for of in kinds:
                     opened[of, summand] = None
         return [self._total(of, node) for of, node in opened]
 
@@ -128,11 +140,13 @@ class _Compiler:
         parts: dict[Node, None] = {}  # an ordered set
         for aggregate in aggregates:
             for summand in aggregate.args:
-                parts.update(dict.fromkeys(_local_parts(summand)))
+                own_parts = _local_parts(summand)
+                parts.update(dict.fromkeys(own_parts))
         leaves: list[Leaf] = []
         for part in parts:
             [alias] = part.aliases
-            leaves.append(Leaf(self._owners[alias], part))
+            owner = self._owners[alias]
+            leaves.append(Leaf(owner, part))
         return leaves
 
     def _total(self, of: str, node: Node) -> Total:
@@ -140,7 +154,13 @@ class _Compiler:
         if of == "squares":
             added = multiply(node, node)
         register = self._register(added)
-        return Total(of, node, register, kind_of(added, self._types))
+        kind = kind_of(added, self._types)
+        return Total(
+            of,
+            node,
+            register,
+            kind,
+        )
 
     def _flags(self, node: Node) -> list[Node]:
         """For each alias whose values may be missing: does it have all that is used?"""
@@ -148,7 +168,8 @@ class _Compiler:
         for part in _local_parts(node):
             if can_be_missing(part, self._types):
                 [alias] = part.aliases
-                parts_of.setdefault(alias, []).append(part)
+                own_parts = parts_of.setdefault(alias, [])
+                own_parts.append(part)
         flags: list[Node] = []
         for alias in sorted(parts_of):
             once = dict.fromkeys(parts_of[alias])
@@ -191,7 +212,8 @@ class _Compiler:
     def _number(self, node: Node) -> int:
         match node.op:
             case "constant":
-                return self._write(Linear((), sign_of(node.value)))
+                sign = sign_of(node.value)
+                return self._write(Linear((), sign))
             case "+":
                 return self._sum(node)
             case "*":
@@ -214,14 +236,17 @@ class _Compiler:
         terms: list[Term] = []
         constant = 0
         for part in _grouped(node):
-            lift = multiplier(kind_of(part, self._types), into)
+            kind = kind_of(part, self._types)
+            lift = multiplier(kind, into)
             if part.op == "constant":
                 constant = lift
                 if part.value < 0:
                     constant = -lift
             else:
-                terms.append((self._register(part), lift))
-        return self._write(Linear(tuple(terms), constant))
+                register = self._register(part)
+                terms.append((register, lift))
+        step = Linear(tuple(terms), constant)
+        return self._write(step)
 
     def _product(self, node: Node) -> int:
         """Factor by factor; of a constant only the sign is left.
@@ -238,28 +263,35 @@ class _Compiler:
             if register is None:
                 register = factor
             else:
-                register = self._write(Product(register, factor))
+                step = Product(register, factor)
+                register = self._write(step)
         if register is None:
             raise ExpressionError("A product has no factor.", "Name a column.")
         if sign == 1:
             return register
-        return self._write(Linear(((register, sign),)))
+        term = (register, sign)
+        return self._write(Linear((term,)))
 
     def _choice(self, node: Node) -> int:
         """case: else + c (result - else), from the last branch to the first."""
         into = kind_of(node, self._types)
         terms: list[Term] = []
         for result in results(node):
-            lift = multiplier(kind_of(result, self._types), into)
-            terms.append((self._register(result), lift))
+            kind = kind_of(result, self._types)
+            lift = multiplier(kind, into)
+            register = self._register(result)
+            terms.append((register, lift))
         *branches, default = terms
         register = self._write(Linear((default,)))
         conditions = node.args[-3::-2]  # the last one first
         for condition, branch in zip(conditions, reversed(branches), strict=True):
             flag = self._register(indicator(condition))
-            difference = self._write(Linear((branch, (register, -1))))
+            minus_rest = (register, -1)
+            difference = self._write(Linear((branch, minus_rest)))
             change = self._write(Product(flag, difference))
-            register = self._write(Linear(((register, 1), (change, 1))))
+            rest = (register, 1)
+            changed = (change, 1)
+            register = self._write(Linear((rest, changed)))
         return register
 
     def _indicator(self, node: Node) -> int:
@@ -269,7 +301,11 @@ class _Compiler:
         register = parts[0]
         for part in parts[1:]:
             both = self._write(Product(register, part))
-            terms = ((register, 1), (part, 1), (both, -2))
+            terms = (
+                (register, 1),
+                (part, 1),
+                (both, -2),
+            )
             register = self._write(Linear(terms))
         return register
 
@@ -301,35 +337,49 @@ class _Compiler:
         difference = subtract(*node.args)
         register = self._register(difference)
         bound = kind_of(difference, self._types).bound
-        below = self._write(Sign(register, bound.bit_length() + 1))
+        n_bits = bound.bit_length() + 1
+        below = self._write(Sign(register, n_bits))
         if node.op == "<":
             return below
-        less_one = self._write(Linear(((register, 1),), -1))
-        at_most = self._write(Sign(less_one, (bound + 1).bit_length() + 1))
+        own_term = (register, 1)
+        difference_less_one = Linear((own_term,), -1)
+        less_one = self._write(difference_less_one)
+        # One less than the least may take a bit more.
+        n_bits = (bound + 1).bit_length() + 1
+        at_most = self._write(Sign(less_one, n_bits))
         return self._write(Exclusive((below, at_most)))
 
     def _conjunction(self, bits: list[int]) -> int:
         register = bits[0]
         for bit in bits[1:]:
-            register = self._write(Conjunction(register, bit))
+            step = Conjunction(register, bit)
+            register = self._write(step)
         return register
 
     def _inverse(self, bit: int) -> int:
-        return self._write(Exclusive((bit,), constant=True))
+        step = Exclusive((bit,), constant=True)
+        return self._write(step)
 
     def _boolean_choice(self, node: Node) -> int:
         """case: else xor (c and (result xor else)), from the last branch to the first."""
         *branches, register = [self._register(result) for result in results(node)]
         conditions = node.args[-3::-2]  # the last one first
         for condition, branch in zip(conditions, reversed(branches), strict=True):
-            differs = self._write(Exclusive((branch, register)))
+            either = (branch, register)
+            differs = self._write(Exclusive(either))
             flag = self._register(condition)
             change = self._write(Conjunction(flag, differs))
-            register = self._write(Exclusive((register, change)))
+            changed = (register, change)
+            register = self._write(Exclusive(changed))
         return register
 
 
-_OPENED = {"sum": ("sum",), "avg": ("sum",), "var": ("sum", "squares"), "count": ()}
+_OPENED = {
+    "sum": ("sum",),
+    "avg": ("sum",),
+    "var": ("sum", "squares"),
+    "count": (),
+}
 """The totals behind each aggregate; how many rows there are is known."""
 
 
@@ -358,7 +408,8 @@ def _grouped(node: Node) -> list[Node]:
         key: frozenset[str] | int = place  # by itself
         if len(arg.aliases) == 1:
             key = arg.aliases
-        groups.setdefault(key, []).append(arg)
+        group = groups.setdefault(key, [])
+        group.append(arg)
     return [_joined(node.op, parts) for parts in groups.values()]
 
 

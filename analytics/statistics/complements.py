@@ -54,8 +54,14 @@ def complements(
         return []
     prime = _draw_prime(draw)
     ordered = [*passed, *candidates, *failed]
-    columns = _compressed(slices, ordered, prime, draw)
-    n_spanning = len(passed) + len(candidates)
+    columns = _compressed(
+        slices,
+        ordered,
+        prime,
+        draw,
+    )
+    n_passed = len(passed)
+    n_spanning = n_passed + len(candidates)
     pivots, reduced = _row_reduced(columns, n_spanning, prime)
     # Below the pivots' rows nothing may be left of a withheld cell's column.
     n_pivots = len(pivots)
@@ -64,8 +70,13 @@ def complements(
         return None
     # Each column is the combination of the pivots' columns by its entries.
     is_used = of_failed[:n_pivots].any(axis=1)
-    used = [pivots[row] for row in np.flatnonzero(is_used).tolist()]
-    return [ordered[place] for place in used if place >= len(passed)]
+    found = []
+    for row in np.flatnonzero(is_used).tolist():
+        place = pivots[row]
+        is_candidate = place >= n_passed
+        if is_candidate:
+            found.append(ordered[place])
+    return found
 
 
 def _compressed(
@@ -77,19 +88,32 @@ def _compressed(
     """(n, cells): random combinations of the rows of T, as many as there are cells at
     most.
     """
-    n_slices = 1 + max((max(own, default=-1) for own in slices), default=-1)
-    n_rows = min(n_slices + 1, len(cells) + 2)
+    last = -1
+    for own in slices:
+        own_last = max(own, default=-1)
+        last = max(last, own_last)
+    n_slices = last + 1
+    n_cells = len(cells)
+    n_rows = min(n_slices + 1, n_cells + 2)
     # The last one is the row of all cells.
-    words = draw((n_slices + 1) * n_rows) % np.uint64(prime)
-    weights = words.astype(np.int64).reshape(n_slices + 1, n_rows)
-    columns = np.empty((n_rows, len(cells)), dtype=np.int64)
+    n_words = (n_slices + 1) * n_rows
+    words = draw(n_words) % np.uint64(prime)
+    residues = words.astype(np.int64)
+    weights = residues.reshape(n_slices + 1, n_rows)
+    shape = (n_rows, n_cells)
+    columns = np.empty(shape, dtype=np.int64)
     for place, cell in enumerate(cells):
-        own = weights[[*slices[cell], n_slices]]
-        columns[:, place] = own.sum(axis=0) % prime
+        its_slices = [*slices[cell], n_slices]
+        total = weights[its_slices].sum(axis=0)
+        columns[:, place] = total % prime
     return columns
 
 
-def _row_reduced(matrix: Ints, n_spanning: int, prime: int) -> tuple[list[int], Ints]:
+def _row_reduced(
+    matrix: Ints,
+    n_spanning: int,
+    prime: int,
+) -> tuple[list[int], Ints]:
     """The first independent columns among the first `n_spanning`, and the matrix with
     unit vectors there.
     """
@@ -103,16 +127,21 @@ def _row_reduced(matrix: Ints, n_spanning: int, prime: int) -> tuple[list[int], 
         if not nonzero.size:
             continue
         found = row + int(nonzero[0])
-        reduced[[row, found]] = reduced[[found, row]]
-        inverse = pow(int(reduced[row, column]), -1, prime)
+        swapped = [found, row]
+        # Both rows at once: one by itself is a view, and a swap by name would lose it.
+        reduced[[row, found]] = reduced[swapped]
+        pivot = int(reduced[row, column])
+        inverse = pow(pivot, -1, prime)
         reduced[row] = reduced[row] * inverse % prime
+        # A copy, since the rows that it is taken from change below.
         factors = reduced[:, column].copy()
         factors[row] = 0
         # Columns to the left are unit vectors or combinations of them already.
         right = reduced[row, column:]
         others = np.flatnonzero(factors)
         change = factors[others, None] * right
-        reduced[others, column:] = (reduced[others, column:] - change) % prime
+        left = reduced[others, column:] - change
+        reduced[others, column:] = left % prime
         pivots.append(column)
     return pivots, reduced
 
@@ -120,7 +149,8 @@ def _row_reduced(matrix: Ints, n_spanning: int, prime: int) -> tuple[list[int], 
 def _draw_prime(draw: Draw) -> int:
     """Of 30 bits and more, so that products of two residues fit into 63 bits."""
     word = int(draw(1)[0])
-    candidate = (_FIRST_PRIME_FROM + word % _FIRST_PRIME_FROM) | 1
+    above = word % _FIRST_PRIME_FROM
+    candidate = (_FIRST_PRIME_FROM + above) | 1
     while not _is_prime(candidate):
         candidate += 2
     return candidate
@@ -128,15 +158,17 @@ def _draw_prime(draw: Draw) -> int:
 
 def _is_prime(number: int) -> bool:
     """By Miller and Rabin with bases that decide it below 3.2 10^9 (Jaeschke 1993)."""
-    odd, n_twos = number - 1, 0
+    minus_one = number - 1
+    odd = minus_one
+    n_twos = 0
     while odd % 2 == 0:
         odd //= 2
         n_twos += 1
     for base in (2, 3, 5, 7):
         power = pow(base, odd, number)
-        if power in (1, number - 1):
+        if power in (1, minus_one):
             continue
         squares = [pow(power, 2**k, number) for k in range(1, n_twos)]
-        if number - 1 not in squares:
+        if minus_one not in squares:
             return False
     return True

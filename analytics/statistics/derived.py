@@ -50,9 +50,22 @@ ALLOWED = (
     "+ - * / ( ), comparisons, and, or, not, case, in, is null, decimal numbers, 'texts' to compare with, "
     "ln, exp, sqrt, abs, power, least, greatest, or ns(column, knot, knot, ...) alone"
 )
-_FUNCTIONS = {exp.Ln: "ln", exp.Exp: "exp", exp.Sqrt: "sqrt", exp.Abs: "abs"}
-_EXTREMES = {exp.Least: "least", exp.Greatest: "greatest"}
-_AGGREGATES = (exp.Sum, exp.Avg, exp.Variance, exp.Count)
+_FUNCTIONS = {
+    exp.Ln: "ln",
+    exp.Exp: "exp",
+    exp.Sqrt: "sqrt",
+    exp.Abs: "abs",
+}
+_EXTREMES = {
+    exp.Least: "least",
+    exp.Greatest: "greatest",
+}
+_AGGREGATES = (
+    exp.Sum,
+    exp.Avg,
+    exp.Variance,
+    exp.Count,
+)
 _BEYOND_DOUBLES = 10**308
 MOST_NODES = 5_000
 """Of derived columns that are written out: one may use another several times."""
@@ -87,12 +100,14 @@ class Derived:
     @cached_property
     def numbers(self) -> tuple[str, ...]:
         """The names that it uses as numbers, sorted."""
-        return tuple(sorted(_named(self.root, "column")))
+        found = _named(self.root, "column")
+        return tuple(sorted(found))
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """The names that it compares with texts, sorted."""
-        return tuple(sorted(_named(self.root, "same")))
+        found = _named(self.root, "same")
+        return tuple(sorted(found))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -104,7 +119,8 @@ class Derived:
 def _named(root: Node, *ops: str) -> set[str]:
     names: set[str] = set()
     for node in root.every():
-        if node.op in ops and node.value is not None:
+        has_name = node.value is not None
+        if node.op in ops and has_name:
             _, name, *_ = node.value
             names.add(name)
     return names
@@ -154,7 +170,8 @@ def in_order(derived: Mapping[str, Derived]) -> list[str]:
     while waiting:
         ready: list[str] = []
         for name, one in waiting.items():
-            if not any(used in waiting for used in one.names):
+            is_waiting = any(used in waiting for used in one.names)
+            if not is_waiting:
                 ready.append(name)
         if not ready:
             circle = ", ".join(sorted(waiting))
@@ -163,12 +180,18 @@ def in_order(derived: Mapping[str, Derived]) -> list[str]:
                 "Write one of them over plain columns only.",
             )
         for name in ready:
-            below = [depths.get(used, 0) for used in derived[name].names]
+            names = derived[name].names
+            below = [depths.get(used, 0) for used in names]
             depths[name] = 1 + max(below)
             del waiting[name]
-    if max(depths.values(), default=0) > DEEPEST:
+    deepest = max(depths.values(), default=0)
+    if deepest > DEEPEST:
         raise too_deep()
-    return sorted(depths, key=lambda name: (depths[name], name))
+
+    def place(name: str) -> tuple[int, str]:
+        return depths[name], name
+
+    return sorted(depths, key=place)
 
 
 def added_columns(
@@ -186,8 +209,10 @@ def added_columns(
     True
     """
     found: dict[str, Mapping[str, int] | None] = {}
-    for one in in_order(_below(name, derived)):
-        found[one] = _added(derived[one].root, found)
+    below = _below(name, derived)
+    for one in in_order(below):
+        root = derived[one].root
+        found[one] = _added(root, found)
     return found[name]
 
 
@@ -196,7 +221,8 @@ def _below(name: str, derived: Mapping[str, Derived]) -> dict[str, Derived]:
     found = {name: derived[name]}
     waiting = [name]
     while waiting:
-        for used in derived[waiting.pop()].names:
+        one = derived[waiting.pop()]
+        for used in one.names:
             if used in derived and used not in found:
                 found[used] = derived[used]
                 waiting.append(used)
@@ -222,13 +248,15 @@ def _added(
         if added is None:
             return None
         for name, coefficient in added.items():
-            total[name] = total.get(name, 0) + sign * coefficient
+            before = total.get(name, 0)
+            total[name] = before + sign * coefficient
     return {name: number for name, number in total.items() if number}
 
 
 def made_of(name: str, derived: Mapping[str, Derived]) -> list[str]:
     """The columns of the data that a derived one is made of in the end, sorted."""
-    return plain_names(_below(name, derived))
+    below = _below(name, derived)
+    return plain_names(below)
 
 
 def written_out(root: Node, alias: str, derived: Mapping[str, Derived]) -> Node:
@@ -243,8 +271,9 @@ def written_out(root: Node, alias: str, derived: Mapping[str, Derived]) -> Node:
         roots[name] = _put_in(derived[name].root, _OF_ROW, alias, roots)
         for node in roots[name].every():
             if node.op in _OF_ONE_HOSPITAL:
+                word = _WORDS.get(node.op, node.op)
                 raise ExpressionError(
-                    f"derive.{name} uses {_WORDS.get(node.op, node.op)}, which joined rows do not have.",
+                    f"derive.{name} uses {word}, which joined rows do not have.",
                     "Use + - * / ( ), comparisons, and, or, not and case, or compute it in a view.",
                 )
     return _put_in(root, alias, alias, roots)
@@ -256,9 +285,11 @@ def _put_in(node: Node, own: str, alias: str, roots: Mapping[str, Node]) -> Node
         owner, name = node.value
         if owner != own:
             return node
-        return roots.get(name, Node("column", value=(alias, name)))
+        of_data = Node("column", value=(alias, name))
+        return roots.get(name, of_data)
     args = [_put_in(arg, own, alias, roots) for arg in node.args]
-    if sum(arg.n_nodes for arg in args) > MOST_NODES:
+    n_nodes = sum(arg.n_nodes for arg in args)
+    if n_nodes > MOST_NODES:
         raise ExpressionError(
             "Written out over columns of the data the expression is too long.",
             "Use derived columns fewer times, or compute them in a view.",
@@ -291,18 +322,20 @@ def _check_doubles(root: Node) -> None:
 
 
 def _is_spline(tree: Any) -> bool:
-    return type(tree) is exp.Anonymous and str(tree.this).lower() == SPLINE
+    if type(tree) is not exp.Anonymous:
+        return False
+    name = str(tree.this)
+    return name.lower() == SPLINE
 
 
 def _spline(tree: Any) -> tuple[Any, tuple[float, ...]]:
     """What the spline is over, and its knots."""
     # Without arguments it has no knots, which is said below.
     over, *others = tree.expressions or [None]
-    knots: list[float] = []
-    for part in others:
-        knots.append(_knot(part))
+    knots = [_knot(part) for part in others]
     is_increasing = all(a < b for a, b in itertools.pairwise(knots))
-    if not 2 <= len(knots) <= MOST_KNOTS or not is_increasing:
+    is_number_allowed = 2 <= len(knots) <= MOST_KNOTS
+    if not is_number_allowed or not is_increasing:
         raise ExpressionError(
             f"The knots of {SPLINE} are not 2 to {MOST_KNOTS} increasing numbers.",
             f"Write {SPLINE}(column, lower boundary, inner knots, upper boundary).",
@@ -345,10 +378,13 @@ class _RowReader(Reader):
     def number_or_boolean(self, tree: Any) -> Node:
         """A number; of a comparison 1 where it is true, and 0."""
         node = self.read(tree)
-        return indicator(node) if node.is_boolean else node
+        if node.is_boolean:
+            return indicator(node)
+        return node
 
     def _plain_column(self, tree: Any) -> Node:
-        return Node("column", value=(_OF_ROW, _column_name(tree)))
+        name = _column_name(tree)
+        return Node("column", value=(_OF_ROW, name))
 
     def _unknown_function(self, tree: Any) -> Node:
         if _is_spline(tree):
@@ -365,15 +401,19 @@ class _RowReader(Reader):
         )
 
     def _function(self, tree: Any) -> Node:
-        return Node(_FUNCTIONS[type(tree)], (self.number(tree.this),))
+        op = _FUNCTIONS[type(tree)]
+        number = self.number(tree.this)
+        return Node(op, (number,))
 
     def _power(self, tree: Any) -> Node:
         base = self.number(tree.this)
-        return Node("power", (base, self.number(tree.expression)))
+        exponent = self.number(tree.expression)
+        return Node("power", (base, exponent))
 
     def _extreme(self, tree: Any) -> Node:
         op = _EXTREMES[type(tree)]
-        numbers = [self.number(part) for part in [tree.this, *tree.expressions]]
+        arguments = [tree.this, *tree.expressions]
+        numbers = [self.number(part) for part in arguments]
         if len(numbers) < 2:
             raise ExpressionError(f"{op} has one argument.", "Give it two or more.")
         return Node(op, tuple(numbers))
@@ -384,10 +424,13 @@ class _RowReader(Reader):
                 "The expression asks by `is` for something else than null.",
                 "Write x is null, or compare by =.",
             )
-        if type(tree.this) is exp.Column:
+        asked = tree.this
+        if type(asked) is exp.Column:
             # Whether it is a number or a text does not matter.
-            return Node("missing", value=(_OF_ROW, _column_name(tree.this)))
-        return Node("missing", (self.number(tree.this),))
+            name = _column_name(asked)
+            return Node("missing", value=(_OF_ROW, name))
+        number = self.number(asked)
+        return Node("missing", (number,))
 
     def _in(self, tree: Any) -> Node:
         values = tree.expressions
@@ -397,16 +440,20 @@ class _RowReader(Reader):
                 "Write x in (1, 2).",
             )
         found = [self._equal(tree.this, value) for value in values]
-        return found[0] if len(found) == 1 else connect("or", *found)
+        if len(found) == 1:
+            return found[0]
+        return connect("or", *found)
 
     def compare(self, tree: Any) -> Node:
-        sides = (tree.this, tree.expression)
-        if not any(_is_text(side) for side in sides):
+        left = tree.this
+        right = tree.expression
+        if not _is_text(left) and not _is_text(right):
             return super().compare(tree)
         if type(tree) is exp.EQ:
-            return self._equal(*sides)
+            return self._equal(left, right)
         if type(tree) is exp.NEQ:
-            return invert(self._equal(*sides))
+            equal = self._equal(left, right)
+            return invert(equal)
         raise ExpressionError(
             "The expression asks whether a text is less than another.",
             "Compare texts by =, <> and in.",
@@ -421,13 +468,17 @@ class _RowReader(Reader):
         if _is_text(left):
             left, right = right, left
         if not _is_text(right):
-            return Node("=", (self.number(left), self.number(right)))
+            first = self.number(left)
+            second = self.number(right)
+            return Node("=", (first, second))
         if type(left) is not exp.Column:
             raise ExpressionError(
                 "The expression compares a text with what is no column.",
                 "Write column = 'text'.",
             )
-        return Node("same", value=(_OF_ROW, _column_name(left), str(right.this)))
+        name = _column_name(left)
+        text = str(right.this)
+        return Node("same", value=(_OF_ROW, name, text))
 
 
 def _is_text(tree: Any) -> bool:

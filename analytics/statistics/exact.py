@@ -30,6 +30,7 @@ Tell = Callable[[Fraction], Number]
 TWO_DIGITS = 1_074
 FIVE_DIGITS = 400
 UNIT: int = 2**TWO_DIGITS * 5**FIVE_DIGITS
+TOO_LARGE = "The result is too large for a double (above 1.8e308)."
 SUM_BITS = 3_072
 SQUARE_BITS = 6_144
 MAX_ROWS = 2**40
@@ -38,6 +39,7 @@ LARGEST_WHOLE = 2**53  # up to here every whole number is a double
 _LONGEST_WHOLE = 10**60
 _LIMIT = UNIT << 1_024  # a number at or above it lies outside the range of doubles
 
+# Four digits of an exponent: with more a short text would be gigabytes of integer.
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 """A number as csv and json files write it."""
 
@@ -91,11 +93,19 @@ class JointMoments:
 
     @property
     def x(self) -> Moments:
-        return Moments(self.n, self.total_x, self.squares_x)
+        return Moments(
+            n=self.n,
+            total=self.total_x,
+            squares=self.squares_x,
+        )
 
     @property
     def y(self) -> Moments:
-        return Moments(self.n, self.total_y, self.squares_y)
+        return Moments(
+            n=self.n,
+            total=self.total_y,
+            squares=self.squares_y,
+        )
 
 
 @dataclass(frozen=True)
@@ -122,20 +132,30 @@ class MatrixMoments:
         )
 
     def _product(self, i: int, j: int) -> int:
-        first, second = min(i, j), max(i, j)
-        n_before = first * len(self.totals) - first * (first - 1) // 2
-        return self.products[n_before + second - first]
+        first = min(i, j)
+        second = max(i, j)
+        n_rows_before = first * len(self.totals)
+        n_left_out = first * (first - 1) // 2
+        start = n_rows_before - n_left_out
+        return self.products[start + second - first]
 
 
 def n_matrix_numbers(n_columns: int) -> int:
     """How many integers MatrixMoments of so many columns are."""
-    return 1 + n_columns + n_columns * (n_columns + 1) // 2
+    n_products = n_columns * (n_columns + 1) // 2
+    return 1 + n_columns + n_products
 
 
 def matrix_moments(numbers: Sequence[int], n_columns: int) -> MatrixMoments:
     """Inverse of `MatrixMoments.numbers`."""
     n, *sums = numbers
-    return MatrixMoments(n, tuple(sums[:n_columns]), tuple(sums[n_columns:]))
+    totals = sums[:n_columns]
+    products = sums[n_columns:]
+    return MatrixMoments(
+        n=n,
+        totals=tuple(totals),
+        products=tuple(products),
+    )
 
 
 # --- numbers as multiples of 1 / UNIT --------------------------------------------------------------------------------
@@ -204,9 +224,7 @@ def nearest(value: Fraction) -> float:
     try:
         return value.numerator / value.denominator
     except OverflowError:
-        raise ValueError(
-            "The result is too large for a double (above 1.8e308)."
-        ) from None
+        raise ValueError(TOO_LARGE) from None
 
 
 def told(value: Fraction) -> Number:
@@ -237,40 +255,62 @@ def sum_of(moments: Moments, tell: Tell = nearest) -> Number:
     return tell(Fraction(moments.total, UNIT))
 
 
-def filled_sum(moments: Moments, n_missing: int, tell: Tell = nearest) -> Number:
+def filled_sum(
+    moments: Moments,
+    n_missing: int,
+    tell: Tell = nearest,
+) -> Number:
     """sum x with the mean of the others in the place of each missing x: that is
     sum x (n + n_missing) / n. ValueError outside the range of doubles.
     """
     if not moments.n:
         return tell(Fraction(0))
+    total = Fraction(moments.total, UNIT)
     weight = Fraction(moments.n + n_missing, moments.n)
-    return tell(Fraction(moments.total, UNIT) * weight)
+    return tell(total * weight)
 
 
-def mean(moments: Moments, tell: Tell = nearest) -> Number | None:
+def mean(
+    moments: Moments,
+    tell: Tell = nearest,
+) -> Number | None:
     """sum x / n; None without rows."""
     if not moments.n:
         return None
-    return tell(Fraction(moments.total, UNIT * moments.n))
+    exact = Fraction(moments.total, UNIT * moments.n)
+    return tell(exact)
 
 
-def variance(moments: Moments, ddof: int = 1, tell: Tell = nearest) -> Number | None:
+def variance(
+    moments: Moments,
+    ddof: int = 1,
+    tell: Tell = nearest,
+) -> Number | None:
     """(sum x^2 - (sum x)^2 / n) / (n - ddof); None for n <= ddof.
 
     ValueError outside the range of doubles.
     """
     exact = _variance(moments, ddof)
-    return None if exact is None else tell(exact)
+    if exact is None:
+        return None
+    return tell(exact)
 
 
-def std(moments: Moments, ddof: int = 1) -> float | None:
+def std(
+    moments: Moments,
+    ddof: int = 1,
+) -> float | None:
     """The double nearest to the root of the true variance; None for n <= ddof."""
     exact = _variance(moments, ddof)
-    return None if exact is None else nearest_root(exact)
+    if exact is None:
+        return None
+    return nearest_root(exact)
 
 
 def covariance(
-    moments: JointMoments, ddof: int = 1, tell: Tell = nearest
+    moments: JointMoments,
+    ddof: int = 1,
+    tell: Tell = nearest,
 ) -> Number | None:
     """(sum x y - sum x sum y / n) / (n - ddof); None for n <= ddof.
 
@@ -283,7 +323,9 @@ def covariance(
         moments.total_y,
         ddof,
     )
-    return None if exact is None else tell(exact)
+    if exact is None:
+        return None
+    return tell(exact)
 
 
 def correlation(moments: JointMoments) -> float | None:
@@ -300,8 +342,11 @@ def correlation(moments: JointMoments) -> float | None:
     if not spread_x or not spread_y:
         return None
     # The root of a rational number, so that it is rounded once.
-    size = nearest_root(Fraction(products**2, spread_x * spread_y))
-    return size if products >= 0 else -size
+    square = Fraction(products**2, spread_x * spread_y)
+    size = nearest_root(square)
+    if products < 0:
+        return -size
+    return size
 
 
 def nearest_root(value: Fraction) -> float:
@@ -310,14 +355,18 @@ def nearest_root(value: Fraction) -> float:
     The integer root of the number shifted to 128 bits or more, and one more bit that
     says whether anything is left.
     """
-    n_bits = value.numerator.bit_length() - value.denominator.bit_length()
+    numerator = value.numerator
+    denominator = value.denominator
+    n_bits = numerator.bit_length() - denominator.bit_length()
     shift = max(0, 128 - n_bits)
-    dividend = value.numerator << 2 * shift
-    root = isqrt(dividend // value.denominator)
-    is_exact = root * root * value.denominator == dividend
+    dividend = numerator << 2 * shift
+    root = isqrt(dividend // denominator)
+    is_exact = root * root * denominator == dividend
     # Anything left is half a unit of the root's last place: enough to be on the right
     # side of a tie of doubles.
-    doubled = 2 * root if is_exact else 2 * root + 1
+    doubled = 2 * root
+    if not is_exact:
+        doubled += 1
     return nearest(Fraction(doubled, 2 << shift))
 
 
@@ -333,12 +382,18 @@ def _variance(moments: Moments, ddof: int) -> Fraction | None:
 
 
 def _covariance(
-    n: int, products: int, total_x: int, total_y: int, ddof: int
+    n: int,
+    products: int,
+    total_x: int,
+    total_y: int,
+    ddof: int,
 ) -> Fraction | None:
     if not n or n <= ddof:
         return None
     # (sum x y - sum x sum y / n) / (n - ddof), over one denominator.
-    return Fraction(n * products - total_x * total_y, n * (n - ddof) * UNIT**2)
+    numerator = n * products - total_x * total_y
+    denominator = n * (n - ddof) * UNIT**2
+    return Fraction(numerator, denominator)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------
@@ -362,8 +417,8 @@ def text_of(value: Fraction) -> str:
         return repr(double)
     digits = _n_decimals(value.denominator)
     if digits is not None:
-        number = value.numerator * (10**digits // value.denominator)
-        return _decimal_text(number, digits)
+        factor = 10**digits // value.denominator
+        return _decimal_text(value.numerator * factor, digits)
     if double is None:
         return str(round(value))
     return repr(double)

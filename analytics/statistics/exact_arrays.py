@@ -58,7 +58,11 @@ class ExactSums:
     Disclosure: as much as the sums say of the rows.
     """
 
-    def __init__(self, n_columns: int, n_groups: int = 1) -> None:
+    def __init__(
+        self,
+        n_columns: int,
+        n_groups: int = 1,
+    ) -> None:
         self._n_groups = n_groups
         self._n_blocks = 0
         # By column, from its first rows on: with one grid for all of them a column has
@@ -66,12 +70,18 @@ class ExactSums:
         self._grids: dict[int, int] = {}
         self._totals: list[_DigitSums] = []
         for _ in range(n_columns):
-            self._totals.append(_DigitSums(n_groups, LEAST_EXPONENT))
+            total = _DigitSums(n_groups, LEAST_EXPONENT)
+            self._totals.append(total)
         self._products: dict[tuple[int, int], _DigitSums] = {}
         for pair in combinations_with_replacement(range(n_columns), 2):
-            self._products[pair] = _DigitSums(n_groups, 2 * LEAST_EXPONENT)
+            product = _DigitSums(n_groups, 2 * LEAST_EXPONENT)
+            self._products[pair] = product
 
-    def add(self, columns: Sequence[Floats], groups: Ints) -> None:
+    def add(
+        self,
+        columns: Sequence[Floats],
+        groups: Ints,
+    ) -> None:
         """Add rows: columns float64 (n_rows,), finite; groups int64 (n_rows,), 0 to
         n_groups - 1.
 
@@ -81,7 +91,8 @@ class ExactSums:
         # In blocks: their digits stay in the processor's cache, and their sums within
         # 2^53.
         for start in range(0, len(groups), BLOCK_ROWS):
-            block = rows.at(slice(start, start + BLOCK_ROWS))
+            stop = start + BLOCK_ROWS
+            block = rows.at(slice(start, stop))
             for part in _similar(block):
                 self._add_part(part)
             # An int64 holds the sums of so many blocks and no more.
@@ -93,24 +104,37 @@ class ExactSums:
         """By group, sum x in units of 2^-1100."""
         return self._totals[column].whole()
 
-    def products(self, a: int, b: int) -> list[int]:
+    def products(
+        self,
+        a: int,
+        b: int,
+    ) -> list[int]:
         """By group, sum x_a x_b in units of 2^-2200, for a <= b."""
-        return self._products[a, b].whole()
+        pair = (a, b)
+        return self._products[pair].whole()
 
     def _add_part(self, part: _Rows) -> None:
+        groups = part.groups
         digits: list[list[Digit]] = []
         for column, numbers in enumerate(part.columns):
             if column not in self._grids:
                 self._grids[column] = fitting_grid(numbers)
-            digits.append(digits_of(numbers, self._grids[column]))
+            grid = self._grids[column]
+            digits.append(digits_of(numbers, grid))
         for column, totals in enumerate(self._totals):
             for digit in digits[column]:
-                totals.add(digit.exponent, self._sum(digit.values, part.groups))
+                by_group = self._sum(digit.values, groups)
+                totals.add(digit.exponent, by_group)
         for (left, right), products in self._products.items():
             if left == right:
-                self._add_squares(products, digits[left], part.groups)
+                self._add_squares(products, digits[left], groups)
             else:
-                self._add_products(products, digits[left], digits[right], part.groups)
+                self._add_products(
+                    products,
+                    left=digits[left],
+                    right=digits[right],
+                    groups=groups,
+                )
 
     def _add_products(
         self,
@@ -122,8 +146,9 @@ class ExactSums:
         """Long multiplication: every digit by every digit."""
         for a in left:
             for b in right:
+                exponent = a.exponent + b.exponent
                 by_group = self._sum_of_products(a.values, b.values, groups)
-                products.add(a.exponent + b.exponent, by_group)
+                products.add(exponent, by_group)
 
     def _add_squares(
         self,
@@ -136,11 +161,16 @@ class ExactSums:
             by_group = self._sum_of_products(a.values, a.values, groups)
             squares.add(2 * a.exponent, by_group)
             for b in digits[i + 1 :]:
+                exponent = a.exponent + b.exponent
                 by_group = self._sum_of_products(a.values, b.values, groups)
                 by_group *= 2
-                squares.add(a.exponent + b.exponent, by_group)
+                squares.add(exponent, by_group)
 
-    def _sum(self, values: Floats, groups: Ints) -> int | Ints:
+    def _sum(
+        self,
+        values: Floats,
+        groups: Ints,
+    ) -> int | Ints:
         """By group, a sum of whole numbers; a plain number where there is one group."""
         if self._n_groups == 1:
             return int(values.sum())
@@ -174,10 +204,14 @@ class _Rows:
 
     def at(self, where: slice | Bools) -> _Rows:
         columns = [column[where] for column in self.columns]
-        return _Rows(columns, self.groups[where])
+        groups = self.groups[where]
+        return _Rows(columns, groups)
 
 
-def _similar(rows: _Rows, column: int = 0) -> Iterator[_Rows]:
+def _similar(
+    rows: _Rows,
+    column: int = 0,
+) -> Iterator[_Rows]:
     """The rows in parts: within each, the numbers of a column are zero or within 2^64
     of its largest.
 
@@ -215,11 +249,15 @@ class Digit:
 
 def fitting_grid(numbers: Floats) -> int:
     """The grid on which the first digit of numbers like these is nearly full."""
-    first_exponent = _exponent_above(numbers) + SPARE_BITS - SIZE_BITS
+    above = _exponent_above(numbers) + SPARE_BITS
+    first_exponent = above - SIZE_BITS
     return first_exponent % DIGIT_BITS
 
 
-def digits_of(numbers: Floats, grid: int = 0) -> list[Digit]:
+def digits_of(
+    numbers: Floats,
+    grid: int = 0,
+) -> list[Digit]:
     """Finite doubles in the base 2^20, from the first digit down to the last.
 
     Modulo 20, the exponents of all digits are `grid`.
@@ -249,7 +287,9 @@ def digits_of(numbers: Floats, grid: int = 0) -> list[Digit]:
 
 def _exponent_above(numbers: Floats) -> int:
     """The least e for which every |number| is below 2^e."""
-    largest = max(numbers.max(initial=0.0), -numbers.min(initial=0.0))
+    highest = numbers.max(initial=0.0)
+    lowest = numbers.min(initial=0.0)
+    largest = max(highest, -lowest)
     _, exponent = frexp(largest)
     return exponent
 
@@ -266,7 +306,11 @@ class _DigitSums:
         # Python's whole numbers, of any size
         self._carried: NDArray[Any] = np.zeros(n_groups, dtype=object)
 
-    def add(self, exponent: int, by_group: int | Ints) -> None:
+    def add(
+        self,
+        exponent: int,
+        by_group: int | Ints,
+    ) -> None:
         if exponent in self._sums:
             self._sums[exponent] += by_group
         else:
@@ -275,7 +319,8 @@ class _DigitSums:
     def carry(self) -> None:
         for exponent, sums in self._sums.items():
             whole = np.array(sums, dtype=object)
-            self._carried += whole << exponent - self._least_exponent
+            n_bits = exponent - self._least_exponent
+            self._carried += whole << n_bits
         self._sums.clear()
 
     def whole(self) -> list[int]:

@@ -24,8 +24,23 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-AGGREGATES = ("sum", "avg", "var", "count")
-BOOLEANS = ("=", "<", "and", "or", "not", "truth", "valid", "same", "missing")
+AGGREGATES = (
+    "sum",
+    "avg",
+    "var",
+    "count",
+)
+BOOLEANS = (
+    "=",
+    "<",
+    "and",
+    "or",
+    "not",
+    "truth",
+    "valid",
+    "same",
+    "missing",
+)
 
 
 class ExpressionError(ValueError):
@@ -39,6 +54,7 @@ class ExpressionError(ValueError):
         self.remedy = remedy
 
 
+# Without slots: a cached property keeps what it has found in __dict__.
 @dataclass(frozen=True)
 class Node:
     """One step of an expression; `op` says which, `args` what it is over.
@@ -68,6 +84,7 @@ class Node:
             alias, _ = self.value
             return frozenset({alias})
         below = [arg.aliases for arg in self.args]
+        # From an empty set, since a constant has no args to unite.
         return frozenset[str]().union(*below)
 
     @cached_property
@@ -108,7 +125,12 @@ def add(*terms: Node) -> Node:
     parts = _taken_apart("+", terms)
     constants = [part.value for part in parts if part.op == "constant"]
     number = sum(constants, Fraction(0))
-    return _with_constant("+", parts, number, neutral=Fraction(0))
+    return _with_constant(
+        "+",
+        parts,
+        number,
+        neutral=Fraction(0),
+    )
 
 
 def multiply(*factors: Node) -> Node:
@@ -116,7 +138,12 @@ def multiply(*factors: Node) -> Node:
     parts = _taken_apart("*", factors)
     constants = [part.value for part in parts if part.op == "constant"]
     number = math.prod(constants, start=Fraction(1))
-    return _with_constant("*", parts, number, neutral=Fraction(1))
+    return _with_constant(
+        "*",
+        parts,
+        number,
+        neutral=Fraction(1),
+    )
 
 
 def negate(node: Node) -> Node:
@@ -129,7 +156,8 @@ def subtract(left: Node, right: Node) -> Node:
 
 def connect(op: str, *booleans: Node) -> Node:
     """b_1 and b_2 and ..., or with or; those of the same kind are taken apart."""
-    return Node(op, tuple(_taken_apart(op, booleans)))
+    parts = _taken_apart(op, booleans)
+    return Node(op, tuple(parts))
 
 
 def invert(node: Node) -> Node:
@@ -144,7 +172,10 @@ def indicator(node: Node) -> Node:
     return Node("indicator", (node,))
 
 
-def _taken_apart(op: str, nodes: Sequence[Node]) -> list[Node]:
+def _taken_apart(
+    op: str,
+    nodes: Sequence[Node],
+) -> list[Node]:
     parts: list[Node] = []
     for node in nodes:
         if node.op == op:
@@ -163,6 +194,8 @@ def _with_constant(
 ) -> Node:
     """One node of all parts, the constants among them made one, `number`."""
     args = [part for part in parts if part.op != "constant"]
+    # Nothing is left out for a factor of 0: where a column has no value in a row, 0
+    # times it has none either.
     if number != neutral or not args:
         args.insert(0, constant(number))
     if len(args) == 1:
@@ -183,7 +216,11 @@ class Expression:
         return tuple(sorted(named))
 
     def columns_of(self, alias: str) -> tuple[str, ...]:
-        return tuple(column for owner, column in self.columns if owner == alias)
+        found = []
+        for owner, column in self.columns:
+            if owner == alias:
+                found.append(column)
+        return tuple(found)
 
     @cached_property
     def aliases(self) -> tuple[str, ...]:

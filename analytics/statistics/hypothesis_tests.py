@@ -43,14 +43,22 @@ class Sample:
 
 def sample_of(moments: Moments) -> Sample:
     """ValueError for fewer than two values."""
-    mean, variance = exact.mean(moments), exact.variance(moments)
+    mean = exact.mean(moments)
+    variance = exact.variance(moments)
     if mean is None or variance is None:
         raise ValueError("A group of a single value has no variance.")
-    return Sample(moments.n, float(mean), float(variance))
+    return Sample(
+        n=moments.n,
+        mean=float(mean),
+        variance=float(variance),
+    )
 
 
 def t_test(
-    groups: Mapping[str, Moments], *, equal_var: bool, least_df: int
+    groups: Mapping[str, Moments],
+    *,
+    equal_var: bool,
+    least_df: int,
 ) -> Quantities:
     """Two groups: t = (m1 - m2) / sqrt(s1^2 / n1 + s2^2 / n2) with Welch's degrees of
     freedom, or with equal_var Student's, of the pooled variance.
@@ -58,98 +66,181 @@ def t_test(
     Cohen's d is of the pooled standard deviation. The difference is the first group's
     mean minus the second's.
     """
-    names = list(groups)
-    first, second = (sample_of(moments) for moments in groups.values())
+    samples = {}
+    for name, moments in groups.items():
+        samples[name] = sample_of(moments)
+    first, second = samples.values()
     n_free = first.n + second.n - 2
     check_df(n_free, least_df)
-    squares = (first.n - 1) * first.variance + (second.n - 1) * second.variance
-    pooled = squares / n_free
-    part_1, part_2 = first.variance / first.n, second.variance / second.n
+    n_free_1 = first.n - 1
+    n_free_2 = second.n - 1
+
+    squares_1 = n_free_1 * first.variance
+    squares_2 = n_free_2 * second.variance
+    pooled = (squares_1 + squares_2) / n_free
     if equal_var:
-        part_1, part_2 = pooled / first.n, pooled / second.n
+        part_1 = pooled / first.n
+        part_2 = pooled / second.n
         df = float(n_free)
     else:
+        part_1 = first.variance / first.n
+        part_2 = second.variance / second.n
+        # First, since the degrees of freedom of no variance are 0 / 0.
         _check_varies(part_1 + part_2)
-        spread = part_1**2 / (first.n - 1) + part_2**2 / (second.n - 1)
+        spread_1 = part_1**2 / n_free_1
+        spread_2 = part_2**2 / n_free_2
+        spread = spread_1 + spread_2
         df = (part_1 + part_2) ** 2 / spread
     _check_varies(part_1 + part_2)
+
     error = math.sqrt(part_1 + part_2)
     difference = first.mean - second.mean
-    found = _t_quantities(difference, error, df, "difference")
-    found.append(("cohen_d", difference / math.sqrt(pooled)))
-    for name, sample in zip(names, (first, second), strict=True):
-        found += [(f"n[{name}]", sample.n), (f"mean[{name}]", sample.mean)]
-        found.append((f"sd[{name}]", math.sqrt(sample.variance)))
+    found = _t_quantities(
+        estimate=difference,
+        error=error,
+        df=df,
+        name="difference",
+    )
+    cohen_d = difference / math.sqrt(pooled)
+    found.append(("cohen_d", cohen_d))
+    for name, sample in samples.items():
+        found += _described(name, sample)
     return found
+
+
+def _described(name: str, sample: Sample) -> Quantities:
+    deviation = math.sqrt(sample.variance)
+    return [
+        (f"n[{name}]", sample.n),
+        (f"mean[{name}]", sample.mean),
+        (f"sd[{name}]", deviation),
+    ]
 
 
 def paired_t_test(differences: Moments, *, least_df: int) -> Quantities:
     """Of the differences of pairs: t = mean / (s / sqrt(n)), df = n - 1; d = mean / s."""
     sample = sample_of(differences)
-    check_df(sample.n - 1, least_df)
+    df = sample.n - 1
+    check_df(df, least_df)
     _check_varies(sample.variance)
-    error = math.sqrt(sample.variance / sample.n)
-    found = _t_quantities(sample.mean, error, sample.n - 1, "mean")
-    found.append(("cohen_d", sample.mean / math.sqrt(sample.variance)))
+
+    of_mean = sample.variance / sample.n
+    error = math.sqrt(of_mean)
+    found = _t_quantities(
+        estimate=sample.mean,
+        error=error,
+        df=df,
+        name="mean",
+    )
+    deviation = math.sqrt(sample.variance)
+    cohen_d = sample.mean / deviation
+    found.append(("cohen_d", cohen_d))
     found.append(("n", sample.n))
     return found
 
 
-def _t_quantities(estimate: float, error: float, df: float, name: str) -> Quantities:
+def _t_quantities(
+    estimate: float,
+    error: float,
+    df: float,
+    name: str,
+) -> Quantities:
     t = estimate / error
-    half = float(stats.t.ppf(LEVEL, df)) * error
+    quantile = stats.t.ppf(LEVEL, df)
+    half = float(quantile) * error
     return [
         ("t", t),
         ("df", df),
-        ("p", 2 * float(stats.t.sf(abs(t), df))),
+        ("p", _p_of_t(t, df)),
         (name, estimate),
         ("low", estimate - half),
         ("high", estimate + half),
     ]
 
 
+def _p_of_t(t: float, df: float) -> float:
+    size = abs(t)
+    # The upper tail itself: 1 - cdf is 0 where p is below 1e-16.
+    tail = stats.t.sf(size, df)
+    return 2 * float(tail)
+
+
 def anova(
-    groups: Mapping[str, Moments], *, equal_var: bool, least_df: int
+    groups: Mapping[str, Moments],
+    *,
+    equal_var: bool,
+    least_df: int,
 ) -> Quantities:
     """One-way: F = (between / (k - 1)) / (within / (n - k)), or without equal_var Welch's
     F (Biometrika 1951); eta2 = between / (between + within).
     """
     samples = [sample_of(moments) for moments in groups.values()]
-    n = np.array([sample.n for sample in samples], dtype=np.float64)
+    sizes = [sample.n for sample in samples]
+    n = np.array(sizes, dtype=np.float64)
     means = np.array([sample.mean for sample in samples])
     variances = np.array([sample.variance for sample in samples])
     n_groups = len(samples)
     n_free = int(n.sum()) - n_groups
     check_df(n_free, least_df)
-    between = float((n * (means - (n * means).sum() / n.sum()) ** 2).sum())
-    within = float(((n - 1) * variances).sum())
+
+    total = (n * means).sum()
+    grand_mean = total / n.sum()
+    squares = n * (means - grand_mean) ** 2
+    between = float(squares.sum())
+    within_each = (n - 1) * variances
+    within = float(within_each.sum())
     _check_varies(within)
-    df, df_within = float(n_groups - 1), float(n_free)
-    f = between / df / (within / df_within)
-    if not equal_var:
-        _check_varies(float(variances.min()))
-        weights = n / variances
-        total = weights.sum()
-        mean = (weights * means).sum() / total
-        spread = float((((1 - weights / total) ** 2) / (n - 1)).sum())
-        above = float((weights * (means - mean) ** 2).sum()) / df
-        f = above / (1 + 2 * (n_groups - 2) / (n_groups**2 - 1) * spread)
-        df_within = (n_groups**2 - 1) / (3 * spread)
+
+    df = float(n_groups - 1)
+    if equal_var:
+        df_within = float(n_free)
+        f = between / df / (within / df_within)
+    else:
+        f, df_within = _welch(n, means, variances)
+    tail = stats.f.sf(f, df, df_within)
+    eta2 = between / (between + within)
     found: Quantities = [
         ("F", f),
         ("df", df),
         ("df_within", df_within),
-        ("p", float(stats.f.sf(f, df, df_within))),
-        ("eta2", between / (between + within)),
+        ("p", float(tail)),
+        ("eta2", eta2),
     ]
     for name, sample in zip(groups, samples, strict=True):
-        found += [(f"n[{name}]", sample.n), (f"mean[{name}]", sample.mean)]
-        found.append((f"sd[{name}]", math.sqrt(sample.variance)))
+        found += _described(name, sample)
     return found
 
 
+def _welch(
+    n: Floats,
+    means: Floats,
+    variances: Floats,
+) -> tuple[float, float]:
+    """Welch's F and its degrees of freedom within the groups."""
+    _check_varies(float(variances.min()))
+    n_groups = len(n)
+    weights = n / variances
+    total = weights.sum()
+    mean = (weights * means).sum() / total
+    shares = weights / total
+    lacking = (1 - shares) ** 2
+    spread = float((lacking / (n - 1)).sum())
+
+    df = float(n_groups - 1)
+    squares = weights * (means - mean) ** 2
+    above = float(squares.sum()) / df
+    n_pairs = n_groups**2 - 1
+    excess = 2 * (n_groups - 2) / n_pairs * spread
+    df_within = n_pairs / (3 * spread)
+    f = above / (1 + excess)
+    return f, df_within
+
+
 def chi_squared(
-    table: Floats, names: Sequence[Sequence[str]], *, correction: bool
+    table: Floats,
+    names: Sequence[Sequence[str]],
+    *,
+    correction: bool,
 ) -> Quantities:
     """Pearson's test of independence; a table of two by two is corrected for continuity
     (Yates) unless `correction` is false, and has Fisher's p (two-sided, by
@@ -159,36 +250,50 @@ def chi_squared(
     V is of the statistic without correction.
     """
     is_small = table.shape == (2, 2)
-    tested = stats.chi2_contingency(table, correction=correction and is_small)
+    is_corrected = correction and is_small
+    tested = stats.chi2_contingency(table, correction=is_corrected)
     plain = stats.chi2_contingency(table, correction=False)
     n = float(table.sum())
+    n_fewest = min(table.shape)
+    most = n * (n_fewest - 1)
+    cramer_v = math.sqrt(plain.statistic / most)
     found: Quantities = [
         ("chi2", float(tested.statistic)),
         ("df", float(tested.dof)),
         ("p", float(tested.pvalue)),
-        ("cramer_v", math.sqrt(plain.statistic / (n * (min(table.shape) - 1)))),
+        ("cramer_v", cramer_v),
         ("n", n),
     ]
     if is_small:
         found += _odds(table)
     for i, row in enumerate(names[0]):
         for j, column in enumerate(names[1]):
-            found.append((f"n[{row}, {column}]", float(table[i, j])))
+            cell = f"[{row}, {column}]"
+            count = float(table[i, j])
             expected = float(tested.expected_freq[i, j])
-            found.append((f"expected[{row}, {column}]", expected))
+            found.append((f"n{cell}", count))
+            found.append((f"expected{cell}", expected))
     return found
 
 
 def _odds(table: Floats) -> Quantities:
-    found: Quantities = [("fisher_p", float(stats.fisher_exact(table).pvalue))]
+    fisher = stats.fisher_exact(table)
+    found: Quantities = [("fisher_p", float(fisher.pvalue))]
     # With an empty cell neither the ratio nor its interval is finite.
     if (table > 0).all():
         (a, b), (c, d) = table.tolist()
-        log_ratio = math.log(a * d / (b * c))
-        half = float(stats.norm.ppf(LEVEL)) * math.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
-        found.append(("odds_ratio", a * d / (b * c)))
-        found.append(("low", math.exp(log_ratio - half)))
-        found.append(("high", math.exp(log_ratio + half)))
+        ratio = a * d / (b * c)
+        log_ratio = math.log(ratio)
+        quantile = stats.norm.ppf(LEVEL)
+        variance = 1 / a + 1 / b + 1 / c + 1 / d
+        half = float(quantile) * math.sqrt(variance)
+        low = math.exp(log_ratio - half)
+        high = math.exp(log_ratio + half)
+        found += [
+            ("odds_ratio", ratio),
+            ("low", low),
+            ("high", high),
+        ]
     return found
 
 
@@ -202,24 +307,38 @@ def trend(table: Floats, scores: Floats) -> Quantities:
     share for a score, by weighted least squares.
     """
     of_score = table.sum(axis=1)
+    of_second = table[:, 1]
     n = float(of_score.sum())
-    share = float(table[:, 1].sum()) / n
-    centred = scores - float((of_score * scores).sum()) / n
-    spread = float((of_score * centred**2).sum())
+    share = float(of_second.sum()) / n
+    weighted = of_score * scores
+    mean_score = float(weighted.sum()) / n
+    # About the mean score: the difference of two large sums would lose digits.
+    centred = scores - mean_score
+    squares = of_score * centred**2
+    spread = float(squares.sum())
     _check_varies(spread * share * (1 - share))
-    moved = float((centred * table[:, 1]).sum())
-    z = moved / math.sqrt(share * (1 - share) * spread)
+
+    products = centred * of_second
+    moved = float(products.sum())
+    variance = share * (1 - share) * spread
+    z = moved / math.sqrt(variance)
+    chi2 = z**2
+    tail = stats.chi2.sf(chi2, 1)
+    slope = moved / spread
     return [
-        ("chi2", z**2),
+        ("chi2", chi2),
         ("df", 1.0),
-        ("p", float(stats.chi2.sf(z**2, 1))),
+        ("p", float(tail)),
         ("z", z),
-        ("slope", moved / spread),
+        ("slope", slope),
         ("n", n),
     ]
 
 
-def mann_whitney(table: Floats, names: tuple[str, str]) -> Quantities:
+def mann_whitney(
+    table: Floats,
+    names: tuple[str, str],
+) -> Quantities:
     """Mann and Whitney's test of two groups from how often each has each value.
 
     table: float64 (k, 2), the values rising. U of the first group is the number of pairs
@@ -228,23 +347,39 @@ def mann_whitney(table: Floats, names: tuple[str, str]) -> Quantities:
     (N + 1 - sum (t_i^3 - t_i) / (N (N - 1))); z is corrected for continuity, p is the
     normal's, as SciPy's asymptotic one. `probability` is U / (n1 n2).
     """
-    first, second = table[:, 0], table[:, 1]
-    n1, n2 = float(first.sum()), float(second.sum())
+    first = table[:, 0]
+    second = table[:, 1]
+    n1 = float(first.sum())
+    n2 = float(second.sum())
     n = n1 + n2
     below = np.cumsum(second) - second
-    u = float((first * (below + second / 2)).sum())
+    pairs_won = first * (below + second / 2)
+    u = float(pairs_won.sum())
+
     of_value = table.sum(axis=1)
-    ties = float((of_value**3 - of_value).sum())
-    variance = n1 * n2 / 12 * (n + 1 - ties / (n * (n - 1)))
+    # In float64: the cube of some 2.1 million rows is beyond int64.
+    tied = of_value**3 - of_value
+    ties = float(tied.sum())
+    tied_share = ties / (n * (n - 1))
+    variance = n1 * n2 / 12 * (n + 1 - tied_share)
     _check_varies(variance)
-    away = max(abs(u - n1 * n2 / 2) - 0.5, 0.0)
-    z = math.copysign(away / math.sqrt(variance), u - n1 * n2 / 2)
+
+    deviation = u - n1 * n2 / 2
+    # At most to 0: the correction must not turn the sign.
+    away = max(abs(deviation) - 0.5, 0.0)
+    size = away / math.sqrt(variance)
+    z = math.copysign(size, deviation)
+    tail = stats.norm.sf(abs(z))
+    p = min(2 * tail, 1.0)
+    n_pairs = n1 * n2
+    first_name, second_name = names
     return [
         ("U", u),
         ("z", z),
-        ("p", float(min(2 * stats.norm.sf(abs(z)), 1.0))),
-        ("probability", u / (n1 * n2)),
-        *[(f"n[{name}]", n_rows) for name, n_rows in zip(names, (n1, n2), strict=True)],
+        ("p", float(p)),
+        ("probability", u / n_pairs),
+        (f"n[{first_name}]", n1),
+        (f"n[{second_name}]", n2),
         ("n", n),
     ]
 
@@ -258,24 +393,36 @@ def kruskal(table: Floats, names: Sequence[str]) -> Quantities:
     epsilon2 is H / (N - 1).
     """
     of_value = table.sum(axis=1)
+    of_group = table.sum(axis=0)
     n = float(of_value.sum())
-    ties = float((of_value**3 - of_value).sum())
+    tied = of_value**3 - of_value
+    ties = float(tied.sum())
     spread = 1 - ties / (n**3 - n)
     _check_varies(spread)
-    ranks = np.cumsum(of_value) - (of_value - 1) / 2
-    of_group = table.sum(axis=0)
+
+    half_tied = (of_value - 1) / 2
+    ranks = np.cumsum(of_value) - half_tied
     # About the mean rank, so that large numbers do not cancel.
-    centred = ((ranks - (n + 1) / 2)[:, None] * table).sum(axis=0)
-    h = 12 / (n * (n + 1)) * float((centred**2 / of_group).sum()) / spread
+    away = ranks - (n + 1) / 2
+    of_rows = away[:, None] * table
+    centred = of_rows.sum(axis=0)
+    squares = centred**2 / of_group
+    between = float(squares.sum())
+    factor = 12 / (n * (n + 1))
+    h = factor * between / spread
+    epsilon2 = h / (n - 1)
     df = len(names) - 1
-    return [
+    tail = stats.chi2.sf(h, df)
+    found: Quantities = [
         ("H", h),
         ("df", float(df)),
-        ("p", float(stats.chi2.sf(h, df))),
-        ("epsilon2", h / (n - 1)),
-        *[(f"n[{name}]", float(k)) for name, k in zip(names, of_group, strict=True)],
-        ("n", n),
+        ("p", float(tail)),
+        ("epsilon2", epsilon2),
     ]
+    for name, n_rows in zip(names, of_group, strict=True):
+        found.append((f"n[{name}]", float(n_rows)))
+    found.append(("n", n))
+    return found
 
 
 def correlation_test(moments: JointMoments, *, least_df: int) -> Quantities:
@@ -289,17 +436,25 @@ def correlation_test(moments: JointMoments, *, least_df: int) -> Quantities:
         raise ValueError(
             "A column does not vary, so that its correlation has no value."
         )
+    # Of three rows Fisher's interval would divide by 0, as t does where |r| is 1.
     if df < 2 or abs(r) == 1:
         raise ValueError("The rows lie on one line, so that a test has no value.")
-    t = r * math.sqrt(df / ((1 - r) * (1 + r)))
-    half = float(stats.norm.ppf(LEVEL)) / math.sqrt(df - 1)
+
+    # Not 1 - r^2, which loses digits where r is near 1.
+    unexplained = (1 - r) * (1 + r)
+    t = r * math.sqrt(df / unexplained)
+    quantile = stats.norm.ppf(LEVEL)
+    half = float(quantile) / math.sqrt(df - 1)
+    middle = math.atanh(r)
+    low = math.tanh(middle - half)
+    high = math.tanh(middle + half)
     return [
         ("t", t),
         ("df", float(df)),
-        ("p", 2 * float(stats.t.sf(abs(t), df))),
+        ("p", _p_of_t(t, df)),
         ("r", r),
-        ("low", math.tanh(math.atanh(r) - half)),
-        ("high", math.tanh(math.atanh(r) + half)),
+        ("low", low),
+        ("high", high),
         ("n", float(moments.n)),
     ]
 
@@ -313,5 +468,6 @@ def check_df(df: int, least: int) -> None:
 
 
 def _check_varies(spread: float) -> None:
+    # Not `<= 0`, which NaN would pass.
     if not spread > 0:
         raise ValueError("The values do not vary, so that a test has no value.")

@@ -66,11 +66,13 @@ def curve(
     greenwood = 0.0
     is_exact = True
     points = [Point(0.0, EXACT, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, n, 0, 0)]
+    # Who is last seen beyond the last edge counts in n only: the zip ends before.
     for edge, d, c in zip(edges, events, censored, strict=False):
         if d:
             is_exact = is_exact and c == 0
             exposed = n - c / 2
             survival *= 1 - d / exposed
+            # Never by 0: those d are among the n - c.
             lower *= 1 - d / (n - c)
             upper *= 1 - d / n
             # At 0 there is no error that could be told.

@@ -52,14 +52,18 @@ def keys_of(values: Floats) -> Ints:
     [-1, 0, 0, 1]
     """
     check_finite("values", values)
-    bits = np.ascontiguousarray(values, dtype=np.float64).view(np.int64)
-    return np.where(bits < 0, _SIGN - bits, bits)
+    doubles = np.ascontiguousarray(values, dtype=np.float64)
+    bits = doubles.view(np.int64)
+    is_negative = bits < 0
+    return np.where(is_negative, _SIGN - bits, bits)
 
 
 def values_of(keys: Ints) -> Floats:
     """Inverse of `keys_of`."""
     keys = np.asarray(keys, dtype=np.int64)
-    return np.where(keys < 0, _SIGN - keys, keys).view(np.float64)
+    is_negative = keys < 0
+    bits = np.where(is_negative, _SIGN - keys, keys)
+    return bits.view(np.float64)
 
 
 _LARGEST_DOUBLE = np.finfo(np.float64).max
@@ -127,7 +131,12 @@ class Search:
             least, most = LEAST_WHOLE, MOST_WHOLE
         else:
             least, most = _LEAST_KEY, _MOST_KEY
-        everything = Bracket(least, most + 1, n_below=0, n_within=n_rows)
+        everything = Bracket(
+            least,
+            most + 1,
+            n_below=0,
+            n_within=n_rows,
+        )
         self.brackets = dict.fromkeys(ranks, everything)
         self._stopped: set[int] = set()
         # Too few rows to say anything of: no rank is searched for.
@@ -158,22 +167,34 @@ class Search:
         in_order_of_keys = [known[key] for key in sorted(known)]
         if in_order_of_keys != sorted(in_order_of_keys):
             raise ValueError("The counts do not rise with the pivots.")
-        for rank in set(self.brackets) - self._stopped:
+        going_on = set(self.brackets) - self._stopped
+        for rank in going_on:
             self._narrow_one(rank, known)
         self._n_rounds += 1
 
     def found(self, rank: int) -> Found:
         """The value of a rank: exact, or by the rank's place within its bracket."""
         bracket = self.brackets[rank]
-        ends = self._values([bracket.low, bracket.high - 1])
+        last = bracket.high - 1
+        ends = self._values([bracket.low, last])
         low, high = ends.tolist()
-        if bracket.high - bracket.low == 1:
-            return Found(low, is_exact=True, low=low, high=high)
+        if bracket.low == last:
+            return Found(
+                value=low,
+                is_exact=True,
+                low=low,
+                high=high,
+            )
         # Its rows as if they lay evenly, each in the middle of its part.
         place = rank - bracket.n_below
         share = (2 * place + 1) / (2 * bracket.n_within)
         middle = interpolated(low, high, share)
-        return Found(middle, is_exact=False, low=low, high=high)
+        return Found(
+            value=middle,
+            is_exact=False,
+            low=low,
+            high=high,
+        )
 
     def _values(self, keys: Sequence[int]) -> Pivots:
         if self.whole:
@@ -189,12 +210,17 @@ class Search:
                 continue
             width = bracket.high - bracket.low
             for section in range(1, SECTIONS):
-                keys.add(bracket.low + width * section // SECTIONS)
+                offset = width * section // SECTIONS
+                keys.add(bracket.low + offset)
             # Their counts are known; a narrow bracket has sections without a key.
             keys -= {bracket.low, bracket.high}
         return sorted(keys)
 
-    def _narrow_one(self, rank: int, known: dict[int, int]) -> None:
+    def _narrow_one(
+        self,
+        rank: int,
+        known: dict[int, int],
+    ) -> None:
         """The smallest run of sections around the rank that holds min_rows rows."""
         old = self.brackets[rank]
         keys = [key for key in sorted(known) if old.low <= key <= old.high]
@@ -206,16 +232,19 @@ class Search:
         # Fewer than min_rows rows are not singled out: the section takes in the
         # neighbour of more rows.
         while counts[right] - counts[left] < self.min_rows:
+            before = left - 1
+            behind = right + 1
             gain_left = -1
-            if left > 0:
-                gain_left = counts[left] - counts[left - 1]
+            if before >= 0:
+                gain_left = counts[left] - counts[before]
             gain_right = -1
-            if right + 1 < len(keys):
-                gain_right = counts[right + 1] - counts[right]
+            if behind < len(keys):
+                gain_right = counts[behind] - counts[right]
+            # A bracket has min_rows rows or more, so that one side has a neighbour.
             if gain_left >= gain_right:
-                left -= 1
+                left = before
             else:
-                right += 1
+                right = behind
         new = Bracket(
             low=keys[left],
             high=keys[right],
@@ -223,13 +252,17 @@ class Search:
             n_within=counts[right] - counts[left],
         )
         self.brackets[rank] = new
+        old_width = old.high - old.low
         width = new.high - new.low
-        is_halved = 2 * width <= old.high - old.low
+        is_halved = 2 * width <= old_width
         if width == 1 or not is_halved:
             self._stopped.add(rank)
 
 
-def quantile_ranks(q: float, n_rows: int) -> tuple[int, int, float]:
+def quantile_ranks(
+    q: float,
+    n_rows: int,
+) -> tuple[int, int, float]:
     """The two ranks between which the q-quantile lies, and its place between them.
 
     It is numpy's method "linear". In doubles, as numpy computes them, so that the
@@ -251,22 +284,33 @@ def quantile_ranks(q: float, n_rows: int) -> tuple[int, int, float]:
     return low, high, share
 
 
-def interpolated(low: float, high: float, share: float) -> float:
+def interpolated(
+    low: float,
+    high: float,
+    share: float,
+) -> float:
     """low + share (high - low) from the nearer end, as numpy does.
 
     Rounded once where the difference overflows.
     """
     difference = high - low
     if isinf(difference):
-        exact_difference = Fraction(high) - Fraction(low)
-        exact = Fraction(low) + Fraction(share) * exact_difference
+        exact_low = Fraction(low)
+        exact_difference = Fraction(high) - exact_low
+        exact = exact_low + Fraction(share) * exact_difference
         return nearest(exact)
     if share < 0.5:
         return low + difference * share
-    return high - difference * (1 - share)
+    rest = 1 - share
+    return high - difference * rest
 
 
-def interpolated_whole(low: int, high: int, q: float, n_rows: int) -> Number:
+def interpolated_whole(
+    low: int,
+    high: int,
+    q: float,
+    n_rows: int,
+) -> Number:
     """The q-quantile between two whole numbers, with all its digits.
 
     They are those at the ranks of `quantile_ranks`. Up to 2^53 both are doubles, and
@@ -280,9 +324,12 @@ def interpolated_whole(low: int, high: int, q: float, n_rows: int) -> Number:
     ValueError as `quantile_ranks`.
     """
     rank, _, share = quantile_ranks(q, n_rows)
-    if max(abs(low), abs(high)) <= LARGEST_WHOLE:
+    largest = max(abs(low), abs(high))
+    if largest <= LARGEST_WHOLE:
         return interpolated(float(low), float(high), share)
-    exact_share = Fraction(repr(float(q))) * (n_rows - 1) - rank
+    written_q = Fraction(repr(float(q)))
+    exact_share = written_q * (n_rows - 1) - rank
     # The rank was found in doubles, which may have rounded the place over a neighbour.
-    within = min(max(exact_share, Fraction(0)), Fraction(1))
+    at_least_0 = max(exact_share, Fraction(0))
+    within = min(at_least_0, Fraction(1))
     return told(low + within * (high - low))

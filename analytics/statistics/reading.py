@@ -61,7 +61,9 @@ def parse_expression(
     >>> parse_expression("df1.price * df2.units", {"df1": None, "df2": None}).columns
     (('df1', 'price'), ('df2', 'units'))
     """
-    root = Reader(columns).read(syntax_tree(text, ALLOWED))
+    reader = Reader(columns)
+    tree = syntax_tree(text, ALLOWED)
+    root = reader.read(tree)
     check_digits(root)
     if not root.aliases and not root.has_aggregate:
         raise ExpressionError(
@@ -76,7 +78,10 @@ def parse_expression(
 
 
 def compare_sum(
-    columns: Collection[tuple[str, str]], comparison: str, *, threshold: Fraction
+    columns: Collection[tuple[str, str]],
+    comparison: str,
+    *,
+    threshold: Fraction,
 ) -> Expression:
     """Per joined row: does the sum of one column of each alias reach `threshold`?
 
@@ -92,7 +97,8 @@ def compare_sum(
         )
     summands = [Node("column", value=pair) for pair in columns]
     total = reduce(add, summands)
-    compared = COMPARISONS[comparison](total, constant(threshold))
+    compare = COMPARISONS[comparison]
+    compared = compare(total, constant(threshold))
     return Expression(compared)
 
 
@@ -130,7 +136,12 @@ def _check_text(text: str) -> None:
 
 def _nesting(text: str) -> int:
     """The most brackets and cases that are open at once."""
-    steps = {"(": 1, "case": 1, ")": -1, "end": -1}
+    steps = {
+        "(": 1,
+        "case": 1,
+        ")": -1,
+        "end": -1,
+    }
     depth = 0
     deepest = 0
     for word in re.findall(r"[()]|\w+", text.lower()):
@@ -216,7 +227,11 @@ COMPARISON_TYPES = {
     exp.LTE: "<=",
     exp.GTE: ">=",
 }
-_AGGREGATE_TYPES = {exp.Sum: "sum", exp.Avg: "avg", exp.Variance: "var"}
+_AGGREGATE_TYPES = {
+    exp.Sum: "sum",
+    exp.Avg: "avg",
+    exp.Variance: "var",
+}
 
 
 class Reader:
@@ -321,7 +336,8 @@ class Reader:
         left = self.of_rows(self.number(tree.this))
         right = self.of_rows(self.number(tree.expression))
         comparison = COMPARISON_TYPES[type(tree)]
-        return COMPARISONS[comparison](left, right)
+        compared = COMPARISONS[comparison]
+        return compared(left, right)
 
     def _column(self, tree: Any) -> Node:
         table = tree.args.get("table")
@@ -349,13 +365,15 @@ class Reader:
         return Node("column", value=(alias, column))
 
     def case(self, tree: Any) -> Node:
-        conditions = [self.condition(tree, part) for part in tree.args["ifs"]]
-        results = [part.args["true"] for part in tree.args["ifs"]]
+        branches = tree.args["ifs"]
         default = tree.args.get("default")
+        conditions = [self.condition(tree, part) for part in branches]
+        results = [part.args["true"] for part in branches]
         if default is not None:
             results.append(default)
         values = [self.of_rows(self.read(result)) for result in results]
-        if len({value.is_boolean for value in values}) > 1:
+        kinds = {value.is_boolean for value in values}
+        if len(kinds) > 1:
             raise ExpressionError(
                 "A case gives numbers and comparisons.",
                 "Let all its branches give numbers.",
@@ -383,10 +401,12 @@ class Reader:
         return Node("=", (left, right))
 
     def _aggregate(self, tree: Any) -> Node:
-        return self._over(_AGGREGATE_TYPES[type(tree)], tree.this)
+        op = _AGGREGATE_TYPES[type(tree)]
+        return self._over(op, tree.this)
 
     def _anonymous(self, tree: Any) -> Node:
-        if str(tree.this).lower() != "var" or len(tree.expressions) != 1:
+        name = str(tree.this).lower()
+        if name != "var" or len(tree.expressions) != 1:
             raise no_function(self.allowed)
         return self._over("var", tree.expressions[0])
 
@@ -410,20 +430,25 @@ class Reader:
 
 
 def literal(tree: Any) -> Node:
-    if tree.is_string or not _NUMBER.fullmatch(str(tree.this)):
+    text = str(tree.this)
+    if tree.is_string or not _NUMBER.fullmatch(text):
         raise ExpressionError(
             "The expression holds a constant that is no decimal number.",
             "Write 1.5 or 2e6.",
         )
-    digits, _, exponent = str(tree.this).lower().partition("e")
+    digits, _, exponent = text.lower().partition("e")
     power = int(exponent or 0)
     if abs(power) > MOST_DIGITS:
         raise _too_many_digits()
     number = Fraction(digits.rstrip("."))
-    return constant(number * Fraction(10) ** power)
+    factor = Fraction(10) ** power
+    return constant(number * factor)
 
 
-def unnested(tree: Any, kinds: tuple[type, ...]) -> tuple[Any, list[tuple[type, Any]]]:
+def unnested(
+    tree: Any,
+    kinds: tuple[type, ...],
+) -> tuple[Any, list[tuple[type, Any]]]:
     """((a . b) . c) . d as a and [(type, b), (type, c), (type, d)]."""
     others: list[tuple[type, Any]] = []
     while type(tree) in kinds:
@@ -459,7 +484,8 @@ def divide(left: Node, right: Node) -> Node:
             raise ExpressionError(
                 "The expression divides by the constant zero.", "Give another divisor."
             )
-        return multiply(left, constant(1 / right.value))
+        factor = constant(1 / right.value)
+        return multiply(left, factor)
     node = Node("/", (left, right))
     if node.depth > DEEPEST:
         raise too_deep()

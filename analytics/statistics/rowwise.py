@@ -16,72 +16,32 @@ party, the second at one hospital.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analytics.statistics.expression import ExpressionError, Node
+from analytics.statistics.kinds import (
+    QUOTIENT_BITS,
+    QUOTIENT_FRACTION_BITS,
+    Fixed,
+    common_kind,
+    kind_of,
+    multiplier,
+    name,
+    results,
+    sign_of,
+)
 
 Bools = NDArray[np.bool_]
-QUOTIENT_BITS = 192
-QUOTIENT_FRACTION_BITS = 128
 _ALL_DOUBLES_FROM = 2.0 ** (53 - QUOTIENT_FRACTION_BITS)
 """Doubles from here on are multiples of 2^-128; a smaller quotient is rounded to a
 multiple of that.
 """
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """A column's numbers are integers / (2^two 5^five), |integer| < 2^bits.
-
-    DECIMAL(p, s) is Fixed(s, s, ceil(p log2 10)), an integer of k bits Fixed(0, 0, k),
-    a double Fixed(128, 0, 192).
-    """
-
-    two: int
-    five: int
-    bits: int
-    # some may be missing; a column that cannot miss a value takes fewer joint products
-    nullable: bool = True
-
-    def __post_init__(self) -> None:
-        are_powers_in_range = 0 <= self.two <= 2000 and 0 <= self.five <= 2000
-        are_bits_in_range = 1 <= self.bits <= 4000
-        if not are_powers_in_range or not are_bits_in_range:
-            raise ExpressionError(
-                "A column's type has digits outside of what is computed.",
-                "Give it fewer digits.",
-            )
-
-    @classmethod
-    def decimal(
-        cls, digits: int, fraction_digits: int, *, nullable: bool = True
-    ) -> Fixed:
-        largest = 10**digits - 1
-        return cls(
-            two=fraction_digits,
-            five=fraction_digits,
-            bits=largest.bit_length(),
-            nullable=nullable,
-        )
-
-    @property
-    def scale(self) -> Fraction:
-        return Fraction(1, 2**self.two * 5**self.five)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A number is an integer, at most `bound` in size, times `scale` > 0."""
-
-    scale: Fraction
-    bound: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +53,9 @@ class Column:
     valid: Bools  # which rows have a value
 
     def __getitem__(self, rows: slice) -> Column:
-        return Column(self.values[rows], self.valid[rows])
+        values = self.values[rows]
+        valid = self.valid[rows]
+        return Column(values, valid)
 
 
 @dataclass(frozen=True)
@@ -104,80 +66,6 @@ class Computed:
     values: NDArray[Any]
     valid: Bools  # which rows have a value
     divided_by_zero: Bools  # which of the others have none for that reason
-
-
-def name(node: Node) -> str:
-    """alias.column of a column's node."""
-    alias, column = node.value
-    return f"{alias}.{column}"
-
-
-def kind_of(node: Node, types: Mapping[str, Fixed]) -> Kind:
-    """Scale and bound of a number. KeyError for a column without a type."""
-    match node.op:
-        case "column":
-            fixed = types[name(node)]
-            return Kind(fixed.scale, 2**fixed.bits - 1)
-        case "constant":
-            size = abs(node.value) or Fraction(1)  # the scale of zero is 1
-            return Kind(size, abs(sign_of(node.value)))
-        case "indicator":
-            return Kind(Fraction(1), 1)
-        case "/":
-            return Kind(Fraction(1, 2**QUOTIENT_FRACTION_BITS), 2**QUOTIENT_BITS - 1)
-        case "*":
-            kinds = [kind_of(arg, types) for arg in node.args]
-            scale = math.prod((kind.scale for kind in kinds), start=Fraction(1))
-            bound = math.prod(kind.bound for kind in kinds)
-            return Kind(scale, bound)
-        case "+":
-            return _common([kind_of(arg, types) for arg in node.args], sum)
-        case "case":
-            return _common([kind_of(arg, types) for arg in results(node)], max)
-    raise ExpressionError(
-        f"{node.op} is no number of a row.", "Use it where a comparison belongs."
-    )
-
-
-def results(case: Node) -> tuple[Node, ...]:
-    """What a case can give: its branches and its else."""
-    n_branches = len(case.args) // 2
-    branches = case.args[1 : 2 * n_branches : 2]
-    default = case.args[2 * n_branches :]  # one, or none
-    return (*branches, *default)
-
-
-def sign_of(value: Fraction) -> int:
-    """1, 0 or -1: the integer of a constant, whose size is its scale."""
-    if value > 0:
-        return 1
-    return -1 if value < 0 else 0
-
-
-def multiplier(kind: Kind, into: Kind) -> int:
-    """The integer by which one of scale `kind` becomes one of scale `into`.
-
-    That scale divides the other.
-    """
-    return int(kind.scale / into.scale)
-
-
-def can_be_missing(node: Node, types: Mapping[str, Fixed]) -> bool:
-    """Whether a row may have no value.
-
-    By a nullable column, a division by a column or a case without else.
-    """
-    match node.op:
-        case "column":
-            return types[name(node)].nullable
-        case "valid":
-            return False
-        case "/":
-            return True
-    is_without_else = node.op == "case" and len(node.args) % 2 == 0
-    if is_without_else:
-        return True
-    return any(can_be_missing(arg, types) for arg in node.args)
 
 
 def compute(
@@ -196,7 +84,8 @@ def compute(
     Disclosure: runs inside one hospital on its own rows; nothing of it leaves but as a
     share.
     """
-    done = _Sheet(columns, types, n_rows).compute(node)
+    sheet = _Sheet(columns, types, n_rows)
+    done = sheet.compute(node)
     # A zero of the values' own type, so that they keep it.
     zero: Any = 0
     if done.values.dtype != object:
@@ -205,27 +94,14 @@ def compute(
     return Computed(values, done.valid, done.divided_by_zero)
 
 
-def _common(kinds: Sequence[Kind], combine: Callable[[list[int]], int]) -> Kind:
-    """The largest scale at which all kinds are integers, with their bounds combined.
-
-    They are combined at that scale, by sum or max.
-    """
-    scale = reduce(_gcd, [kind.scale for kind in kinds])
-    bounds = [kind.bound * int(kind.scale / scale) for kind in kinds]
-    return Kind(scale, combine(bounds))
-
-
-def _gcd(a: Fraction, b: Fraction) -> Fraction:
-    """The largest number that both are whole multiples of."""
-    numerator = math.gcd(a.numerator * b.denominator, b.numerator * a.denominator)
-    return Fraction(numerator, a.denominator * b.denominator)
-
-
 class _Sheet:
     """The columns of some rows, and what is computed of them."""
 
     def __init__(
-        self, columns: Mapping[str, Column], types: Mapping[str, Fixed], n_rows: int
+        self,
+        columns: Mapping[str, Column],
+        types: Mapping[str, Fixed],
+        n_rows: int,
     ) -> None:
         self._columns = columns
         self._types = types
@@ -250,12 +126,23 @@ class _Sheet:
             case "valid":
                 return Computed(valid, self._full(True), zeros)
             case "/":
-                return self._quotient(node, parts, valid, zeros)
+                return self._quotient(
+                    node,
+                    parts,
+                    valid,
+                    zeros,
+                )
             case "=" | "<":
-                return Computed(self._compared(node, parts), valid, zeros)
-        return Computed(self._values(node, parts), valid, zeros)
+                compared = self._compared(node, parts)
+                return Computed(compared, valid, zeros)
+        values = self._values(node, parts)
+        return Computed(values, valid, zeros)
 
-    def _values(self, node: Node, parts: Sequence[Computed]) -> Any:
+    def _values(
+        self,
+        node: Node,
+        parts: Sequence[Computed],
+    ) -> Any:
         match node.op:
             case "+":
                 return self._total(node.args, parts)
@@ -264,9 +151,11 @@ class _Sheet:
             case "indicator":
                 return parts[0].values.astype(np.int64)
             case "and":
-                return np.all([part.values for part in parts], axis=0)
+                values = [part.values for part in parts]
+                return np.all(values, axis=0)
             case "or":
-                return np.any([part.values for part in parts], axis=0)
+                values = [part.values for part in parts]
+                return np.any(values, axis=0)
             case "not":
                 return ~parts[0].values
         raise ExpressionError(
@@ -286,8 +175,8 @@ class _Sheet:
                 "Announce it as nullable.",
             )
         values = np.where(column.valid, column.values, 0)
-        beyond = (values > bound) | (values < -bound)
-        if beyond.any():
+        is_beyond = (values > bound) | (values < -bound)
+        if is_beyond.any():
             raise ExpressionError(
                 f"{column_name} holds larger numbers than its type.",
                 "Give the type more digits.",
@@ -314,16 +203,22 @@ class _Sheet:
         parts: Sequence[Computed],
     ) -> NDArray[Any]:
         # As wide as any product of some of the factors may become.
-        bounds = [kind_of(node, self._types).bound for node in nodes]
-        large = math.prod(max(1, bound) for bound in bounds)
+        large = 1
+        for node in nodes:
+            kind = kind_of(node, self._types)
+            large *= max(1, kind.bound)
         product = _wide(parts[0].values, large)
         for part in parts[1:]:
             product = product * _wide(part.values, large)
         return product
 
-    def _total(self, nodes: Sequence[Node], parts: Sequence[Computed]) -> NDArray[Any]:
+    def _total(
+        self,
+        nodes: Sequence[Node],
+        parts: Sequence[Computed],
+    ) -> NDArray[Any]:
         kinds = [kind_of(node, self._types) for node in nodes]
-        into = _common(kinds, sum)
+        into = common_kind(kinds, sum)
         lifts = [multiplier(kind, into) for kind in kinds]
         large = 0
         for kind, lift in zip(kinds, lifts, strict=True):
@@ -334,9 +229,15 @@ class _Sheet:
             total = total + _wide(part.values, large) * lift
         return total
 
-    def _compared(self, node: Node, parts: Sequence[Computed]) -> NDArray[Any]:
+    def _compared(
+        self,
+        node: Node,
+        parts: Sequence[Computed],
+    ) -> NDArray[Any]:
         left, right = parts
-        opposite = replace(right, values=_negative(right.values))
+        negative = _negative(right.values)
+        opposite = replace(right, values=negative)
+        # Brought to one scale first: integers of two scales say nothing of each other.
         difference = self._total(node.args, [left, opposite])
         if node.op == "=":
             compared = difference == 0
@@ -345,26 +246,42 @@ class _Sheet:
         return np.asarray(compared, dtype=bool)
 
     def _quotient(
-        self, node: Node, parts: Sequence[Computed], valid: Bools, zeros: Bools
+        self,
+        node: Node,
+        parts: Sequence[Computed],
+        valid: Bools,
+        zeros: Bools,
     ) -> Computed:
         """x / y = (x's integer * x's scale) / (y's integer * y's scale), as a quotient
         of integers.
         """
-        over, under = [kind_of(arg, self._types).scale for arg in node.args]
+        kinds = [kind_of(arg, self._types) for arg in node.args]
+        over, under = [kind.scale for kind in kinds]
+        above = over.numerator * under.denominator
+        below = over.denominator * under.numerator
         x, y = [part.values for part in parts]
-        dividends = x.astype(object) * (over.numerator * under.denominator)
-        divisors = y.astype(object) * (over.denominator * under.numerator)
+        # Python's integers: times their scales the numbers outgrow 64 bits.
+        dividends = x.astype(object) * above
+        divisors = y.astype(object) * below
         is_nonzero = np.asarray(y != 0, dtype=bool)
         exists = valid & is_nonzero
         quotients: list[int] = []
-        rows = zip(dividends.tolist(), divisors.tolist(), exists.tolist(), strict=True)
+        rows = zip(
+            dividends.tolist(),
+            divisors.tolist(),
+            exists.tolist(),
+            strict=True,
+        )
         for dividend, divisor, is_there in rows:
-            quotient = _nearest(dividend, divisor) if is_there else 0
+            quotient = 0
+            if is_there:
+                quotient = _nearest(dividend, divisor)
             quotients.append(quotient)
+        is_by_zero = valid & ~is_nonzero
         return Computed(
             values=np.array(quotients, dtype=object),
             valid=exists,
-            divided_by_zero=zeros | (valid & ~is_nonzero),
+            divided_by_zero=zeros | is_by_zero,
         )
 
     def _case(self, node: Node) -> Computed:
@@ -375,7 +292,8 @@ class _Sheet:
         branches = [self.compute(result) for result in results(node)]
         lifts = [self._lift(node, result) for result in results(node)]
         n_conditions = len(node.args) // 2
-        conditions = [self.compute(arg) for arg in node.args[: 2 * n_conditions : 2]]
+        asked = node.args[: 2 * n_conditions : 2]
+        conditions = [self.compute(arg) for arg in asked]
         bound = 1
         values: NDArray[Any] = np.zeros(self._n_rows, dtype=bool)
         if not node.is_boolean:
@@ -404,13 +322,18 @@ class _Sheet:
         """The multiplier from a branch's scale to the case's."""
         if node.is_boolean:
             return 1
-        return multiplier(kind_of(result, self._types), kind_of(node, self._types))
+        kind = kind_of(result, self._types)
+        into = kind_of(node, self._types)
+        return multiplier(kind, into)
 
     def _full(self, value: bool) -> Bools:
         return np.full(self._n_rows, value)
 
 
-def _wide(values: NDArray[Any], bound: int) -> NDArray[Any]:
+def _wide(
+    values: NDArray[Any],
+    bound: int,
+) -> NDArray[Any]:
     """int64 where no value beyond `bound` can arise, else objects."""
     if bound < 2**63:
         return values.astype(np.int64)

@@ -15,7 +15,8 @@ from analytics.arrays import Floats
 
 
 def of_means(
-    means: tuple[float, float], variances: tuple[float, float]
+    means: tuple[float, float],
+    variances: tuple[float, float],
 ) -> float | None:
     """|m1 - m2| / sqrt((s1^2 + s2^2) / 2); None where neither group varies.
 
@@ -24,13 +25,20 @@ def of_means(
     >>> of_means((4.0, 2.0), (5.0, 3.0))
     1.0
     """
-    spread = (variances[0] + variances[1]) / 2
+    first, second = means
+    first_variance, second_variance = variances
+    spread = (first_variance + second_variance) / 2
+    # Not `<= 0`, which NaN would pass.
     if not spread > 0:
         return None
-    return abs(means[0] - means[1]) / sqrt(spread)
+    difference = abs(first - second)
+    return difference / sqrt(spread)
 
 
-def of_shares(first: Sequence[float], second: Sequence[float]) -> float | None:
+def of_shares(
+    first: Sequence[float],
+    second: Sequence[float],
+) -> float | None:
     """Of a category: sqrt((p - q)' S^-1 (p - q)), with p and q the shares of all levels
     but the first in the two groups, and S the mean of their multinomial covariances,
 
@@ -49,15 +57,21 @@ def of_shares(first: Sequence[float], second: Sequence[float]) -> float | None:
     p = np.asarray(first, dtype=np.float64)
     q = np.asarray(second, dtype=np.float64)
     is_there = p + q > 0
-    p, q = p[is_there][1:], q[is_there][1:]
+    # The shares of all levels add up to 1, so that S of all of them has no inverse.
+    p = p[is_there][1:]
+    q = q[is_there][1:]
     if not p.size:
         return 0.0
     covariance = (_multinomial(p) + _multinomial(q)) / 2
-    if np.linalg.matrix_rank(covariance) < p.size:
+    # By its rank: solve fails for an exact 0 alone, and rounding seldom leaves one.
+    rank = np.linalg.matrix_rank(covariance)
+    if rank < p.size:
         return None
     difference = p - q
-    squared = difference @ np.linalg.solve(covariance, difference)
-    return sqrt(max(float(squared), 0.0))
+    solved = np.linalg.solve(covariance, difference)
+    squared = float(difference @ solved)
+    # Rounding may leave a square of 0 just below it.
+    return sqrt(max(squared, 0.0))
 
 
 def _multinomial(p: Floats) -> Floats:

@@ -12,8 +12,17 @@ times,
 by hospital: people are compared with those of their own hospital alone, and the result is
 exact, as of one table with a column that says the hospital.
 
+Each time may weigh: its terms of U are times w, those of V times w^2, where w is
+
+    logrank              1
+    wilcoxon             n                       (Gehan 1965; Breslow 1970)
+    fleming_harrington   S^p (1 - S)^q           (Fleming and Harrington 1991)
+
+with n and S of the hospital's own rows, S the Kaplan-Meier estimate of all of them just
+before t, p and q each 0 or 1.
+
 U and V are whole numbers in units of 2^-FRACTION_BITS, each term rounded once, so that
-they are added exactly. Decision 86.
+they are added exactly. Decisions 86 and 93.
 """
 
 from __future__ import annotations
@@ -26,6 +35,7 @@ import numpy as np
 from scipy import stats
 
 from analytics.arrays import Floats, Ints
+from analytics.statistics import EventWeights
 from analytics.statistics.hypothesis_tests import Quantities
 
 FRACTION_BITS = 40
@@ -37,6 +47,76 @@ LEAST_PIVOT = Fraction(1, 10**9)
 
 
 @dataclass(frozen=True)
+class Weighting:
+    """By what each event time weighs; p and q of fleming_harrington."""
+
+    name: EventWeights = "logrank"
+    p: int = 0
+    q: int = 0
+
+
+EQUAL = Weighting()
+
+
+@dataclass(frozen=True)
+class EventTimes:
+    """One hospital's event times, in order, with the numbers of each group then."""
+
+    at_risk: Ints  # (m, n_groups)
+    events: Ints  # (m, n_groups)
+
+    def weights(self, weighting: Weighting) -> list[Fraction]:
+        """w of each time, exact but for S, which is rounded to a double at each time."""
+        n = self.at_risk.sum(axis=1)
+        if weighting.name == "wilcoxon":
+            counts = n.tolist()
+            return [Fraction(count) for count in counts]
+        if weighting.name == "logrank":
+            return [Fraction(1)] * len(n)
+        d = self.events.sum(axis=1)
+        after = np.cumprod(1 - d / n)
+        before = np.concatenate([[1.0], after])
+        S = before[: len(n)]
+        # 0 ** 0 is 1 for NumPy: p or q of 0 takes its factor out, also where S is 0.
+        of_alive = S**weighting.p
+        of_gone = (1 - S) ** weighting.q
+        found = of_alive * of_gone
+        values = found.tolist()
+        return [Fraction(value) for value in values]
+
+
+def event_times(
+    times: Floats,
+    is_event: Ints,
+    groups: Ints,
+    n_rows: Ints,
+    *,
+    n_groups: int,
+) -> EventTimes:
+    """Of lines that each stand for `n_rows` rows.
+
+    times, is_event (0 or 1), groups (0 to n_groups - 1), n_rows: (n_lines,).
+
+    Disclosure: single times' numbers at risk; they stay in the hospital.
+    """
+    distinct, place = np.unique(times, return_inverse=True)
+    cell = (place, groups)
+    shape = (distinct.size, n_groups)
+    leaving = np.zeros(shape, dtype=np.int64)
+    events = np.zeros(shape, dtype=np.int64)
+    np.add.at(leaving, cell, n_rows)
+    np.add.at(events, cell, n_rows * is_event)
+    backwards = leaving[::-1]
+    from_the_end = np.cumsum(backwards, axis=0)
+    at_risk = from_the_end[::-1]
+    has_event = events.any(axis=1)
+    return EventTimes(
+        at_risk=at_risk[has_event],
+        events=events[has_event],
+    )
+
+
+@dataclass(frozen=True)
 class LogRankSums:
     """U (n_groups) and V (n_groups, n_groups) of one hospital, in units of 1 / UNIT."""
 
@@ -44,29 +124,27 @@ class LogRankSums:
     covariances: list[list[int]]
 
 
-def log_rank_sums(
-    times: Floats, is_event: Ints, groups: Ints, n_rows: Ints, *, n_groups: int
-) -> LogRankSums:
-    """U and V over lines that each stand for `n_rows` rows.
-
-    times, is_event (0 or 1), groups (0 to n_groups - 1), n_rows: (n_lines,).
+def log_rank_sums(of_times: EventTimes, weighting: Weighting = EQUAL) -> LogRankSums:
+    """U and V of one hospital.
 
     Disclosure: sums over this hospital's rows; they leave sealed, as a part of a sum.
     """
-    distinct, place = np.unique(times, return_inverse=True)
-    leaving = np.zeros((distinct.size, n_groups), dtype=np.int64)
-    events = np.zeros((distinct.size, n_groups), dtype=np.int64)
-    np.add.at(leaving, (place, groups), n_rows)
-    np.add.at(events, (place, groups), n_rows * is_event)
-    at_risk = np.cumsum(leaving[::-1], axis=0)[::-1]
-
+    n_groups = of_times.at_risk.shape[1]
     scores = [0] * n_groups
     covariances = [[0] * n_groups for _ in range(n_groups)]
-    with_events = events.any(axis=1)
-    of_times = zip(at_risk[with_events], events[with_events], strict=True)
-    for at_time, died in of_times:
-        # Python's integers: products of counts outgrow 64 bits.
-        _add_time(scores, covariances, at_time.tolist(), died.tolist())
+    weights = of_times.weights(weighting)
+    # Python's integers: products of counts outgrow 64 bits.
+    at_risk = of_times.at_risk.tolist()
+    events = of_times.events.tolist()
+    numbers = zip(at_risk, events, weights, strict=True)
+    for n_at_risk, n_died, weight in numbers:
+        _add_time(
+            scores,
+            covariances,
+            n_at_risk,
+            n_died,
+            weight,
+        )
     return LogRankSums(scores, covariances)
 
 
@@ -75,18 +153,30 @@ def _add_time(
     covariances: list[list[int]],
     at_risk: Sequence[int],
     events: Sequence[int],
+    weight: Fraction,
 ) -> None:
     """Adds what one event time brings."""
-    n, d = sum(at_risk), sum(events)
+    n = sum(at_risk)
+    d = sum(events)
+    square = weight * weight
     for g, n_g in enumerate(at_risk):
-        scores[g] += _rounded(events[g] * n - d * n_g, n)
+        score = events[g] * n - d * n_g
+        scores[g] += _rounded(
+            score * weight.numerator,
+            n * weight.denominator,
+        )
         # The last one at risk has no variance; a group that is not at risk, neither.
         if n == 1 or not n_g:
             continue
         for h in range(g, len(at_risk)):
-            among = (n if g == h else 0) - at_risk[h]
+            own = n if g == h else 0
+            among = own - at_risk[h]
             numerator = d * (n - d) * n_g * among
-            value = _rounded(numerator, n * n * (n - 1))
+            denominator = n * n * (n - 1)
+            value = _rounded(
+                numerator * square.numerator,
+                denominator * square.denominator,
+            )
             covariances[g][h] += value
             if h != g:
                 covariances[h][g] += value
@@ -94,58 +184,83 @@ def _add_time(
 
 def _rounded(numerator: int, denominator: int) -> int:
     """numerator / denominator in units of 1 / UNIT, to the nearest."""
-    return (2 * numerator * UNIT + denominator) // (2 * denominator)
+    doubled = 2 * numerator * UNIT
+    return (doubled + denominator) // (2 * denominator)
 
 
 def log_rank(
-    n_rows: Mapping[str, int], n_events: Mapping[str, int], sums: Sequence[int]
+    n_rows: Mapping[str, int],
+    n_events: Mapping[str, int],
+    sums: Sequence[int],
+    weighting: Weighting = EQUAL,
 ) -> Quantities:
     """chi2 = U' V^-1 U of all groups but the last, with one degree of freedom for each.
 
     n_rows, n_events: by group, in the order of the sums; sums: U and then the upper
     triangle of V by rows, all without the last group, whose own follow: U and the rows of V
-    add up to 0. Expected events are observed ones minus U.
+    add up to 0. Expected events are observed ones minus U; where times weigh, U itself is
+    told.
     The equations are solved in fractions: the same bits everywhere.
 
     ValueError, with a sentence, where a group was never at risk together with another.
     """
     names = list(n_rows)
     n_tested = len(names) - 1
-    scores = [Fraction(value, UNIT) for value in sums[:n_tested]]
-    covariances = _symmetric(sums[n_tested:], n_tested)
+    of_scores = sums[:n_tested]
+    of_covariances = sums[n_tested:]
+    scores = [Fraction(value, UNIT) for value in of_scores]
+    covariances = _symmetric(of_covariances, n_tested)
     statistic = float(_quadratic(covariances, scores))
     # SciPy's upper tail keeps its digits where p is tiny.
-    p = float(stats.chi2.sf(statistic, n_tested))
-    found: Quantities = [("chi2", statistic), ("df", n_tested), ("p", p)]
-    all_scores = [*scores, -sum(scores, Fraction(0))]
+    tail = stats.chi2.sf(statistic, n_tested)
+    found: Quantities = [
+        ("chi2", statistic),
+        ("df", n_tested),
+        ("p", float(tail)),
+    ]
+    of_last = -sum(scores, Fraction(0))
+    all_scores = [*scores, of_last]
     for name, score in zip(names, all_scores, strict=True):
-        expected = float(n_events[name] - score)
-        found += [
-            (f"n[{name}]", n_rows[name]),
-            (f"observed[{name}]", n_events[name]),
-            (f"expected[{name}]", expected),
-        ]
+        observed = n_events[name]
+        found.append((f"n[{name}]", n_rows[name]))
+        found.append((f"observed[{name}]", observed))
+        if weighting.name == "logrank":
+            expected = float(observed - score)
+            found.append((f"expected[{name}]", expected))
+        else:
+            found.append((f"score[{name}]", float(score)))
     return found
 
 
-def _symmetric(triangle: Sequence[int], size: int) -> list[list[Fraction]]:
-    matrix = [[Fraction(0)] * size for _ in range(size)]
+def _symmetric(
+    triangle: Sequence[int],
+    size: int,
+) -> list[list[Fraction]]:
+    nothing = Fraction(0)
+    matrix = [[nothing] * size for _ in range(size)]
     values = iter(triangle)
     for g in range(size):
         for h in range(g, size):
-            matrix[g][h] = matrix[h][g] = Fraction(next(values), UNIT)
+            value = Fraction(next(values), UNIT)
+            matrix[g][h] = value
+            matrix[h][g] = value
     return matrix
 
 
-def _quadratic(matrix: list[list[Fraction]], vector: list[Fraction]) -> Fraction:
+def _quadratic(
+    matrix: list[list[Fraction]],
+    vector: list[Fraction],
+) -> Fraction:
     """u' V^-1 u by elimination: the sum of squares of what is left of u, by pivot."""
     size = len(vector)
     diagonal = [matrix[place][place] for place in range(size)]
     rest = list(vector)
     total = Fraction(0)
     for pivot in range(size):
-        value = matrix[pivot][pivot]
-        if value <= LEAST_PIVOT * diagonal[pivot]:
+        pivot_row = matrix[pivot]
+        value = pivot_row[pivot]
+        least = LEAST_PIVOT * diagonal[pivot]
+        if value <= least:
             raise ValueError(
                 "At every hospital some group has nobody at risk when another has an event: there is no comparison."
             )
@@ -154,5 +269,5 @@ def _quadratic(matrix: list[list[Fraction]], vector: list[Fraction]) -> Fraction
             factor = matrix[row][pivot] / value
             rest[row] -= factor * rest[pivot]
             for column in range(pivot + 1, size):
-                matrix[row][column] -= factor * matrix[pivot][column]
+                matrix[row][column] -= factor * pivot_row[column]
     return total

@@ -20,5 +20,6 @@ def smallest_cell(rows: Ints, columns: Ints, counts: Ints | None = None) -> int:
     """
     width = int(columns.max()) + 1
     n_of_cell = np.zeros((int(rows.max()) + 1) * width, dtype=np.int64)
+    # Not +=, which counts a cell that comes twice once.
     np.add.at(n_of_cell, rows * width + columns, 1 if counts is None else counts)
     return int(n_of_cell[n_of_cell > 0].min())

@@ -13,7 +13,6 @@ not pass. Decision 44; the refusal is made in `agents/gate/disclosure.py`.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from analytics.statistics.circuit import (
     Total,
 )
 from analytics.statistics.expression import Node, add, constant, multiply
-from analytics.statistics.rowwise import kind_of, name
+from analytics.statistics.kinds import kind_of, name
 
 Coefficients = Mapping[tuple[int, str], Fraction]
 """(provider, alias.column) to what the column's numbers are multiplied by: never zero.
@@ -62,11 +61,13 @@ def weighing(plan: Plan, provider: int) -> Weighing | None:
     sums = _sums(plan)
     found: set[Weighing | None] = set()
     for total in plan.totals:
-        if provider in sources[total.register]:
+        providers = sources[total.register]
+        if provider in providers:
             coefficients = _coefficients(plan, total, sums)
             found.add(_judged(coefficients, provider))
     for leaf in plan.needed:
-        if leaf.provider == provider and _affine(leaf.node, provider) is None:
+        is_own = leaf.provider == provider
+        if is_own and _affine(leaf.node, provider) is None:
             found.add(Weighing.COMBINED)
     for reason in Weighing:
         if reason in found:
@@ -101,7 +102,12 @@ def compositions(plan: Plan) -> list[Composition]:
         providers = sources[total.register]
         if coefficients is not None:
             providers = frozenset(owner for owner, _ in coefficients)
-        found.append(Composition(total, providers, coefficients))
+        composition = Composition(
+            total=total,
+            providers=providers,
+            coefficients=coefficients,
+        )
+        found.append(composition)
     return found
 
 
@@ -120,20 +126,27 @@ def summands(plan: Plan, provider: int) -> list[Summand]:
     Its columns in a total are taken together, as that is what hides other hospitals'
     part, and is hidden by theirs: of (a.w + b.x) - (a.v + b.y) hospital a adds w - v.
     """
-    found: list[Summand] = []
+    found: dict[Summand, None] = {}  # an ordered set
     for composition in compositions(plan):
-        if composition.total.of != "sum":
+        total = composition.total
+        coefficients = composition.coefficients
+        if total.of != "sum":
             continue
         is_shared = len(composition.providers) > 1
-        if composition.coefficients is None:
-            nodes = _leaves_below(plan, composition.total.register, provider)
+        if coefficients is None:
+            nodes = _leaves_below(plan, total.register, provider)
         else:
-            nodes = _own_part(plan, composition.coefficients, provider)
-        found += [Summand(node, is_shared) for node in nodes]
-    return list(dict.fromkeys(found))
+            nodes = _own_part(plan, coefficients, provider)
+        for node in nodes:
+            found[Summand(node, is_shared)] = None
+    return list(found)
 
 
-def _own_part(plan: Plan, coefficients: Coefficients, provider: int) -> list[Node]:
+def _own_part(
+    plan: Plan,
+    coefficients: Coefficients,
+    provider: int,
+) -> list[Node]:
     """The provider's columns times their coefficients, added up; none without any."""
     column_nodes = {}
     for node in plan.expression.root.every():
@@ -143,11 +156,18 @@ def _own_part(plan: Plan, coefficients: Coefficients, provider: int) -> list[Nod
     for (owner, column), coefficient in coefficients.items():
         if owner == provider:
             factor = constant(coefficient)
-            terms.append(multiply(factor, column_nodes[column]))
-    return [add(*terms)] if terms else []
+            term = multiply(factor, column_nodes[column])
+            terms.append(term)
+    if not terms:
+        return []
+    return [add(*terms)]
 
 
-def _leaves_below(plan: Plan, register: int, provider: int) -> list[Node]:
+def _leaves_below(
+    plan: Plan,
+    register: int,
+    provider: int,
+) -> list[Node]:
     """The provider's leaves that additions alone bring into a register."""
     step = plan.steps[register]
     if isinstance(step, Linear):
@@ -155,24 +175,30 @@ def _leaves_below(plan: Plan, register: int, provider: int) -> list[Node]:
         for term_register, _ in step.terms:
             nodes += _leaves_below(plan, term_register, provider)
         return nodes
-    is_own = isinstance(step, Leaf) and step.provider == provider
-    if isinstance(step, Leaf) and is_own and step.node.aliases:
-        return [step.node]
-    return []
+    if not isinstance(step, Leaf) or step.provider != provider:
+        return []
+    if not step.node.aliases:
+        return []
+    return [step.node]
 
 
-def _judged(coefficients: Coefficients | None, provider: int) -> Weighing | None:
+def _judged(
+    coefficients: Coefficients | None,
+    provider: int,
+) -> Weighing | None:
     if coefficients is None:
         return Weighing.COMBINED
     owners = {owner for owner, _ in coefficients}
     is_scaled = any(abs(factor) != 1 for factor in coefficients.values())
-    if provider in owners and is_scaled:
+    if is_scaled and provider in owners:
         return Weighing.SCALED
     return None
 
 
 def _coefficients(
-    plan: Plan, total: Total, sums: list[Coefficients | None]
+    plan: Plan,
+    total: Total,
+    sums: list[Coefficients | None],
 ) -> Coefficients | None:
     """Those of a total's sum, or of the sum whose square it is; else None."""
     step = plan.steps[total.register]
@@ -210,7 +236,9 @@ def _inputs(step: Step) -> tuple[int, ...]:
             return ()
         case Linear(terms=terms):
             return tuple(register for register, _ in terms)
-        case Product(left=left, right=right) | Conjunction(left=left, right=right):
+        case Product(left=left, right=right):
+            return left, right
+        case Conjunction(left=left, right=right):
             return left, right
         case Sign(number=number):
             return (number,)
@@ -224,16 +252,17 @@ def _sums(plan: Plan) -> list[Coefficients | None]:
     """For each register, of which columns its integer is a sum; else None."""
     found: list[Coefficients | None] = []
     for step in plan.steps:
+        coefficients: Coefficients | None = None
         match step:
             case Leaf():
-                found.append(_of_leaf(plan, step))
+                coefficients = _of_leaf(plan, step)
             case Linear(terms=terms):
                 added: list[tuple[Coefficients | None, Fraction]] = []
-                for register, coefficient in terms:
-                    added.append((found[register], Fraction(coefficient)))
-                found.append(_added(added))
-            case _:
-                found.append(None)
+                for register, factor in terms:
+                    summand = found[register]
+                    added.append((summand, Fraction(factor)))
+                coefficients = _added(added)
+        found.append(coefficients)
     return found
 
 
@@ -253,18 +282,23 @@ def _affine(node: Node, provider: int) -> Coefficients | None:
     """
     match node.op:
         case "column":
-            return {(provider, name(node)): Fraction(1)}
+            column = (provider, name(node))
+            return {column: Fraction(1)}
         case "constant":
             return {}
         case "+":
             terms = [_affine(arg, provider) for arg in node.args]
             return _added((term, Fraction(1)) for term in terms)
         case "*":
-            numbers = [arg.value for arg in node.args if arg.op == "constant"]
-            factors = [arg for arg in node.args if arg.op != "constant"]
+            number = Fraction(1)
+            factors = []
+            for arg in node.args:
+                if arg.op == "constant":
+                    number *= arg.value
+                else:
+                    factors.append(arg)
             # A column by a constant is scaled, by another column it is weighed.
             if len(factors) == 1:
-                number = math.prod(numbers, start=Fraction(1))
                 term = _affine(factors[0], provider)
                 return _added([(term, number)])
     return None
@@ -283,7 +317,11 @@ def _added(
             return None
         for column, coefficient in coefficients.items():
             found[column] += factor * coefficient
-    return {column: total for column, total in found.items() if total != 0}
+    left = {}
+    for column, total in found.items():
+        if total != 0:
+            left[column] = total
+    return left
 
 
 def _times(coefficients: Coefficients, factor: Fraction) -> Coefficients:

@@ -9,7 +9,14 @@ from typing import Literal
 ModelType = Literal["lr", "linear", "glm", "cox", "softmax", "mlp", "cnn"]
 """The kinds of `models`."""
 
-Family = Literal["gaussian", "binomial", "poisson", "gamma", "inverse_gaussian"]
+Family = Literal[
+    "gaussian",
+    "binomial",
+    "poisson",
+    "gamma",
+    "inverse_gaussian",
+    "negative_binomial",
+]
 Link = Literal[
     "identity",
     "log",
@@ -24,14 +31,26 @@ Link = Literal[
 
 Dispersion = Literal["fixed", "estimate"]
 WeightsType = Literal["prior", "frequency"]
+StandardErrors = Literal["model", "HC0", "HC1"]
 
 InitMethod = Literal["zeros", "ones", "const", "random_normal", "random_uniform"]
 """How `initial_weights` draws; a network takes the last two."""
 
 Ties = Literal["efron", "breslow"]
 """How a Cox regression takes events at one time."""
+Baseline = Literal["hospital", "joint"]
+"""Whose rows have one baseline hazard in a Cox regression."""
+TimeScale = Literal["log", "identity"]
+"""Against which function of time a Cox regression's proportional hazards are tested."""
 
-Penalty = Literal["L1", "L2"]
+Pooling = Literal["pooled", "meta"]
+"""Whether a Newton order is of all rows together or of hospitals' own estimates."""
+
+SiteEffect = Literal["random", "fixed"]
+"""What hospitals' intercepts are: drawn from one distribution, or a column for each."""
+
+GradientPenalty = Literal["L1", "L2"]
+Penalty = Literal["L1", "L2", "firth"]
 GradientOptimizer = Literal[
     "sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"
 ]

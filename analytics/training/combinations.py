@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analytics.arrays import Floats
+from analytics.arrays import Bools, Floats
 
 MOST_STARTS = 200
 _MOST_STEPS = 50
@@ -19,12 +19,18 @@ _RANK = 1e-10
 """Columns that differ by less, relative to their size, are one."""
 
 
-def largest_share(X: Floats, n_few: int) -> float:
+def largest_share(
+    X: Floats,
+    n_few: int,
+    *,
+    beside: Bools | None = None,
+) -> float:
     """The largest part of a combination of columns that `n_few` of its rows have.
 
         max over v = Xw and sets S of n_few rows of sum_S v_i^2 / sum v_i^2
 
-    X: float64 (n_rows, n_columns). 1: some combination is of these rows alone. With Q
+    X: float64 (n_rows, n_columns); beside: (n_rows,), rows that are in every S beside
+    the n_few. 1: some combination is of these rows alone. With Q
     an orthonormal basis of the columns this is the largest eigenvalue of a principal
     submatrix of QQ'; the truncated power method (Yuan and Zhang 2013, Journal of Machine
     Learning Research 14) climbs to it from the rows of most leverage, without which no
@@ -36,39 +42,69 @@ def largest_share(X: Floats, n_few: int) -> float:
     (1.0, True)
     """
     Q = _basis(X)
-    if n_few >= len(Q) or not Q.shape[1]:
-        return float(Q.shape[1] > 0)
+    n_rows, rank = Q.shape
+    if n_few >= n_rows or not rank:
+        return float(rank > 0)
     leverage = np.square(Q).sum(axis=1)
-    starts = np.argsort(-leverage)[:MOST_STARTS]
+    if beside is None:
+        beside = np.zeros(n_rows, dtype=bool)
+    n_few += int(np.count_nonzero(beside))
+    if n_few >= n_rows:
+        return 1.0
+    by_leverage = np.argsort(-leverage)
+    starts = by_leverage[:MOST_STARTS]
     # The trace of a submatrix bounds its eigenvalues.
-    starts = starts[leverage[starts] * n_few >= 0.5]
-    shares = [_climbed(Q, int(start), n_few) for start in starts]
+    bounds = leverage[starts] * n_few
+    starts = starts[bounds >= 0.5]
+    shares = []
+    for start in starts.tolist():
+        share = _climbed(
+            Q,
+            start,
+            n_few,
+            beside,
+        )
+        shares.append(share)
     return max(shares, default=0.0)
 
 
 def _basis(X: Floats) -> Floats:
     """Orthonormal columns that span those of X, (n_rows, rank)."""
-    sizes = np.sqrt(np.square(X).sum(axis=0))
-    scaled: Floats = X[:, sizes > 0] / sizes[sizes > 0]
+    squares = np.square(X).sum(axis=0)
+    sizes = np.sqrt(squares)
+    is_there = sizes > 0
+    scaled: Floats = X[:, is_there] / sizes[is_there]
     if not scaled.shape[1]:
         return scaled
     left, singular, _ = np.linalg.svd(scaled, full_matrices=False)
-    basis: Floats = left[:, singular > _RANK * singular[0]]
+    least = _RANK * singular[0]
+    basis: Floats = left[:, singular > least]
     return basis
 
 
-def _climbed(Q: Floats, start: int, n_few: int) -> float:
+def _climbed(
+    Q: Floats,
+    start: int,
+    n_few: int,
+    beside: Bools,
+) -> float:
     """The share that the power method reaches from one row."""
-    v = np.zeros(len(Q))
+    n_rows = len(Q)
+    v = np.zeros(n_rows)
     v[start] = 1.0
     share = 0.0
     for _ in range(_MOST_STEPS):
-        in_span = Q @ (Q.T @ v)
-        few = np.argpartition(-np.abs(in_span), n_few - 1)[:n_few]
-        v = np.zeros(len(Q))
+        coordinates = Q.T @ v
+        in_span = Q @ coordinates
+        # Infinite, so that these rows are among the few however small they are.
+        sizes = np.where(beside, np.inf, np.abs(in_span))
+        by_size = np.argpartition(-sizes, n_few - 1)
+        few = by_size[:n_few]
+        v = np.zeros(n_rows)
         v[few] = in_span[few]
         v /= np.linalg.norm(v)
-        reached = float(np.square(Q.T @ v).sum())
+        coordinates = Q.T @ v
+        reached = float(np.square(coordinates).sum())
         if reached - share < 1e-9:
             return max(reached, share)
         share = reached

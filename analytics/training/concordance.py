@@ -33,7 +33,8 @@ class Pairs(NamedTuple):
         """C; None without a pair."""
         if self.n == 0:
             return None
-        return (self.agreeing + self.tied / 2) / self.n
+        half_tied = self.tied / 2
+        return (self.agreeing + half_tied) / self.n
 
 
 def local_pairs(
@@ -54,61 +55,116 @@ def local_pairs(
     total = np.zeros(3, dtype=np.int64)
     for code in np.unique(strata):
         rows = np.flatnonzero(strata == code)
-        own = None if entries is None else entries[rows]
-        total += _pairs(predictors[rows], times[rows], events[rows] == 1, own)
-    return Pairs(*total.tolist())
+        own_entries = None
+        if entries is not None:
+            own_entries = entries[rows]
+        total += _pairs(
+            predictors=predictors[rows],
+            times=times[rows],
+            events=events[rows] == 1,
+            entries=own_entries,
+        )
+    agreeing, disagreeing, tied = total.tolist()
+    return Pairs(agreeing, disagreeing, tied)
 
 
 def _pairs(
-    predictors: Floats, times: Floats, events: Bools, entries: Floats | None
+    predictors: Floats,
+    times: Floats,
+    events: Bools,
+    entries: Floats | None,
 ) -> Ints:
+    n_rows = len(times)
     _, ranks = np.unique(predictors, return_inverse=True)
     # Events before those without one at the same time, who outlive them.
     order = np.lexsort((~events, times))
     is_event = events[order]
     sorted_times = times[order]
+    sorted_ranks = ranks[order]
     event_rows = np.flatnonzero(is_event)
-    own = ranks[order][event_rows]
+    own = sorted_ranks[event_rows]
     at = sorted_times[event_rows]
-    n_at_time = np.searchsorted(at, at, side="right") - np.searchsorted(at, at)
-    first = np.searchsorted(sorted_times, at, side="left") + n_at_time
-    below, tied = _ranked_from(ranks[order], first, own)
-    n_pairs = len(times) - first
+
+    first = _first_outliving(sorted_times, at)
+    below, tied = _ranked_from(sorted_ranks, first, own)
+    n_pairs = n_rows - first
     if entries is not None:
         # Who has not come yet outlives the event too, but was not at risk.
         by_entry = np.argsort(entries, kind="stable")
-        first_to_come = np.searchsorted(entries[by_entry], at, side="left")
-        not_below, not_tied = _ranked_from(ranks[by_entry], first_to_come, own)
+        first_to_come = np.searchsorted(
+            entries[by_entry],
+            at,
+            side="left",
+        )
+        not_below, not_tied = _ranked_from(
+            ranks[by_entry],
+            first=first_to_come,
+            bounds=own,
+        )
+        n_to_come = n_rows - first_to_come
         below = below - not_below
         tied = tied - not_tied
-        n_pairs = n_pairs - (len(times) - first_to_come)
-    agreeing, equal = int(below.sum()), int(tied.sum())
-    return np.array([agreeing, int(n_pairs.sum()) - agreeing - equal, equal])
+        n_pairs = n_pairs - n_to_come
+
+    agreeing = int(below.sum())
+    equal = int(tied.sum())
+    disagreeing = int(n_pairs.sum()) - agreeing - equal
+    return np.array([agreeing, disagreeing, equal])
 
 
-def _ranked_from(ranks: Places, first: Places, bounds: Places) -> tuple[Ints, Ints]:
+def _first_outliving(times: Floats, at: Floats) -> Places:
+    """Of each event, at times `at`, the first of the sorted rows that outlives it."""
+    first_event = np.searchsorted(at, at)
+    past_events = np.searchsorted(at, at, side="right")
+    n_tied = past_events - first_event
+    first_there = np.searchsorted(times, at, side="left")
+    return first_there + n_tied
+
+
+def _ranked_from(
+    ranks: Places,
+    first: Places,
+    bounds: Places,
+) -> tuple[Ints, Ints]:
     """Of each query how many of ranks[first:] are below its bound, and how many equal."""
     below = _n_below(ranks, first, bounds)
-    return below, _n_below(ranks, first, bounds + 1) - below
+    up_to = _n_below(ranks, first, bounds + 1)
+    return below, up_to - below
 
 
-def _n_below(ranks: Places, first: Places, bounds: Places) -> Ints:
+def _n_below(
+    ranks: Places,
+    first: Places,
+    bounds: Places,
+) -> Ints:
     """Of each query how many of ranks[first:] are below its bound.
 
     Bit by bit from the highest, the ranks parted stably by each (a wavelet matrix:
     Claude and Navarro 2012): those whose bit is 0 where the bound's is 1 are below.
     """
-    n_bits = len(ranks).bit_length()
-    left, right = first, np.full(len(first), len(ranks))
-    found = np.zeros(len(first), dtype=np.int64)
-    for bit in reversed(range(n_bits)):
+    n_ranks = len(ranks)
+    n_queries = len(first)
+    left = first
+    right = np.full(n_queries, n_ranks)
+    found = np.zeros(n_queries, dtype=np.int64)
+    # A bound may be one above the last rank, which is n_ranks at most.
+    for bit in reversed(range(n_ranks.bit_length())):
         is_one = (ranks >> bit) & 1
         zeros_before = np.concatenate([[0], np.cumsum(1 - is_one)])
         n_zeros = zeros_before[-1]
-        left_zeros, right_zeros = zeros_before[left], zeros_before[right]
+        left_zeros = zeros_before[left]
+        right_zeros = zeros_before[right]
         goes_up = (bounds >> bit) & 1 == 1
         found += np.where(goes_up, right_zeros - left_zeros, 0)
-        left = np.where(goes_up, n_zeros + left - left_zeros, left_zeros)
-        right = np.where(goes_up, n_zeros + right - right_zeros, right_zeros)
+        left = np.where(
+            goes_up,
+            n_zeros + left - left_zeros,
+            left_zeros,
+        )
+        right = np.where(
+            goes_up,
+            n_zeros + right - right_zeros,
+            right_zeros,
+        )
         ranks = ranks[np.argsort(is_one, kind="stable")]
     return found

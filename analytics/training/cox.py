@@ -25,7 +25,7 @@ Source: Cox 1972; Therneau and Grambsch 2000, chapter 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +40,10 @@ from analytics.arrays import (
     check_name,
     check_same_rows,
 )
-from analytics.training import Ties, newton
-from analytics.training.newton import NewtonState, Opened
+from analytics.training import Ties, newton, normal_equations
+from analytics.training.cox_labels import outcome
+from analytics.training.newton import NewtonState
+from analytics.training.normal_equations import Opened
 
 TIES: tuple[Ties, ...] = ("efron", "breslow")
 WIDEST_SPREAD = 600.0
@@ -92,20 +94,40 @@ def strata_of(
     X = np.asarray(X, dtype=np.float64)
     times = np.asarray(times, dtype=np.float64)
     events = np.asarray(events)
-    _check(X, times, events, entries)
+    _check(
+        X,
+        times,
+        events,
+        entries,
+    )
     if strata is None:
         strata = np.zeros(len(times), dtype=np.int64)
     check_same_rows("strata", np.asarray(strata), len(times))
+    has_event = events == 1
     found = []
     for code in np.unique(strata):
         rows = np.flatnonzero(strata == code)
-        if np.any(events[rows]):
-            own = None if entries is None else np.asarray(entries)[rows]
-            found.append(_stratum(X[rows], times[rows], events[rows] == 1, own))
+        if not np.any(events[rows]):
+            continue
+        own_entries = None
+        if entries is not None:
+            own_entries = np.asarray(entries)[rows]
+        stratum = _stratum(
+            X[rows],
+            times[rows],
+            has_event[rows],
+            own_entries,
+        )
+        found.append(stratum)
     return found
 
 
-def _check(X: Floats, times: Floats, events: Labels, entries: Floats | None) -> None:
+def _check(
+    X: Floats,
+    times: Floats,
+    events: Labels,
+    entries: Floats | None,
+) -> None:
     n = len(times)
     check_same_rows("times", times, n)
     check_same_rows("events", events, n)
@@ -113,30 +135,40 @@ def _check(X: Floats, times: Floats, events: Labels, entries: Floats | None) -> 
         raise ValueError(f"X has the shape {X.shape}; {n} rows are expected.")
     check_finite("X", X)
     check_finite("times", times)
-    if not np.isin(events, (0, 1)).all():
+    is_known = np.isin(events, (0, 1))
+    if not is_known.all():
         raise ValueError("events holds a value that is neither 0 nor 1.")
     if not (times > 0).all():
         raise ValueError("times holds a value that is not above 0.")
     if entries is not None:
-        check_same_rows("entries", np.asarray(entries), n)
-        check_finite("entries", np.asarray(entries))
-        if not (np.asarray(entries) < times).all():
+        values = np.asarray(entries)
+        check_same_rows("entries", values, n)
+        check_finite("entries", values)
+        if not (values < times).all():
             raise ValueError("entries holds a value that is not below its time.")
 
 
 def _stratum(
-    X: Floats, times: Floats, events: Bools, entries: Floats | None
+    X: Floats,
+    times: Floats,
+    events: Bools,
+    entries: Floats | None,
 ) -> Stratum:
     order = np.argsort(times, kind="stable")
     times = times[order]
     event_rows = np.flatnonzero(events[order])
     event_times, first, place, n_each = np.unique(
-        times[event_rows], return_index=True, return_inverse=True, return_counts=True
+        times[event_rows],
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
     )
     n_before = np.zeros(len(times), dtype=np.intp)
     if entries is not None:
         entries = np.asarray(entries, dtype=np.float64)[order]
+        # Who enters at the time of an event was not at risk at it.
         n_before = np.searchsorted(event_times, entries, side="right")
+    event_number = np.arange(len(event_rows)) - first[place]
     return Stratum(
         X=(X - X.mean(axis=0))[order],
         entries=entries,
@@ -144,32 +176,25 @@ def _stratum(
         event_rows=event_rows,
         event_times=event_times,
         event_place=place,
-        event_number=np.arange(len(event_rows)) - first[place],
+        event_number=event_number,
         n_tied=n_each[place],
+        # Who is last seen at the time of an event still was at risk at it.
         first_there=np.searchsorted(times, event_times, side="left"),
         n_until=np.searchsorted(event_times, times, side="right"),
         n_before=n_before,
     )
 
 
-def outcome(y: Labels) -> tuple[Floats, Bools]:
-    """Times and events of labels of one number each, (n,): the time, negative where no
-    event was (censored).
-
-    So rows, folds and snapshots hold them as they hold every label.
-    """
-    signed = np.asarray(y, dtype=np.float64)
-    return np.abs(signed), signed > 0
-
-
-def label(times: Floats, events: Labels) -> Floats:
-    """The labels of `outcome`."""
-    return np.where(np.asarray(events) == 1, times, -times)
-
-
 def labelled_strata(X: Floats, y: Labels) -> list[Stratum]:
-    """`strata_of` rows with such labels, one baseline for all of them."""
-    return strata_of(X, *outcome(y))
+    """`strata_of` rows with such labels."""
+    found = outcome(y)
+    return strata_of(
+        X,
+        found.times,
+        found.events,
+        entries=found.entries,
+        strata=found.strata,
+    )
 
 
 class AtWeights(NamedTuple):
@@ -194,29 +219,42 @@ def predictors(X: Floats, coef: Floats) -> Floats:
     return found
 
 
-def at_weights(stratum: Stratum, coef: Floats, *, ties: Ties) -> AtWeights:
+def at_weights(
+    stratum: Stratum,
+    coef: Floats,
+    *,
+    ties: Ties,
+) -> AtWeights:
     """coef (p,). Raises ValueError where the linear predictors are not finite or spread
     over more than WIDEST_SPREAD: the last step went too far.
     """
     check_name("ties", ties, TIES)
     eta = predictors(stratum.X, coef)
     eta = eta - eta.max()
+    # Not `<`, which NaN would pass.
     if not eta.min() >= -WIDEST_SPREAD:
         raise ValueError(
             f"The linear predictors of a baseline spread over more than {WIDEST_SPREAD:.0f}."
         )
     risks = np.exp(eta)
     weighted = np.column_stack([risks, stratum.X * risks[:, None]])
-    at_risk = _at_risk(stratum, weighted)[stratum.event_place]
+    place = stratum.event_place
+    at_risk = _at_risk(stratum, weighted)[place]
     fractions = np.zeros(len(stratum.event_rows))
     if ties == "efron":
         fractions = stratum.event_number / stratum.n_tied
         tied = np.zeros((len(stratum.event_times), weighted.shape[1]))
-        np.add.at(tied, stratum.event_place, weighted[stratum.event_rows])
-        at_risk = at_risk - fractions[:, None] * tied[stratum.event_place]
+        np.add.at(tied, place, weighted[stratum.event_rows])
+        at_risk = at_risk - fractions[:, None] * tied[place]
     denominators = at_risk[:, 0]
     means = at_risk[:, 1:] / denominators[:, None]
-    return AtWeights(eta, risks, fractions, denominators, means)
+    return AtWeights(
+        predictors=eta,
+        risks=risks,
+        fractions=fractions,
+        denominators=denominators,
+        means=means,
+    )
 
 
 def _at_risk(stratum: Stratum, weighted: Floats) -> Floats:
@@ -228,22 +266,28 @@ def _at_risk(stratum: Stratum, weighted: Floats) -> Floats:
         return still_there
     by_entry = np.argsort(stratum.entries, kind="stable")
     first_to_come = np.searchsorted(
-        stratum.entries[by_entry], stratum.event_times, side="left"
+        stratum.entries[by_entry],
+        stratum.event_times,
+        side="left",
     )
-    at_risk = still_there - _from_the_end(weighted[by_entry])[first_to_come]
+    still_to_come = _from_the_end(weighted[by_entry])[first_to_come]
+    at_risk = still_there - still_to_come
     # Few at risk among many to come are a small difference of large sums.
     is_small = at_risk[:, 0] < _SMALLEST_REST * still_there[:, 0]
     for place in np.flatnonzero(is_small):
         time = stratum.event_times[place]
-        is_there = (stratum.entries < time) & (stratum.times >= time)
+        has_come = stratum.entries < time
+        is_there = has_come & (stratum.times >= time)
         at_risk[place] = weighted[is_there].sum(axis=0)
     return at_risk
 
 
 def _from_the_end(values: Floats) -> Floats:
     """Of each place, and one past the last, the sum of `values` from there on."""
-    sums = np.zeros((len(values) + 1, values.shape[1]))
-    sums[:-1] = np.cumsum(values[::-1], axis=0)[::-1]
+    n_rows, n_columns = values.shape
+    sums = np.zeros((n_rows + 1, n_columns))
+    backwards = np.cumsum(values[::-1], axis=0)
+    sums[:-1] = backwards[::-1]
     return sums
 
 
@@ -253,7 +297,11 @@ def log_likelihood(stratum: Stratum, at: AtWeights) -> float:
     return float(each.sum())
 
 
-def score(stratum: Stratum, at: AtWeights, factors: Floats | None = None) -> Floats:
+def score(
+    stratum: Stratum,
+    at: AtWeights,
+    factors: Floats | None = None,
+) -> Floats:
     """U, (p,): the sum over events of x - M, times `factors` (D,)."""
     each = stratum.X[stratum.event_rows] - at.means
     if factors is not None:
@@ -263,44 +311,60 @@ def score(stratum: Stratum, at: AtWeights, factors: Floats | None = None) -> Flo
 
 
 def information(
-    stratum: Stratum, at: AtWeights, factors: Floats | None = None
+    stratum: Stratum,
+    at: AtWeights,
+    factors: Floats | None = None,
 ) -> Floats:
     """I, (p, p): the sum over events of the covariance at risk, times `factors` (D,)."""
     if factors is None:
         factors = np.ones(len(stratum.event_rows))
     weights = expected(stratum, at, factors)
     squares = stratum.X.T @ (stratum.X * weights[:, None])
-    found: Floats = squares - at.means.T @ (at.means * factors[:, None])
+    weighted_means = at.means * factors[:, None]
+    found: Floats = squares - at.means.T @ weighted_means
     return found
 
 
-def expected(stratum: Stratum, at: AtWeights, factors: Floats) -> Floats:
+def expected(
+    stratum: Stratum,
+    at: AtWeights,
+    factors: Floats,
+) -> Floats:
     """How many events a row could expect while it was at risk, (n,), each times its
     factor: its weight in I.
 
     Disclosure: one number per row; they stay in the hospital.
     """
+    place = stratum.event_place
+    n_times = len(stratum.event_times)
     parts = factors / at.denominators
-    in_all = np.zeros(len(stratum.event_times))
-    np.add.at(in_all, stratum.event_place, parts)
+    in_all = np.zeros(n_times)
+    np.add.at(in_all, place, parts)
     # Whose event is at that time is at risk with 1 - f.
-    less = np.zeros(len(stratum.event_times))
-    np.add.at(less, stratum.event_place, parts * at.fractions)
+    less = np.zeros(n_times)
+    np.add.at(less, place, parts * at.fractions)
     row_parts = _while_there(stratum, at.risks, in_all)
-    row_parts[stratum.event_rows] -= less[stratum.event_place]
+    row_parts[stratum.event_rows] -= less[place]
     weights: Floats = at.risks * row_parts
     return weights
 
 
-def _while_there(stratum: Stratum, risks: Floats, values: Floats) -> Floats:
+def _while_there(
+    stratum: Stratum,
+    risks: Floats,
+    values: Floats,
+) -> Floats:
     """Of each row the sum of `values` (m,) at the times at which it was at risk, (n,)."""
+    n_until = stratum.n_until
+    n_before = stratum.n_before
     until = np.concatenate([[0.0], np.cumsum(values)])
-    found: Floats = until[stratum.n_until] - until[stratum.n_before]
+    found: Floats = until[n_until] - until[n_before]
     # A great risk after times at which all risks were small: see _at_risk.
     size = np.concatenate([[0.0], np.cumsum(np.abs(values))])
-    is_small = risks * size[stratum.n_before] > 1 / _SMALLEST_REST
+    is_small = risks * size[n_before] > 1 / _SMALLEST_REST
     for row in np.flatnonzero(is_small):
-        found[row] = values[stratum.n_before[row] : stratum.n_until[row]].sum()
+        own = slice(n_before[row], n_until[row])
+        found[row] = values[own].sum()
     return found
 
 
@@ -311,25 +375,41 @@ class RowWeights(NamedTuple):
     residuals: Floats  # in U: event less what was expected
 
 
-def row_weights(strata: Sequence[Stratum], coef: Floats, *, ties: Ties) -> RowWeights:
+def row_weights(
+    strata: Sequence[Stratum],
+    coef: Floats,
+    *,
+    ties: Ties,
+) -> RowWeights:
     """Raises as `at_weights`. Disclosure: one number per row; they stay in the hospital."""
     weights = [np.zeros(0)]
     residuals = [np.zeros(0)]
     for stratum in strata:
         at = at_weights(stratum, coef, ties=ties)
-        own = expected(stratum, at, np.ones(len(stratum.event_rows)))
-        weights.append(own)
+        factors = np.ones(len(stratum.event_rows))
+        own = expected(stratum, at, factors)
         has_event = np.zeros(len(own))
         has_event[stratum.event_rows] = 1
+        weights.append(own)
         residuals.append(has_event - own)
-    return RowWeights(np.concatenate(weights), np.concatenate(residuals))
+    return RowWeights(
+        weights=np.concatenate(weights),
+        residuals=np.concatenate(residuals),
+    )
 
 
-def mean_loss(X: Floats, y: Labels, coef: Floats, *, ties: Ties) -> float:
-    """-l / n over n rows of one baseline; as `models.local_loss`."""
+def mean_loss(
+    X: Floats,
+    y: Labels,
+    coef: Floats,
+    *,
+    ties: Ties,
+) -> float:
+    """-l / n over n rows; as `models.local_loss`."""
     total = 0.0
     for stratum in labelled_strata(X, y):
-        total -= log_likelihood(stratum, at_weights(stratum, coef, ties=ties))
+        at = at_weights(stratum, coef, ties=ties)
+        total -= log_likelihood(stratum, at)
     return total / len(y)
 
 
@@ -338,7 +418,12 @@ def n_sums(n_weights: int) -> int:
     return newton.n_sums(n_weights)
 
 
-def local_sums(strata: Sequence[Stratum], coef: Floats, *, ties: Ties) -> Floats:
+def local_sums(
+    strata: Sequence[Stratum],
+    coef: Floats,
+    *,
+    ties: Ties,
+) -> Floats:
     """One hospital's part of a round at coef (p,), float64 (n_sums(p),), zeros where no
     event is.
 
@@ -347,7 +432,8 @@ def local_sums(strata: Sequence[Stratum], coef: Floats, *, ties: Ties) -> Floats
     the sum over hospitals can be read.
     """
     p = len(coef)
-    A, U = np.zeros((p, p)), np.zeros(p)
+    A = np.zeros((p, p))
+    U = np.zeros(p)
     deviance = 0.0
     for stratum in strata:
         at = at_weights(stratum, coef, ties=ties)
@@ -355,8 +441,9 @@ def local_sums(strata: Sequence[Stratum], coef: Floats, *, ties: Ties) -> Floats
         U += score(stratum, at)
         deviance -= 2 * log_likelihood(stratum, at)
     c = A @ coef + U
+    upper = A[np.triu_indices(p)]
     is_invalid = 0.0
-    return np.concatenate([A[np.triu_indices(p)], c, [deviance, is_invalid]])
+    return np.concatenate([upper, c, [deviance, is_invalid]])
 
 
 def start(n_weights: int) -> NewtonState:
@@ -366,9 +453,30 @@ def start(n_weights: int) -> NewtonState:
 
 
 def stepped(
-    state: NewtonState, opened: Opened, *, eps: float, diagonal: Floats
+    state: NewtonState,
+    opened: Opened,
+    *,
+    eps: float,
+    diagonal: Floats,
 ) -> NewtonState:
     """The state one round later, as `newton.advanced`: the first step too is halved
-    where l falls.
+    where l falls, and the last one is as small as of a glm with a canonical link.
     """
-    return newton.advanced(state, opened, eps=eps, diagonal=diagonal)
+    after = newton.advanced(
+        state,
+        opened,
+        eps=eps,
+        diagonal=diagonal,
+    )
+    if after.n_halvings or not after.is_still:
+        return after
+    equations = normal_equations.penalised(opened, diagonal)
+    after = newton.with_growth(state, after, equations)
+    is_done = newton.is_small(
+        after.coef - state.coef,
+        after.coef,
+        equations,
+        dispersion=1.0,
+        limit=newton.LAST_STEP,
+    )
+    return replace(after, is_done=is_done)

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analytics.arrays import Floats
-from analytics.training import Ties
+from analytics.training import Ties, TimeScale
 from analytics.training.concordance import Pairs
 from analytics.training.newton_report import EVENTS_PER_COEFFICIENT, HAZARD_RATIO
-from analytics.training.proportional_hazards import Tested, TimeScale
+from analytics.training.proportional_hazards import Tested
 
 _INFERRED = ("se", "statistic", "p", "low", "high")
+# exp of 710 is beyond the doubles.
 _LARGEST_EXPONENT = 700.0
 
 
@@ -134,6 +135,7 @@ def _chi2(value: float | None, df: int) -> dict[str, Any]:
     # Not above: it takes long to import, and a simulation starts without.
     from scipy import special
 
+    # Of a model that explains nothing rounding may leave a ratio just below 0.
     p = None if value is None else float(special.chdtrc(df, max(value, 0.0)))
     return {"chi2": value, "df": df, "p": p}
 

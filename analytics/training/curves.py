@@ -35,6 +35,14 @@ class Auc(NamedTuple):
     high: float | None
 
 
+_NO_AUC = Auc(
+    value=None,
+    se=None,
+    low=None,
+    high=None,
+)
+
+
 class Step(NamedTuple):
     """Bins that are shown as one, [first, last)."""
 
@@ -48,7 +56,11 @@ class Step(NamedTuple):
         return self.n_negative + self.n_positive
 
 
-def delong(counts: Ints, *, confidence: float = CONFIDENCE) -> Auc:
+def delong(
+    counts: Ints,
+    *,
+    confidence: float = CONFIDENCE,
+) -> Auc:
     """AUC with its standard error and Wald interval, from a joint histogram.
 
     A row of class 1 is placed at the share of rows of class 0 below it, ties half, and a
@@ -66,25 +78,37 @@ def delong(counts: Ints, *, confidence: float = CONFIDENCE) -> Auc:
     Disclosure: two numbers over all rows. With few of a class, the order of its scores.
     """
     negatives, positives = _halves(counts)
-    n_negative, n_positive = sum(negatives), sum(positives)
+    n_negative = sum(negatives)
+    n_positive = sum(positives)
     if not n_negative or not n_positive:
-        return Auc(None, None, None, None)
+        return _NO_AUC
     # Twice the number of rows of the other class that are placed on the right side.
     twice_below = _twice_below(negatives)
     twice_above = _twice_below(positives[::-1])[::-1]
     n_pairs = n_negative * n_positive
-    won = sum(map(int.__mul__, positives, twice_below))
-    auc = float(Fraction(won, 2 * n_pairs))
+    twice_won = sum(map(int.__mul__, positives, twice_below))
+    auc = float(Fraction(twice_won, 2 * n_pairs))
     if n_negative < 2 or n_positive < 2:
-        return Auc(auc, None, None, None)
+        return _NO_AUC._replace(value=auc)
     of_positives = _variance(positives, twice_below) / (2 * n_negative) ** 2
     of_negatives = _variance(negatives, twice_above) / (2 * n_positive) ** 2
     se = math.sqrt(of_positives / n_positive + of_negatives / n_negative)
-    reach = NormalDist().inv_cdf((1 + confidence) / 2) * se
-    return Auc(auc, se, max(0.0, auc - reach), min(1.0, auc + reach))
+    share = (1 + confidence) / 2
+    quantile = NormalDist().inv_cdf(share)
+    reach = quantile * se
+    return Auc(
+        value=auc,
+        se=se,
+        low=max(0.0, auc - reach),
+        high=min(1.0, auc + reach),
+    )
 
 
-def roc_points(counts: Ints, *, min_rows: int) -> list[dict[str, float]]:
+def roc_points(
+    counts: Ints,
+    *,
+    min_rows: int,
+) -> list[dict[str, float]]:
     """The ROC curve from the highest threshold down: `threshold`, `sensitivity`,
     `specificity` of calling positive what scores at least the threshold.
 
@@ -94,23 +118,71 @@ def roc_points(counts: Ints, *, min_rows: int) -> list[dict[str, float]]:
     Disclosure: counts of class 0 and class 1 between thresholds, each min_rows or more.
     """
     negatives, positives = _halves(counts)
-    n_negative, n_positive = sum(negatives), sum(positives)
+    n_bins = len(negatives)
+    n_negative = sum(negatives)
+    n_positive = sum(positives)
     found: list[dict[str, float]] = []
-    called_negative = called_positive = 0
+    fp = 0
+    tp = 0
     for step in reversed(merged_steps(counts, min_rows=min_rows)):
-        called_negative += step.n_negative
-        called_positive += step.n_positive
-        found.append(
-            {
-                "threshold": step.first / len(negatives),
-                "sensitivity": called_positive / n_positive,
-                "specificity": 1 - called_negative / n_negative,
-            }
-        )
+        fp += step.n_negative
+        tp += step.n_positive
+        point = {
+            "threshold": step.first / n_bins,
+            "sensitivity": tp / n_positive,
+            "specificity": 1 - fp / n_negative,
+        }
+        found.append(point)
     return found
 
 
-def calibration_table(counts: Ints, *, min_rows: int) -> list[dict[str, Any]]:
+def decision_curve(
+    counts: Ints,
+    *,
+    min_rows: int,
+) -> list[dict[str, float]]:
+    """The net benefit of treating who scores at least a threshold t, from the highest
+    down: `threshold`, `net_benefit` and that of treating all, `treat_all`; treating
+    nobody has 0.
+
+        net benefit = tp / n - fp / n * t / (1 - t)
+
+    (Vickers and Elkin 2006, Medical Decision Making 26, 565.) At the thresholds of
+    `roc_points`, from whose counts it follows; none where a class has fewer than
+    min_rows rows.
+
+    Disclosure: as `roc_points`.
+    """
+    negatives, positives = _halves(counts)
+    n_bins = len(negatives)
+    n_negative = sum(negatives)
+    n_positive = sum(positives)
+    n_rows = n_negative + n_positive
+    found: list[dict[str, float]] = []
+    fp = 0
+    tp = 0
+    for step in reversed(merged_steps(counts, min_rows=min_rows)):
+        fp += step.n_negative
+        tp += step.n_positive
+        # t / (1 - t) with t = first / n_bins; never by 0, as the last bin begins below
+        # 1.
+        odds = step.first / (n_bins - step.first)
+        benefit = tp - fp * odds
+        of_all = n_positive - n_negative * odds
+        point = {
+            "threshold": step.first / n_bins,
+            "net_benefit": benefit / n_rows,
+            "treat_all": of_all / n_rows,
+        }
+        found.append(point)
+    return found
+
+
+def calibration_table(
+    counts: Ints,
+    *,
+    min_rows: int,
+) -> list[dict[str, Any]]:
     """Rows by score: `low`, `high`, `n`, `events`, the mean score `predicted` and the
     share of events `observed`.
 
@@ -129,21 +201,28 @@ def calibration_table(counts: Ints, *, min_rows: int) -> list[dict[str, Any]]:
         # Twice the middle of each bin, in bins.
         twice_middles = 0
         for place in range(step.first, step.last):
-            twice_middles += (2 * place + 1) * (negatives[place] + positives[place])
-        found.append(
-            {
-                "low": step.first / n_bins,
-                "high": step.last / n_bins,
-                "n": step.n_rows,
-                "events": step.n_positive,
-                "predicted": float(Fraction(twice_middles, 2 * n_bins * step.n_rows)),
-                "observed": step.n_positive / step.n_rows,
-            }
-        )
+            n_rows = negatives[place] + positives[place]
+            twice_middle = 2 * place + 1
+            twice_middles += twice_middle * n_rows
+        predicted = Fraction(twice_middles, 2 * n_bins * step.n_rows)
+        row = {
+            "low": step.first / n_bins,
+            "high": step.last / n_bins,
+            "n": step.n_rows,
+            "events": step.n_positive,
+            "predicted": float(predicted),
+            "observed": step.n_positive / step.n_rows,
+        }
+        found.append(row)
     return found
 
 
-def merged_steps(counts: Ints, *, min_rows: int, least_rows: int = 1) -> list[Step]:
+def merged_steps(
+    counts: Ints,
+    *,
+    min_rows: int,
+    least_rows: int = 1,
+) -> list[Step]:
     """Bins in ascending order, merged until each step has min_rows rows of each class
     and least_rows of both together.
 
@@ -152,25 +231,37 @@ def merged_steps(counts: Ints, *, min_rows: int, least_rows: int = 1) -> list[St
     """
     least = max(1, min_rows)
     steps: list[Step] = []
-    first = n_negative = n_positive = 0
+    first = 0
+    n_negative = 0
+    n_positive = 0
     negatives, positives = _halves(counts)
-    for place, (of_0, of_1) in enumerate(zip(negatives, positives, strict=True)):
-        n_negative += of_0
-        n_positive += of_1
+    n_bins = len(negatives)
+    for place in range(n_bins):
+        n_negative += negatives[place]
+        n_positive += positives[place]
         has_each = min(n_negative, n_positive) >= least
-        if has_each and n_negative + n_positive >= least_rows:
-            steps.append(Step(first, place + 1, n_negative, n_positive))
-            first, n_negative, n_positive = place + 1, 0, 0
-    if steps and first < len(negatives):
-        last = steps.pop()
-        steps.append(
-            Step(
-                last.first,
-                len(negatives),
-                last.n_negative + n_negative,
-                last.n_positive + n_positive,
+        has_both = n_negative + n_positive >= least_rows
+        if has_each and has_both:
+            last = place + 1
+            step = Step(
+                first=first,
+                last=last,
+                n_negative=n_negative,
+                n_positive=n_positive,
             )
+            steps.append(step)
+            first = last
+            n_negative = 0
+            n_positive = 0
+    if steps and first < n_bins:
+        before = steps.pop()
+        step = Step(
+            first=before.first,
+            last=n_bins,
+            n_negative=before.n_negative + n_negative,
+            n_positive=before.n_positive + n_positive,
         )
+        steps.append(step)
     return steps
 
 
@@ -196,11 +287,17 @@ def _twice_below(counts: list[int]) -> list[int]:
     return found
 
 
-def _variance(counts: list[int], values: list[int]) -> Fraction:
+def _variance(
+    counts: list[int],
+    values: list[int],
+) -> Fraction:
     """The sample variance of values that stand counts times, two or more in all."""
     n_rows = sum(counts)
-    total = squares = 0
+    total = 0
+    squares = 0
     for count, value in zip(counts, values, strict=True):
         total += count * value
         squares += count * value * value
-    return Fraction(n_rows * squares - total * total, n_rows * (n_rows - 1))
+    numerator = n_rows * squares - total * total
+    denominator = n_rows * (n_rows - 1)
+    return Fraction(numerator, denominator)

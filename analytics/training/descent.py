@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from analytics.arrays import Floats, Labels, check_at_least
-from analytics.training.models import Model, initial_weights, local_gradient, local_loss
+from analytics.training.gradients import local_gradient, local_loss
+from analytics.training.initial_weights import initial_weights
+from analytics.training.models import Model
 from analytics.training.optimizers import (
     converged,
     decayed_rate,
@@ -121,6 +123,7 @@ def joint_loss(
     the hospitals.
     """
     losses = [len(y) * local_loss(model, weights, X, y) for X, y in parts]
+    # Rounded once, so that the order of the hospitals does not matter.
     mean = math.fsum(losses) / _n_rows(parts)
     added = penalty_value(
         weights, penalty=penalty, alpha=alpha, penalised=model.penalised

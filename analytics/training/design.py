@@ -53,16 +53,28 @@ class Levels:
     @property
     def shown(self) -> tuple[str, ...]:
         """The levels that are features."""
-        return tuple(level for level in self.levels if level != self.reference)
+        found = []
+        for level in self.levels:
+            if level != self.reference:
+                found.append(level)
+        return tuple(found)
 
     @property
     def features(self) -> tuple[str, ...]:
-        return tuple(feature_name(self.name, level) for level in self.shown)
+        found = []
+        for level in self.shown:
+            name = feature_name(self.name, level)
+            found.append(name)
+        return tuple(found)
 
     def places(self, texts: Iterable[str]) -> list[int]:
         """Where in `levels` each text stands; of an unknown one OTHER, or UNKNOWN."""
-        known = {level: place for place, level in enumerate(self.levels)}
-        unknown = known[OTHER] if self.has_other else UNKNOWN
+        known = {}
+        for place, level in enumerate(self.levels):
+            known[level] = place
+        unknown = UNKNOWN
+        if self.has_other:
+            unknown = known[OTHER]
         return [known.get(text, unknown) for text in texts]
 
 
@@ -75,8 +87,11 @@ class Spline:
 
     @property
     def features(self) -> tuple[str, ...]:
-        numbers = range(1, len(self.knots))
-        return tuple(feature_name(self.name, str(number)) for number in numbers)
+        found = []
+        for number in range(1, len(self.knots)):
+            name = feature_name(self.name, str(number))
+            found.append(name)
+        return tuple(found)
 
 
 Term = Number | Levels | Spline
@@ -111,11 +126,13 @@ def sorted_levels(levels: Iterable[str]) -> list[str]:
     """
 
     def key(level: str) -> tuple[bool, Fraction, str]:
-        if is_number(level):
-            return False, Fraction(level), level
-        return True, Fraction(0), level
+        is_text = not is_number(level)
+        # As doubles two long numbers could be one.
+        size = Fraction(0) if is_text else Fraction(level)
+        return is_text, size, level
 
-    return sorted(set(levels), key=key)
+    distinct = set(levels)
+    return sorted(distinct, key=key)
 
 
 def is_number(level: str) -> bool:
@@ -123,12 +140,19 @@ def is_number(level: str) -> bool:
     return _NUMBER.fullmatch(level) is not None
 
 
-def default_reference(levels: Sequence[str], counts: Sequence[int]) -> str:
+def default_reference(
+    levels: Sequence[str],
+    counts: Sequence[int],
+) -> str:
     """The most frequent level; of several the first in the order of `levels`."""
-    return levels[int(np.argmax(counts))]
+    most_frequent = int(np.argmax(counts))
+    return levels[most_frequent]
 
 
-def design_matrix(design: Design, columns: Mapping[str, Floats | Ints]) -> Floats:
+def design_matrix(
+    design: Design,
+    columns: Mapping[str, Floats | Ints],
+) -> Floats:
     """The rows of a design, float64 (n, n_features).
 
     columns: by term's name, (n,): numbers, NaN where there is no value; of categories
@@ -140,14 +164,21 @@ def design_matrix(design: Design, columns: Mapping[str, Floats | Ints]) -> Float
     """
     parts: list[Floats] = []
     for term in design.terms:
-        parts.append(_features(term, columns[term.name], design.means))
+        column = columns[term.name]
+        features = _features(term, column, design.means)
+        parts.append(features)
     X = np.concatenate(parts, axis=1)
-    if np.isnan(X).any():
+    is_missing = np.isnan(X)
+    if is_missing.any():
         raise ValueError("a row has no value in a column of the model")
     return X
 
 
-def _features(term: Term, column: Any, means: Mapping[str, float]) -> Floats:
+def _features(
+    term: Term,
+    column: Any,
+    means: Mapping[str, float],
+) -> Floats:
     if isinstance(term, Levels):
         return indicators(term, column)
     features = own_features(term, column)
@@ -162,16 +193,22 @@ def own_features(term: Number | Spline, column: Floats) -> Floats:
     """The features of a column of numbers, (n, n_features); NaN where there is none."""
     if isinstance(term, Spline):
         return natural_spline(column, term.knots)
-    return np.array(column, dtype=np.float64).reshape(-1, 1)
+    # A copy: means are written into it where values are missing.
+    numbers = np.array(column, dtype=np.float64)
+    return numbers.reshape(-1, 1)
 
 
 def indicators(term: Levels, places: Ints) -> Floats:
     """1 where a row has the level, else 0; (n, levels without the reference)."""
-    if len(places) and int(places.min()) < 0:
+    n_rows = len(places)
+    if n_rows and int(places.min()) < 0:
         raise ValueError(f"a row has a level of {term.name} that the model lacks")
-    found = np.zeros((len(places), len(term.shown)))
-    for place, level in enumerate(term.shown):
-        found[:, place] = places == term.levels.index(level)
+    shown = term.shown
+    shape = (n_rows, len(shown))
+    found = np.zeros(shape)
+    for feature, level in enumerate(shown):
+        place = term.levels.index(level)
+        found[:, feature] = places == place
     return found
 
 
@@ -187,56 +224,96 @@ def natural_spline(x: Floats, knots: Sequence[float]) -> Floats:
     >>> natural_spline(np.array([30.0, 50.0]), (30, 50, 70)).round(3).tolist()
     [[0.0, 0.0], [0.566, -0.211]]
     """
-    lower, upper = float(knots[0]), float(knots[-1])
-    repeated = np.repeat([lower, upper], _DEGREE)
-    all_knots = np.sort(np.concatenate([np.asarray(knots, dtype=np.float64), repeated]))
+    lower = float(knots[0])
+    upper = float(knots[-1])
     boundary = np.array([lower, upper])
+    repeated = np.repeat([lower, upper], _DEGREE)
+    own_knots = np.asarray(knots, dtype=np.float64)
+    all_knots = np.concatenate([own_knots, repeated])
+    all_knots = np.sort(all_knots)
+
     # Without the first B-spline, whose part the intercept has.
-    constraints = _b_splines(boundary, all_knots, derivative=2)[:, 1:]
-    q, _ = np.linalg.qr(constraints.T, mode="complete")
-    within = np.clip(np.asarray(x, dtype=np.float64), lower, upper)
+    curvatures = _b_splines(boundary, all_knots, derivative=2)
+    constraints = curvatures[:, 1:]
+    decomposed = np.linalg.qr(constraints.T, mode="complete")
+    q = decomposed.Q
+
+    x = np.asarray(x, dtype=np.float64)
+    within = np.clip(x, lower, upper)
     values = _b_splines(within, all_knots)
     slopes = _b_splines(boundary, all_knots, derivative=1)
-    beyond = np.asarray(x, dtype=np.float64) - within
+    beyond = x - within
     is_below = beyond < 0
     is_above = beyond > 0
-    values[is_below] += np.outer(beyond[is_below], slopes[0])
-    values[is_above] += np.outer(beyond[is_above], slopes[1])
-    basis: Floats = (values[:, 1:] @ q)[:, 2:]
+    below = beyond[is_below]
+    above = beyond[is_above]
+    lower_slopes, upper_slopes = slopes
+    values[is_below] += np.outer(below, lower_slopes)
+    values[is_above] += np.outer(above, upper_slopes)
+    rotated = values[:, 1:] @ q
+    basis: Floats = rotated[:, 2:]
     return basis
 
 
-def _b_splines(x: Floats, knots: Floats, *, derivative: int = 0) -> Floats:
+def _b_splines(
+    x: Floats,
+    knots: Floats,
+    *,
+    derivative: int = 0,
+) -> Floats:
     """Cubic B-splines, or a derivative of them, at x within the knots; (n, m).
 
     The recursion of Cox and de Boor. At the last knot they are those of its left.
     """
+    n_rows = len(x)
     n_intervals = len(knots) - 1
-    last = int(np.flatnonzero(knots[:-1] < knots[-1])[-1])
+    is_before_last = knots[:-1] < knots[-1]
+    last = int(np.flatnonzero(is_before_last)[-1])
     found = np.searchsorted(knots, x, side="right") - 1
     interval = np.minimum(found, last)
-    values = np.zeros((len(x), n_intervals))
-    values[np.arange(len(x)), interval] = 1.0
+
+    values = np.zeros((n_rows, n_intervals))
+    values[np.arange(n_rows), interval] = 1.0
+    # NaN is sorted behind all knots, where a row must not seem to be.
     values[np.isnan(x)] = np.nan
     for degree in range(1, _DEGREE + 1):
         is_derived = degree > _DEGREE - derivative
-        values = _raised(values, x, knots, degree, is_derived=is_derived)
+        values = _raised(
+            values,
+            x,
+            knots,
+            degree,
+            is_derived=is_derived,
+        )
     return values
 
 
 def _raised(
-    values: Floats, x: Floats, knots: Floats, degree: int, *, is_derived: bool
+    values: Floats,
+    x: Floats,
+    knots: Floats,
+    degree: int,
+    *,
+    is_derived: bool,
 ) -> Floats:
     """B-splines of a degree, or their derivatives, from those of one degree less."""
     n_splines = values.shape[1] - 1
-    raised = np.zeros((len(x), n_splines))
+    shape = (len(x), n_splines)
+    raised = np.zeros(shape)
     for place in range(n_splines):
-        left = knots[place + degree] - knots[place]
-        right = knots[place + degree + 1] - knots[place + 1]
+        start = knots[place]
+        next_start = knots[place + 1]
+        end = knots[place + degree]
+        next_end = knots[place + degree + 1]
+        left = end - start
+        right = next_end - next_start
+        # Between two knots in one place there is no spline: 0 / 0 counts as 0.
         if left > 0:
-            rise = degree if is_derived else x - knots[place]
-            raised[:, place] += values[:, place] * rise / left
+            rise = degree if is_derived else x - start
+            own = values[:, place]
+            raised[:, place] += own * rise / left
         if right > 0:
-            fall = -degree if is_derived else knots[place + degree + 1] - x
-            raised[:, place] += values[:, place + 1] * fall / right
+            fall = -degree if is_derived else next_end - x
+            following = values[:, place + 1]
+            raised[:, place] += following * fall / right
     return raised

@@ -16,84 +16,18 @@ Decision 84.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from analytics.arrays import Bools, Floats
-
-MOST_PREDICTOR = 700.0
-"""exp of more leaves float64."""
-_MOST_PROBIT = 37.0
-_MOST_CLOGLOG = 6.5
-"""Beyond these the smaller of the two probabilities is 0."""
-
-POWER_OF_VARIANCE = {"gaussian": 0, "poisson": 1, "gamma": 2, "inverse_gaussian": 3}
-"""k of V(mu) = mu^k."""
-
-LINKS: dict[str, tuple[str, ...]] = {
-    "gaussian": ("identity", "log", "inverse"),
-    "binomial": ("logit", "probit", "cloglog", "log"),
-    "poisson": ("log", "identity", "sqrt"),
-    "gamma": ("inverse", "identity", "log"),
-    "inverse_gaussian": ("inverse_squared", "inverse", "identity", "log"),
-}
-"""By family the links that go with it, the canonical one first."""
-
-
-class Means(NamedTuple):
-    """Of each row, (n,)."""
-
-    mu: Floats
-    complement: Floats  # 1 - mu of binomial; else not looked at
-    slope: Floats  # d mu / d eta
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A family and a link that go together.
-
-    Raises ValueError for others.
-
-    >>> Pair("poisson", "log").is_canonical
-    True
-    """
-
-    family: str
-    link: str
-
-    def __post_init__(self) -> None:
-        if self.link not in LINKS.get(self.family, ()):
-            raise ValueError(f"{self.family} has no link {self.link}.")
-
-    @property
-    def is_canonical(self) -> bool:
-        return self.link == LINKS[self.family][0]
-
-    @property
-    def is_binary(self) -> bool:
-        return self.family == "binomial"
-
-    @property
-    def is_least_squares(self) -> bool:
-        """Whether the equations do not depend on where they are made."""
-        return self == LEAST_SQUARES
-
-    @property
-    def has_dispersion(self) -> bool:
-        """Whether the family has a dispersion besides its mean."""
-        return self.family not in ("binomial", "poisson")
-
-
-LOGISTIC = Pair("binomial", "logit")
-LEAST_SQUARES = Pair("gaussian", "identity")
-
-
-def canonical_pair(family: str) -> Pair:
-    return Pair(family, LINKS[family][0])
-
+from analytics.training import links
+from analytics.training.links import Means
+from analytics.training.pairs import (
+    LEAST_SQUARES,
+    POWER_OF_VARIANCE,
+    Pair,
+)
 
 # Links
 
@@ -104,93 +38,15 @@ def means(pair: Pair, predictors: Floats) -> Means:
     eta is held where exp would leave float64; where mu is then none of the family
     `is_valid` says so.
     """
-    find = _INVERSES[pair.link]
+    find = links.INVERSES[pair.link]
+    eta = np.asarray(predictors, dtype=np.float64)
     with np.errstate(all="ignore"):
-        return find(np.asarray(predictors, dtype=np.float64))
-
-
-def _identity(eta: Floats) -> Means:
-    return Means(eta, 1 - eta, np.ones_like(eta))
-
-
-def _log(eta: Floats) -> Means:
-    held = np.clip(eta, -MOST_PREDICTOR, MOST_PREDICTOR)
-    mu = np.exp(held)
-    return Means(mu, -np.expm1(held), mu)
-
-
-def _inverse(eta: Floats) -> Means:
-    mu = 1 / eta
-    return Means(mu, 1 - mu, -mu * mu)
-
-
-def _inverse_squared(eta: Floats) -> Means:
-    mu = 1 / np.sqrt(eta)
-    return Means(mu, 1 - mu, -mu * mu * mu / 2)
-
-
-def _sqrt(eta: Floats) -> Means:
-    # A root is above 0: the other branch is another model.
-    mu = np.where(eta > 0, eta * eta, np.nan)
-    return Means(mu, 1 - mu, 2 * eta)
-
-
-def _logit(eta: Floats) -> Means:
-    held = np.clip(eta, -MOST_PREDICTOR, MOST_PREDICTOR)
-    mu = np.exp(-np.logaddexp(0, -held))
-    complement = np.exp(-np.logaddexp(0, held))
-    return Means(mu, complement, mu * complement)
-
-
-def _probit(eta: Floats) -> Means:
-    # Not above: it takes long to import, and a simulation starts without.
-    from scipy import special
-
-    held = np.clip(eta, -_MOST_PROBIT, _MOST_PROBIT)
-    density = np.exp(-held * held / 2) / math.sqrt(2 * math.pi)
-    return Means(special.ndtr(held), special.ndtr(-held), density)
-
-
-def _cloglog(eta: Floats) -> Means:
-    held = np.clip(eta, -MOST_PREDICTOR, _MOST_CLOGLOG)
-    hazard = np.exp(held)
-    complement = np.exp(-hazard)
-    return Means(-np.expm1(-hazard), complement, hazard * complement)
-
-
-_INVERSES: dict[str, Callable[[Floats], Means]] = {
-    "identity": _identity,
-    "log": _log,
-    "inverse": _inverse,
-    "inverse_squared": _inverse_squared,
-    "sqrt": _sqrt,
-    "logit": _logit,
-    "probit": _probit,
-    "cloglog": _cloglog,
-}
+        return find(eta)
 
 
 def predictor_of(pair: Pair, mu: Floats) -> Floats:
     """eta = g(mu)."""
-    match pair.link:
-        case "log":
-            return np.log(mu)
-        case "inverse":
-            return 1 / mu
-        case "inverse_squared":
-            return 1 / (mu * mu)
-        case "sqrt":
-            return np.sqrt(mu)
-        case "logit":
-            return np.log(mu / (1 - mu))
-        case "probit":
-            from scipy import special
-
-            quantiles: Floats = special.ndtri(mu)
-            return quantiles
-        case "cloglog":
-            return np.log(-np.log1p(-mu))
-    return mu
+    return links.predictor_of(pair.link, mu)
 
 
 # Families
@@ -198,7 +54,9 @@ def predictor_of(pair: Pair, mu: Floats) -> Floats:
 
 def valid_rows(pair: Pair, at: Means) -> Bools:
     """Which of these means the family knows, (n,)."""
-    found: Bools = np.isfinite(at.mu) & np.isfinite(at.slope)
+    has_mean = np.isfinite(at.mu)
+    has_slope = np.isfinite(at.slope)
+    found: Bools = has_mean & has_slope
     if pair.family != "gaussian":
         found &= at.mu > 0
     if pair.is_binary:
@@ -208,30 +66,44 @@ def valid_rows(pair: Pair, at: Means) -> Bools:
 
 def is_valid(pair: Pair, at: Means) -> bool:
     """Whether the family knows every one of these means."""
-    return bool(valid_rows(pair, at).all())
+    found = valid_rows(pair, at)
+    return bool(found.all())
 
 
 def variances(pair: Pair, at: Means) -> Floats:
     """V(mu)."""
     if pair.is_binary:
         return at.mu * at.complement
-    found: Floats = at.mu ** POWER_OF_VARIANCE[pair.family]
+    if pair.has_theta:
+        growth = 1 + at.mu / pair.theta
+        of_theta: Floats = at.mu * growth
+        return of_theta
+    power = POWER_OF_VARIANCE[pair.family]
+    found: Floats = at.mu**power
     return found
 
 
-def residuals(pair: Pair, y: Floats, at: Means) -> Floats:
+def residuals(
+    pair: Pair,
+    y: Floats,
+    at: Means,
+) -> Floats:
     """y - mu; of binomial without losing digits near 1."""
     if pair.is_binary:
         return np.where(y > 0, at.complement, -at.mu)
     return y - at.mu
 
 
-def unit_deviances(pair: Pair, y: Floats, at: Means) -> Floats:
+def unit_deviances(
+    pair: Pair,
+    y: Floats,
+    at: Means,
+) -> Floats:
     """d(y, mu): twice what the log-likelihood of a row is below that of mu = y.
 
     gaussian (y - mu)^2; binomial -2 log mu or -2 log(1 - mu); poisson 2 (y log(y / mu) -
     (y - mu)); gamma 2 (-log(y / mu) + (y - mu) / mu); inverse_gaussian (y - mu)^2 / (mu^2
-    y).
+    y); negative_binomial 2 (y log(y / mu) - (y + theta) log((y + theta) / (mu + theta))).
     """
     mu = at.mu
     match pair.family:
@@ -239,56 +111,110 @@ def unit_deviances(pair: Pair, y: Floats, at: Means) -> Floats:
             squares: Floats = (y - mu) ** 2
             return squares
         case "binomial":
-            return -2 * np.log(np.where(y > 0, mu, at.complement))
+            probability = np.where(y > 0, mu, at.complement)
+            return -2 * np.log(probability)
         case "poisson":
-            return 2 * (_y_log(y, mu) - (y - mu))
+            of_label = _y_log(y, mu)
+            return 2 * (of_label - (y - mu))
+        case "negative_binomial":
+            of_label = _y_log(y, mu)
+            of_theta = _theta_log(pair.theta, y, mu)
+            return 2 * (of_label - of_theta)
         case "gamma":
-            return 2 * ((y - mu) / mu - np.log(y / mu))
-    found: Floats = (y - mu) ** 2 / (mu * mu * y)
+            distance = (y - mu) / mu
+            return 2 * (distance - np.log(y / mu))
+    scale = mu * mu * y
+    found: Floats = (y - mu) ** 2 / scale
     return found
 
 
 def _y_log(y: Floats, mu: Floats) -> Floats:
     """y log(y / mu), 0 where y is."""
+    # The logarithm of 1 where y is 0: 0 times that of 0 is NaN.
     ratio = np.where(y > 0, y, mu) / mu
     found: Floats = y * np.log(ratio)
     return found
 
 
-def pearson_residuals(pair: Pair, y: Floats, at: Means) -> Floats:
+def _y_log_y(y: Floats) -> Floats:
+    ones = np.ones(len(y))
+    return _y_log(y, ones)
+
+
+def _theta_log(
+    theta: float,
+    y: Floats,
+    mu: Floats | float,
+) -> Floats:
+    """(y + theta) log((y + theta) / (mu + theta)); where theta is infinite y - mu."""
+    if math.isinf(theta):
+        found: Floats = y - mu
+        return found
+    # By log1p: with a large theta the quotient of the two is nearly 1, and its
+    # logarithm would have no digits left.
+    distance = (y - mu) / (mu + theta)
+    of_theta: Floats = (y + theta) * np.log1p(distance)
+    return of_theta
+
+
+def pearson_residuals(
+    pair: Pair,
+    y: Floats,
+    at: Means,
+) -> Floats:
     """(y - mu) / sqrt(V): their squares are Pearson's chi2."""
-    found: Floats = residuals(pair, y, at) / np.sqrt(variances(pair, at))
+    deviations = np.sqrt(variances(pair, at))
+    found: Floats = residuals(pair, y, at) / deviations
     return found
 
 
-def label_problem(pair: Pair, y: Floats) -> tuple[Bools, str]:
+def label_problem(
+    pair: Pair,
+    y: Floats,
+) -> tuple[Bools, str]:
     """Which labels (n,) the family does not know, and what it asks of them."""
     match pair.family:
         case "binomial":
-            return (y != 0) & (y != 1), "0 or 1"
-        case "poisson":
-            return (y < 0) | (y != np.floor(y)), "a whole number of 0 or more"
+            is_unknown = (y != 0) & (y != 1)
+            return is_unknown, "0 or 1"
+        case "poisson" | "negative_binomial":
+            is_broken = y != np.floor(y)
+            is_unknown = (y < 0) | is_broken
+            return is_unknown, "a whole number of 0 or more"
         case "gamma" | "inverse_gaussian":
             return y <= 0, "above 0"
-    return np.zeros(len(y), dtype=bool), "a number"
+    no_row = np.zeros(len(y), dtype=bool)
+    return no_row, "a number"
 
 
-def start_means(pair: Pair, y: Floats, row_weights: Floats | float = 1.0) -> Means:
+def start_means(
+    pair: Pair,
+    y: Floats,
+    row_weights: Floats | float = 1.0,
+) -> Means:
     """What the first equations are made at, from the labels alone.
 
     y, that of gaussian .1 at least where the link has no mean of 0 (such a label comes
     divided by its joint mean); binomial (m y + 1/2) / (m + 1) with weights m; poisson y
-    + .1.
+    + .1, negative_binomial 1/6 where y is 0.
     """
     mu = y
     if pair.is_binary:
         mu = (row_weights * y + 0.5) / (row_weights + 1)
     elif pair.family == "poisson":
         mu = y + 0.1
+    elif pair.has_theta:
+        is_zero = y == 0
+        mu = y + is_zero / 6
     elif pair.family == "gaussian" and not pair.is_least_squares:
         mu = np.maximum(y, 0.1)
-    _, _, slope = means(pair, predictor_of(pair, mu))
-    return Means(mu, 1 - mu, slope)
+    eta = predictor_of(pair, mu)
+    at = means(pair, eta)
+    return Means(
+        mu=mu,
+        complement=1 - mu,
+        slope=at.slope,
+    )
 
 
 class NullTerms(NamedTuple):
@@ -298,22 +224,75 @@ class NullTerms(NamedTuple):
 
     weight: Any  # m
     label: Any  # m y; of gaussian m (y - center)
-    # gaussian m (y - center)^2; poisson m y log y; gamma m log y; inverse_gaussian m / y
+    # gaussian m (y - center)^2; negative_binomial m (y log y - (y + theta) log((y +
+    # theta) / (1 + theta))); poisson m y log y; gamma m log y; inverse_gaussian m / y
     spread: Any
 
 
-def null_terms(pair: Pair, y: Floats, m: Floats, *, center: float) -> NullTerms:
-    """center: anything near the mean, so that nothing cancels."""
+def is_null_with_offset(pair: Pair) -> bool:
+    """Whether the model of an intercept and an offset has a formula, and so needs no rounds
+    of its own.
+    """
+    if pair == LEAST_SQUARES:
+        return True
+    return pair.link == "log" and pair.family in ("poisson", "gamma")
+
+
+def null_terms(
+    pair: Pair,
+    y: Floats,
+    m: Floats,
+    *,
+    center: float,
+    offset: Floats | None = None,
+) -> NullTerms:
+    """center: anything near the mean, so that nothing cancels. With an offset, where
+    `is_null_with_offset`, the one mean is exp(b) of mu / exp(offset), or b of mu - offset.
+    """
+    if offset is not None:
+        if pair == LEAST_SQUARES:
+            y = y - offset
+        if pair == Pair("gamma", "log"):
+            y = y * np.exp(-offset)
+        if pair == Pair("poisson", "log"):
+            of_label = _y_log_y(y)
+            return NullTerms(
+                weight=m * np.exp(offset),
+                label=m * y,
+                spread=m * (of_label - y * offset),
+            )
+    if pair.family == "gaussian":
+        return NullTerms(
+            weight=m,
+            label=m * (y - center),
+            spread=m * (y - center) ** 2,
+        )
+    spread = _null_spread(pair, y, m)
+    return NullTerms(
+        weight=m,
+        label=m * y,
+        spread=spread,
+    )
+
+
+def _null_spread(
+    pair: Pair,
+    y: Floats,
+    m: Floats,
+) -> Floats:
+    """`NullTerms.spread` of all families but gaussian."""
     match pair.family:
-        case "gaussian":
-            return NullTerms(m, m * (y - center), m * (y - center) ** 2)
         case "poisson":
-            return NullTerms(m, m * y, m * _y_log(y, np.ones(len(y))))
+            return m * _y_log_y(y)
+        case "negative_binomial":
+            of_theta = _theta_log(pair.theta, y, 1.0)
+            of_label = _y_log_y(y)
+            return m * (of_label - of_theta)
         case "gamma":
-            return NullTerms(m, m * y, m * np.log(y))
+            return m * np.log(y)
         case "inverse_gaussian":
-            return NullTerms(m, m * y, m / y)
-    return NullTerms(m, m * y, np.zeros(len(y)))
+            return m / y
+    return np.zeros(len(y))
 
 
 def null_deviance(pair: Pair, sums: NullTerms) -> float:
@@ -326,41 +305,130 @@ def null_deviance(pair: Pair, sums: NullTerms) -> float:
         case "poisson":
             if mean == 0:
                 return 0.0
-            return 2 * float(spread - label * math.log(mean))
+            of_mean = label * math.log(mean)
+            return 2 * float(spread - of_mean)
+        case "negative_binomial":
+            if mean == 0:
+                return 0.0
+            # From a mean of 1 to the mean.
+            if math.isinf(pair.theta):
+                moved = weight * (mean - 1)
+            else:
+                ratio = (mean - 1) / (1 + pair.theta)
+                amount = label + weight * pair.theta
+                moved = amount * math.log1p(ratio)
+            of_mean = label * math.log(mean)
+            return 2 * float(spread - of_mean + moved)
         case "gamma":
-            return 2 * float(weight * math.log(mean) - spread)
+            of_mean = weight * math.log(mean)
+            return 2 * float(of_mean - spread)
         case "inverse_gaussian":
             return float(spread - weight / mean)
     found = 0.0
     for part in (label, weight - label):
+        # Labels that are all the same leave 0 log 0, which is 0.
         if part > 0:
-            found += 2 * part * math.log(weight / part)
+            surprise = math.log(weight / part)
+            found += 2 * part * surprise
     return found
 
 
-def row_remainders(pair: Pair, y: Floats, m: Floats, *, are_counts: bool) -> Floats:
+def zero_deviance(
+    pair: Pair,
+    sums: NullTerms,
+    *,
+    center: float,
+) -> float | None:
+    """sum m d(y, mu) at mu = g^-1(0), which is the null model where there is no intercept,
+    from sums of `null_terms` with the same center; with an offset at mu = g^-1(offset).
+
+    None where the family does not know that mean, as 0 of poisson with identity.
+    """
+    at = means(pair, np.zeros(1))
+    if not is_valid(pair, at):
+        return None
+    weight, label, spread = sums
+    mu = float(at.mu[0])
+    match pair.family:
+        case "gaussian":
+            shift = mu - center
+            product = 2 * shift * label
+            square = shift * shift * weight
+            return float(spread - product + square)
+        case "binomial":
+            complement = float(at.complement[0])
+            n_zeros = weight - label
+            of_zeros = n_zeros * math.log(complement)
+            of_ones = label * math.log(mu)
+            return -2 * float(of_ones + of_zeros)
+        case "poisson":
+            of_mean = label * math.log(mu)
+            return 2 * float(spread - of_mean - label + weight * mu)
+        case "negative_binomial":
+            # Its one link is log, and 1 where the terms are taken.
+            return 2 * float(spread)
+        case "gamma":
+            of_mean = weight * (math.log(mu) - 1)
+            return 2 * float(of_mean - spread + label / mu)
+    of_labels = label / (mu * mu)
+    of_weights = 2 * weight / mu
+    return float(of_labels - of_weights + spread)
+
+
+def row_remainders(
+    pair: Pair,
+    y: Floats,
+    m: Floats,
+    *,
+    are_counts: bool,
+) -> Floats:
     """What the log-likelihood has of a row besides its deviance: see `log_likelihood`.
 
-    poisson m (y log y - y - log y!); gamma and inverse_gaussian m log y; gaussian with
+    poisson m (y log y - y - log y!); negative_binomial the log of its probability at mu =
+    y; gamma and inverse_gaussian m log y; gaussian with
     weights that are no counts of rows log(m) / 2; else 0.
     """
     match pair.family:
-        case "poisson":
+        case "negative_binomial" if math.isfinite(pair.theta):
+            return m * _log_probability_at_mean(y, pair.theta)
+        case "poisson" | "negative_binomial":
             from scipy import special
 
-            of_own_mean = special.xlogy(y, y) - y - special.gammaln(y + 1)
+            of_factorial = special.gammaln(y + 1)
+            of_own_mean = special.xlogy(y, y) - y - of_factorial
             found: Floats = m * of_own_mean
             return found
         case "gamma" | "inverse_gaussian":
             return m * np.log(y)
     if pair.family == "gaussian" and not are_counts:
         has_weight = m > 0
-        return np.where(has_weight, np.log(np.where(has_weight, m, 1.0)) / 2, 0.0)
+        weights = np.where(has_weight, m, 1.0)
+        return np.where(has_weight, np.log(weights) / 2, 0.0)
     return np.zeros(len(y))
 
 
+def _log_probability_at_mean(y: Floats, theta: float) -> Floats:
+    """log of Gamma(y + theta) / (Gamma(theta) y!) (theta / (y + theta))^theta (y / (y + theta))^y."""
+    from scipy import special
+
+    # log of the binomial coefficient by a beta function, which does not cancel.
+    ways = -np.log(theta + y) - special.betaln(theta, y + 1)
+    found: Floats = np.asarray(
+        ways
+        - special.xlog1py(theta, y / theta)
+        + special.xlogy(y, y)
+        - special.xlogy(y, y + theta),
+        dtype=np.float64,
+    )
+    return found
+
+
 def log_likelihood(
-    pair: Pair, *, deviance: float, remainder: float, n: float
+    pair: Pair,
+    *,
+    deviance: float,
+    remainder: float,
+    n: float,
 ) -> float | None:
     """As R's logLik, from the deviance and the sum of `row_remainders`.
 
@@ -375,9 +443,11 @@ def log_likelihood(
     dispersion = deviance / n
     if pair.family == "gamma":
         shape = 1 / dispersion
-        of_means = shape * (-deviance / 2 - n + n * math.log(shape))
+        of_shape = n * math.log(shape)
+        of_means = shape * (-deviance / 2 - n + of_shape)
         return of_means - remainder - n * math.lgamma(shape)
-    of_spread = -n / 2 * (math.log(2 * math.pi * dispersion) + 1)
+    of_dispersion = math.log(2 * math.pi * dispersion)
+    of_spread = -n / 2 * (of_dispersion + 1)
     if pair.family == "gaussian":
         return of_spread + remainder
     return of_spread - 1.5 * remainder

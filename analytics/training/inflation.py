@@ -25,8 +25,9 @@ def generalised_inflation(
         GVIF = det(R_own) det(R_others) / det(R)    scaled = GVIF^(1 / (2 df))
 
     covariance: of the coefficients without the intercept's, (d, d), positive definite; R
-    its correlations. places_of: by term where its coefficients stand. Of one term alone
-    there is nothing that inflates: empty.
+    its correlations, which in a model without one are of columns about 0. places_of: by
+    term where its coefficients stand. Of one term alone there is nothing that inflates:
+    empty.
 
     Disclosure: of the covariance, which the report has.
     """
@@ -52,5 +53,7 @@ def generalised_inflation(
 
 
 def _log_determinant(matrix: Floats) -> float:
+    # The determinant of many columns that go together underflows; its logarithm
+    # does not.
     _, logarithm = np.linalg.slogdet(matrix)
     return float(logarithm)

@@ -23,11 +23,16 @@ from analytics.arrays import (
     check_result,
     check_same_rows,
 )
-from analytics.training import concordance, cox
-from analytics.training.models import Model, local_loss, scores
+from analytics.training import concordance, cox_labels
+from analytics.training.gradients import local_loss
+from analytics.training.margins import scores
+from analytics.training.models import Model
 
 
-def binary_metrics(y: Labels, score: Floats) -> dict[str, Any]:
+def binary_metrics(
+    y: Labels,
+    score: Floats,
+) -> dict[str, Any]:
     """accuracy, auc, ks, f1, tp, fp, tn, fn of scores (n,); labels y (n,) are 0 or 1.
 
     A row is called positive if its score is above 0.5. auc = P(score_1 > score_0) +
@@ -54,10 +59,20 @@ def binary_metrics(y: Labels, score: Floats) -> dict[str, Any]:
     n_positive, n_negative = _counts_by_score(is_positive, score)
     ranking = _ranking(n_positive, n_negative)
     accuracy = figures.pop("accuracy")  # the first, in the order of an answer
-    return {"accuracy": accuracy, **ranking, **figures}
+    return {
+        "accuracy": accuracy,
+        **ranking,
+        **figures,
+    }
 
 
-def binary_figures(*, tp: int, fp: int, tn: int, fn: int) -> dict[str, Any]:
+def binary_figures(
+    *,
+    tp: int,
+    fp: int,
+    tn: int,
+    fn: int,
+) -> dict[str, Any]:
     """accuracy, f1 and the four counts of calls, one or more of them above 0; counts of
     several hospitals add up.
 
@@ -65,12 +80,13 @@ def binary_figures(*, tp: int, fp: int, tn: int, fn: int) -> dict[str, Any]:
     {'accuracy': 0.7, 'f1': 0.6666666666666666, 'tp': 3, 'fp': 1, 'tn': 4, 'fn': 2}
     """
     n_rows = tp + fp + tn + fn
+    n_right = tp + tn
     f1 = 0.0
     f1_divisor = 2 * tp + fp + fn
     if f1_divisor:
         f1 = 2 * tp / f1_divisor
     return {
-        "accuracy": (tp + tn) / n_rows,
+        "accuracy": n_right / n_rows,
         "f1": f1,
         "tp": tp,
         "fp": fp,
@@ -79,7 +95,10 @@ def binary_figures(*, tp: int, fp: int, tn: int, fn: int) -> dict[str, Any]:
     }
 
 
-def regression_metrics(y: Floats, predicted: Floats) -> dict[str, float | None]:
+def regression_metrics(
+    y: Floats,
+    predicted: Floats,
+) -> dict[str, float | None]:
     """mse, rmse, mae, r2 of predicted values (n,) for y (n,).
 
     r2 = 1 - sum (y - predicted)^2 / sum (y - mean y)^2, None if y is constant. Raises
@@ -95,13 +114,20 @@ def regression_metrics(y: Floats, predicted: Floats) -> dict[str, float | None]:
         errors = predicted - y
         mse = np.mean(errors**2)
         mae = np.mean(np.abs(errors))
-        variance = np.mean((y - np.mean(y)) ** 2)
-        check_result("mse", mse, mae, variance)
+        mean = np.mean(y)
+        variance = np.mean((y - mean) ** 2)
+        check_result(
+            "mse",
+            mse,
+            mae,
+            variance,
+        )
     # The mean of equal values may be rounded, and their variance then is not 0.
     is_constant = (y == y[0]).all() or variance == 0
     r2: float | None = None
     if not is_constant:
-        r2 = 1.0 - float(mse) / float(variance)
+        unexplained = float(mse) / float(variance)
+        r2 = 1.0 - unexplained
     return {
         "mse": float(mse),
         "rmse": math.sqrt(mse),
@@ -110,7 +136,10 @@ def regression_metrics(y: Floats, predicted: Floats) -> dict[str, float | None]:
     }
 
 
-def multiclass_metrics(y_index: Labels, probabilities: Floats) -> dict[str, Any]:
+def multiclass_metrics(
+    y_index: Labels,
+    probabilities: Floats,
+) -> dict[str, Any]:
     """accuracy, f1_macro and confusion of probabilities (n, K) for class indices
     y_index (n,).
 
@@ -125,8 +154,8 @@ def multiclass_metrics(y_index: Labels, probabilities: Floats) -> dict[str, Any]
         raise ValueError(
             f"probabilities has the shape {probabilities.shape}; (n_rows, n_classes) is expected."
         )
-    n_classes = probabilities.shape[1]
-    check_same_rows("y", y_index, len(probabilities))
+    n_rows, n_classes = probabilities.shape
+    check_same_rows("y", y_index, n_rows)
     check_finite("probabilities", probabilities)
     check_class_index(y_index, n_classes)
     called = probabilities.argmax(axis=1)
@@ -134,7 +163,8 @@ def multiclass_metrics(y_index: Labels, probabilities: Floats) -> dict[str, Any]
     first_of_class = y_index.astype(np.int64) * n_classes
     places = first_of_class + called
     counts = np.bincount(places, minlength=n_classes**2)
-    return class_figures(counts.reshape(n_classes, n_classes))
+    confusion = counts.reshape(n_classes, n_classes)
+    return class_figures(confusion)
 
 
 def class_figures(confusion: Ints) -> dict[str, Any]:
@@ -151,35 +181,71 @@ def class_figures(confusion: Ints) -> dict[str, Any]:
     # A class that is neither in y nor called has no F1: it would be 0 / 0.
     occurs = occurrences > 0
     f1 = 2 * hits[occurs] / occurrences[occurs]
-    accuracy = float(hits.sum() / confusion.sum())
+    accuracy = hits.sum() / confusion.sum()
     return {
-        "accuracy": accuracy,
+        "accuracy": float(accuracy),
         "f1_macro": float(f1.mean()),
         "confusion": confusion.tolist(),
     }
 
 
-def metrics(model: Model, weights: Floats, X: Floats, y: Labels) -> dict[str, Any]:
+def metrics(
+    model: Model,
+    weights: Floats,
+    X: Floats,
+    y: Labels,
+) -> dict[str, Any]:
     """The loss (`local_loss`, without penalty) and the metrics of the model's kind on
     rows X (n, d), y (n,).
 
     Disclosure: see `binary_metrics`.
     """
-    loss = local_loss(model, weights, X, y)
+    loss = local_loss(
+        model,
+        weights,
+        X,
+        y,
+    )
     score = scores(model, weights, X)
+    figures: dict[str, Any]
     if model.is_binary:
-        return {"loss": loss, **binary_metrics(y, score)}
-    if model.kind == "cox":
-        pairs = concordance.local_pairs(score, *cox.outcome(y))
-        return {"loss": loss, "concordance": pairs.concordance}
-    if model.is_number:
+        figures = binary_metrics(y, score)
+    elif model.kind == "cox":
+        found = cox_labels.outcome(y)
+        pairs = concordance.local_pairs(
+            score,
+            found.times,
+            found.events,
+            entries=found.entries,
+            strata=found.strata,
+        )
+        figures = {"concordance": pairs.concordance}
+    elif model.is_number:
         values = np.asarray(y, dtype=np.float64)
-        return {"loss": loss, **regression_metrics(values, score)}
-    return {"loss": loss, **multiclass_metrics(y, score)}
+        figures = regression_metrics(values, score)
+    else:
+        figures = multiclass_metrics(y, score)
+    return {"loss": loss, **figures}
 
 
-OF_BINARY = ("loss", "accuracy", "auc", "ks", "f1", "tp", "fp", "tn", "fn")
-OF_NUMBERS = ("loss", "mse", "rmse", "mae", "r2")
+OF_BINARY = (
+    "loss",
+    "accuracy",
+    "auc",
+    "ks",
+    "f1",
+    "tp",
+    "fp",
+    "tn",
+    "fn",
+)
+OF_NUMBERS = (
+    "loss",
+    "mse",
+    "rmse",
+    "mae",
+    "r2",
+)
 """The names of `metrics`, in their order."""
 
 
@@ -194,7 +260,10 @@ def round_metrics(metrics: Any, digits: int = 6) -> Any:
     {'loss': 0.123457, 'confusion': [[1234567, 0]], 'auc': None}
     """
     if isinstance(metrics, dict):
-        return {name: round_metrics(value, digits) for name, value in metrics.items()}
+        rounded = {}
+        for name, value in metrics.items():
+            rounded[name] = round_metrics(value, digits)
+        return rounded
     if isinstance(metrics, list | tuple):
         return [round_metrics(value, digits) for value in metrics]
     if isinstance(metrics, float):
@@ -202,7 +271,11 @@ def round_metrics(metrics: Any, digits: int = 6) -> Any:
     return metrics
 
 
-def score_histogram(y: Labels, score: Floats, n_bins: int = 1000) -> Ints:
+def score_histogram(
+    y: Labels,
+    score: Floats,
+    n_bins: int = 1000,
+) -> Ints:
     """Counts of scores (n,) in [0, 1] in n_bins equal bins, int64 (2 * n_bins,): class
     0, then class 1.
 
@@ -223,8 +296,10 @@ def score_histogram(y: Labels, score: Floats, n_bins: int = 1000) -> Ints:
         raise ValueError("score holds a value outside 0 to 1.")
     bins = (score * n_bins).astype(np.int64)
     # A score of 1 belongs to the last bin.
-    bins = np.minimum(bins, n_bins - 1)
-    places = np.where(y == 1, bins + n_bins, bins)
+    last_bin = n_bins - 1
+    bins = np.minimum(bins, last_bin)
+    is_positive = y == 1
+    places = np.where(is_positive, bins + n_bins, bins)
     counts = np.bincount(places, minlength=2 * n_bins)
     return counts.astype(np.int64)
 
@@ -253,7 +328,10 @@ def _n_true(rows: Bools) -> int:
     return int(rows.sum())
 
 
-def _counts_by_score(positive: Bools, score: Floats) -> tuple[Ints, Ints]:
+def _counts_by_score(
+    positive: Bools,
+    score: Floats,
+) -> tuple[Ints, Ints]:
     """Rows of class 1 and of class 0 at each distinct score, ascending."""
     distinct, place = np.unique(score, return_inverse=True)
     n_positive = np.bincount(place[positive], minlength=len(distinct))
@@ -261,7 +339,10 @@ def _counts_by_score(positive: Bools, score: Floats) -> tuple[Ints, Ints]:
     return n_positive, n_negative
 
 
-def _ranking(positives: Ints, negatives: Ints) -> dict[str, float | None]:
+def _ranking(
+    positives: Ints,
+    negatives: Ints,
+) -> dict[str, float | None]:
     """auc and ks from counts per ascending score; the pairs are counted in integers, so
     auc is rounded once.
     """
@@ -275,11 +356,14 @@ def _ranking(positives: Ints, negatives: Ints) -> dict[str, float | None]:
     twice_below = 2 * negatives_up_to - negatives
     twice_won = int((positives * twice_below).sum())
     n_pairs = n_positive * n_negative
+    auc = twice_won / (2 * n_pairs)
     # The rates above a threshold differ as much as the shares up to it do.
     gaps = np.abs(positives_up_to / n_positive - negatives_up_to / n_negative)
-    return {"auc": twice_won / (2 * n_pairs), "ks": float(gaps.max())}
+    ks = float(gaps.max())
+    return {"auc": auc, "ks": ks}
 
 
 def _check_binary(y: Labels) -> None:
-    if not np.isin(y, (0, 1)).all():
+    is_label = np.isin(y, (0, 1))
+    if not is_label.all():
         raise ValueError("y holds a label other than 0 and 1.")

@@ -47,7 +47,11 @@ class ForwardPass(NamedTuple):
 
 
 def layer_sizes(
-    n_features: int, n_outputs: int, *, hidden: tuple[int, ...], shape: tuple[int, ...]
+    n_features: int,
+    n_outputs: int,
+    *,
+    hidden: tuple[int, ...],
+    shape: tuple[int, ...],
 ) -> dict[str, tuple[int, int]]:
     """Name, number of units and number of inputs of each layer.
 
@@ -65,7 +69,9 @@ def layer_sizes(
         }
     height, width, channels = shape
     # Each of the two means halves both sides.
-    n_pooled = (height // 4) * (width // 4) * second
+    pooled_height = height // 4
+    pooled_width = width // 4
+    n_pooled = pooled_height * pooled_width * second
     return {
         "conv1": (first, 9 * channels),
         "conv2": (second, 9 * first),
@@ -73,7 +79,11 @@ def layer_sizes(
     }
 
 
-def rows_at_once(layers: Sequence[Layer], *, shape: tuple[int, ...]) -> int:
+def rows_at_once(
+    layers: Sequence[Layer],
+    *,
+    shape: tuple[int, ...],
+) -> int:
     """How many rows one `forward` should take, so that memory stays small whatever the
     number of rows.
     """
@@ -81,16 +91,22 @@ def rows_at_once(layers: Sequence[Layer], *, shape: tuple[int, ...]) -> int:
     n_pixels = [1, 1, 1]
     if shape:
         height, width, _ = shape
-        n_pixels = [height * width, height * width // 4, 1]
+        n_whole = height * width
+        n_pixels = [n_whole, n_whole // 4, 1]
     largest = 1
     for count, layer in zip(n_pixels, layers, strict=True):
         _, n_inputs = layer.coef.shape
-        largest = max(largest, count * n_inputs)
-    return max(1, _VALUES_AT_ONCE // largest)
+        n_read = count * n_inputs
+        largest = max(largest, n_read)
+    n_rows = _VALUES_AT_ONCE // largest
+    return max(1, n_rows)
 
 
 def forward(
-    layers: Sequence[Layer], X: Floats, *, shape: tuple[int, ...]
+    layers: Sequence[Layer],
+    X: Floats,
+    *,
+    shape: tuple[int, ...],
 ) -> tuple[Floats, ForwardPass]:
     """The margins (n, n_outputs) of rows X (n, d), and what `backward` needs.
 
@@ -119,7 +135,9 @@ def forward(
 
 
 def backward(
-    layers: Sequence[Layer], kept: ForwardPass, residuals: Floats
+    layers: Sequence[Layer],
+    kept: ForwardPass,
+    residuals: Floats,
 ) -> list[Layer]:
     """The derivatives of a loss by each layer, from its derivatives by the margins,
     `residuals` (n, n_outputs).
@@ -127,12 +145,14 @@ def backward(
     A relu's derivative at 0 is 0. (Rumelhart, Hinton and Williams 1986.)
 
     Disclosure: a combination of the rows' features; see
-    `analytics.training.models.local_gradient`.
+    `analytics.training.gradients.local_gradient`.
     """
-    derivatives = [_derivative(kept.inputs[-1], residuals)]
+    of_last = _derivative(kept.inputs[-1], residuals)
+    derivatives = [of_last]
     # From the last hidden layer to the first: through the weights above it, the pooling
     # and the relu.
-    for place in reversed(range(len(kept.active))):
+    n_hidden = len(kept.active)
+    for place in reversed(range(n_hidden)):
         active = kept.active[place]
         above = layers[place + 1]
         residuals = np.tensordot(residuals, above.coef, axes=1)
@@ -140,24 +160,33 @@ def backward(
         if is_image:
             residuals = _through_pooling(residuals, active.shape)
         residuals = residuals * active
-        derivatives.append(_derivative(kept.inputs[place], residuals))
+        inputs = kept.inputs[place]
+        derivatives.append(_derivative(inputs, residuals))
     return derivatives[::-1]
 
 
 def _affine(layer: Layer, inputs: Floats) -> Floats:
     """Over the last axis, as one product of matrices."""
-    products = np.tensordot(inputs, layer.coef.T, axes=1)
+    turned = layer.coef.T
+    products = np.tensordot(inputs, turned, axes=1)
     result: Floats = products + layer.intercept
     return result
 
 
 def _derivative(inputs: Floats, residuals: Floats) -> Layer:
-    flat = residuals.reshape(-1, residuals.shape[-1])
+    n_units = residuals.shape[-1]
+    flat = residuals.reshape(-1, n_units)
     flat_inputs = inputs.reshape(len(flat), -1)
-    return Layer(flat.T @ flat_inputs, flat.sum(axis=0))
+    return Layer(
+        coef=flat.T @ flat_inputs,
+        intercept=flat.sum(axis=0),
+    )
 
 
-def _through_pooling(residuals: Floats, shape: tuple[int, ...]) -> Floats:
+def _through_pooling(
+    residuals: Floats,
+    shape: tuple[int, ...],
+) -> Floats:
     """Derivatives by the relu's output (n, height, width, channels), from those by the
     next layer's inputs.
     """
@@ -166,7 +195,12 @@ def _through_pooling(residuals: Floats, shape: tuple[int, ...]) -> Floats:
     if residuals.ndim == 4:
         pooled = _folded(residuals, channels)
     else:
-        pooled = residuals.reshape(n_rows, height // 2, width // 2, channels)
+        pooled = residuals.reshape(
+            n_rows,
+            height // 2,
+            width // 2,
+            channels,
+        )
     return _unpooled(pooled, shape)
 
 
@@ -178,11 +212,18 @@ def _patches(images: Floats) -> Floats:
     height, width = images.shape[1:3]
     none = (0, 0)
     one_each_side = (1, 1)
-    padded = np.pad(images, (none, one_each_side, one_each_side, none))
+    margins = (
+        none,
+        one_each_side,
+        one_each_side,
+        none,
+    )
+    padded = np.pad(images, margins)
     neighbours: list[Floats] = []
     for down, right in _OFFSETS:
-        shifted = padded[:, down : down + height, right : right + width]
-        neighbours.append(shifted)
+        rows = slice(down, down + height)
+        columns = slice(right, right + width)
+        neighbours.append(padded[:, rows, columns])
     return np.concatenate(neighbours, axis=-1)
 
 
@@ -191,11 +232,20 @@ def _folded(patches: Floats, n_channels: int) -> Floats:
     patches hold for it.
     """
     n_rows, height, width, _ = patches.shape
-    padded = np.zeros((n_rows, height + 2, width + 2, n_channels))
+    padded = np.zeros(
+        (
+            n_rows,
+            height + 2,
+            width + 2,
+            n_channels,
+        )
+    )
     for place, (down, right) in enumerate(_OFFSETS):
         first = place * n_channels
         part = patches[..., first : first + n_channels]
-        padded[:, down : down + height, right : right + width] += part
+        rows = slice(down, down + height)
+        columns = slice(right, right + width)
+        padded[:, rows, columns] += part
     # What lies beyond the edge was zero, and has no derivative.
     return padded[:, 1:-1, 1:-1]
 
@@ -204,19 +254,28 @@ def _pooled(images: Floats) -> Floats:
     """The mean of each 2x2 pixels."""
     height = _even(images.shape[1])
     width = _even(images.shape[2])
-    corners = [images[:, down:height:2, right:width:2] for down, right in _CORNERS]
+    corners = []
+    for down, right in _CORNERS:
+        rows = slice(down, height, 2)
+        columns = slice(right, width, 2)
+        corners.append(images[:, rows, columns])
     total: Floats = sum(corners)  # type: ignore[assignment]
     return total / 4
 
 
-def _unpooled(residuals: Floats, shape: tuple[int, ...]) -> Floats:
+def _unpooled(
+    residuals: Floats,
+    shape: tuple[int, ...],
+) -> Floats:
     """The transpose of `_pooled`, for images of this shape."""
     height = _even(shape[1])
     width = _even(shape[2])
     images = np.zeros(shape)
     part = residuals / 4
     for down, right in _CORNERS:
-        images[:, down:height:2, right:width:2] = part
+        rows = slice(down, height, 2)
+        columns = slice(right, width, 2)
+        images[:, rows, columns] = part
     return images
 
 

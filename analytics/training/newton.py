@@ -23,34 +23,38 @@ Decision 84.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
-from analytics.arrays import Floats
+from analytics.arrays import Floats, table_chunks
 from analytics.training import families
-from analytics.training.families import Pair
+from analytics.training.normal_equations import (
+    Opened,
+    inverse,
+    penalised,
+    solve,
+)
+from analytics.training.pairs import Pair
 
 MOST_HALVINGS = 10
-SMALLEST_PIVOT = 1e-9
-"""Of a column's own sum of squares; what is left of a collinear column is less."""
 SEPARATED_STEP = 0.01
 """Of a standardized coefficient, after the deviance has come to rest."""
+_GROWING_STEP = 1e-3
+"""Of a standard error, then: what a step may be that is as long as the one before."""
+LAST_STEP = 1e-9
+"""Of a standard error. Standard errors are those where the last step begins, and off by
+about as much; of the way to the maximum its square is left.
+"""
 SMALL_STEP = 1e-10
 """Of a standard error: as much is left of the way where steps shrink by half."""
+_NEARLY = 1 + 1e-11
+"""What sums of equal numbers are to their product."""
 _ROUNDING = 1e-13
 """Of the largest coefficient: no sum of float64 says a smaller step."""
-
-
-class Collinear(ValueError):
-    """A column is, to rounding, a combination of those before it."""
-
-    def __init__(self, column: int) -> None:
-        super().__init__(f"column {column} is a combination of others")
-        self.column = column
 
 
 class NoMean(ValueError):
@@ -59,7 +63,8 @@ class NoMean(ValueError):
 
 def n_sums(n_weights: int) -> int:
     """Of a round: A's upper triangle, c, the deviance, and how many are invalid."""
-    return n_weights * (n_weights + 1) // 2 + n_weights + 2
+    n_upper = n_weights * (n_weights + 1) // 2
+    return n_upper + n_weights + 2
 
 
 class RowNumbers(NamedTuple):
@@ -83,57 +88,150 @@ def row_numbers(
     is_start: bool,
     offset: Floats | float = 0.0,
     row_weights: Floats | float = 1.0,
+    has_intercept: bool = True,
 ) -> RowNumbers:
-    """X (n, d) without the column of the intercept, coef (d + 1,); offset: what each
-    row's predictor has besides, (n,); row_weights: m of each row, (n,), by which W and the
-    deviance are multiplied.
+    """X (n, d) without the column of the intercept, coef (d + 1,), or (d,) where there is
+    none; offset: what each row's predictor has besides, (n,); row_weights: m of each row,
+    (n,), by which W and the deviance are multiplied.
 
     Disclosure: one number per row; they stay in the hospital.
     """
-    y = np.asarray(y, dtype=np.float64)
+    n_rows = len(y)
+    n_numbers = len(RowNumbers._fields) - 1
+    found = np.empty((n_numbers, n_rows))
+    is_valid = True
+    for part, rows in table_chunks(X):
+        labels = np.asarray(y[part], dtype=np.float64)
+        of_part = _row_numbers(
+            pair,
+            rows,
+            labels,
+            coef,
+            is_start=is_start,
+            offset=_part_of(offset, part),
+            row_weights=_part_of(row_weights, part),
+            has_intercept=has_intercept,
+        )
+        for values, of_rows in zip(found, of_part[:-1], strict=True):
+            values[part] = of_rows
+        is_valid = is_valid and of_part.is_valid
+    if not is_valid:
+        found[1:] = 0.0
+    predictors, weights, working, scores, deviances = found
+    return RowNumbers(
+        predictors=predictors,
+        weights=weights,
+        working=working,
+        scores=scores,
+        deviances=deviances,
+        is_valid=is_valid,
+    )
+
+
+def _part_of(
+    values: Floats | float,
+    part: slice,
+) -> Floats | float:
+    if isinstance(values, np.ndarray):
+        return values[part]
+    return values
+
+
+def _row_numbers(
+    pair: Pair,
+    X: Floats,
+    y: Floats,
+    coef: Floats,
+    *,
+    is_start: bool,
+    offset: Floats | float,
+    row_weights: Floats | float,
+    has_intercept: bool,
+) -> RowNumbers:
     # Least squares may start anywhere.
     if is_start and not pair.is_least_squares:
         at = families.start_means(pair, y, row_weights)
         predictors = families.predictor_of(pair, at.mu)
     else:
-        predictors = X @ coef[:-1] + coef[-1] + offset
+        slopes = coef
+        intercept = 0.0
+        if has_intercept:
+            slopes = coef[:-1]
+            intercept = coef[-1]
+        predictors = X @ slopes + intercept + offset
         at = families.means(pair, predictors)
     if not families.is_valid(pair, at):
         nothing = np.zeros(len(y))
-        return RowNumbers(predictors, nothing, nothing, nothing, nothing, False)
-    ratio = row_weights * at.slope / families.variances(pair, at)
+        return RowNumbers(
+            predictors=predictors,
+            weights=nothing,
+            working=nothing,
+            scores=nothing,
+            deviances=nothing,
+            is_valid=False,
+        )
+    V = families.variances(pair, at)
+    ratio = row_weights * at.slope / V
     weights = at.slope * ratio
     scores = families.residuals(pair, y, at) * ratio
     working = weights * (predictors - offset) + scores
     deviances = row_weights * families.unit_deviances(pair, y, at)
-    return RowNumbers(predictors, weights, working, scores, deviances, True)
+    if pair.has_theta:
+        # What must fall is -2 log-likelihood, since theta moves, too.
+        own = families.row_remainders(
+            pair,
+            y,
+            np.ones(len(y)),
+            are_counts=False,
+        )
+        deviances = deviances - 2 * row_weights * own
+    return RowNumbers(
+        predictors=predictors,
+        weights=weights,
+        working=working,
+        scores=scores,
+        deviances=deviances,
+        is_valid=True,
+    )
 
 
-def local_sums(X: Floats, rows: RowNumbers) -> Floats:
-    """One hospital's part of a round, float64 (n_sums(d + 1),).
+def columns_of(X: Floats, *, has_intercept: bool) -> Floats:
+    """X (n, d) with the intercept's ones behind, (n, p), where there is one."""
+    if not has_intercept:
+        return X
+    ones = np.ones(len(X))
+    return np.column_stack([X, ones])
+
+
+def local_sums(
+    X: Floats,
+    rows: RowNumbers,
+    *,
+    has_intercept: bool = True,
+) -> Floats:
+    """One hospital's part of a round, float64 (n_sums(p),).
 
     Disclosure: weighted sums of squares and products of columns. They leave through the
     release door only, sealed so that nothing but the sum over hospitals can be read.
     """
-    columns = np.column_stack([X, np.ones(len(X))])
-    A = columns.T @ (columns * rows.weights[:, None])
-    c = columns.T @ rows.working
+    n_columns = X.shape[1] + (1 if has_intercept else 0)
+    A = np.zeros((n_columns, n_columns))
+    c = np.zeros(n_columns)
+    for part, of_part in table_chunks(X):
+        columns = columns_of(of_part, has_intercept=has_intercept)
+        A += columns.T @ (columns * rows.weights[part, None])
+        c += columns.T @ rows.working[part]
     upper = A[np.triu_indices(len(c))]
     is_invalid = 0.0 if rows.is_valid else 1.0
     return np.concatenate([upper, c, [np.sum(rows.deviances), is_invalid]])
 
 
-class Opened(NamedTuple):
-    """A round's sums over all hospitals, exact: integers over 2**bits."""
-
-    A: list[list[int]]  # (p, p), symmetric
-    c: list[int]
-    deviance: float
-    bits: int
-    is_valid: bool  # at every hospital
-
-
-def read_sums(totals: Sequence[int], n_weights: int, *, bits: int) -> Opened:
+def read_sums(
+    totals: Sequence[int],
+    n_weights: int,
+    *,
+    bits: int,
+) -> Opened:
     """totals: n_sums(n_weights) integers, in the order of `local_sums`."""
     if len(totals) != n_sums(n_weights):
         raise ValueError("the sums are of another number of weights")
@@ -141,89 +239,58 @@ def read_sums(totals: Sequence[int], n_weights: int, *, bits: int) -> Opened:
     A = [[0] * n_weights for _ in range(n_weights)]
     for row in range(n_weights):
         for column in range(row, n_weights):
-            A[row][column] = A[column][row] = next(left)
+            value = next(left)
+            A[row][column] = value
+            A[column][row] = value
     c = [next(left) for _ in range(n_weights)]
     deviance = next(left) / 2**bits
-    is_valid = next(left) == 0
-    return Opened(A, c, deviance, bits, is_valid)
+    n_invalid = next(left)
+    return Opened(
+        A=A,
+        c=c,
+        deviance=deviance,
+        bits=bits,
+        is_valid=n_invalid == 0,
+    )
 
 
-def penalised(opened: Opened, diagonal: Floats) -> Opened:
-    """The same with a penalty's diagonal, float64 (p,), added to A."""
-    A = [list(row) for row in opened.A]
-    for place, value in enumerate(diagonal.tolist()):
-        A[place][place] += round(Fraction(value) * 2**opened.bits)
-    return opened._replace(A=A)
+def is_without_counts(
+    pair: Pair,
+    opened: Opened,
+    *,
+    n_rows: int | None,
+    has_intercept: bool,
+) -> bool:
+    """Whether all labels of poisson or negative_binomial are 0, by the sums of the start,
+    whose means are made of labels; n_rows: None where rows have weights, whose sum nobody
+    knows.
 
-
-# The equations
-
-
-def factor(A: Sequence[Sequence[int]], *, bits: int) -> Floats:
-    """L of A = L L', float64 (p, p), column by column, the right of it elementwise.
-
-    Python's quotient of two integers is rounded once.
-
-    Collinear where a pivot is below SMALLEST_PIVOT of the column's own sum of squares.
+    A row of 0 has a weight w and a deviance d. Of poisson any other has less than d for
+    each w of its own; of negative_binomial, whose link is log, all others weigh more.
+    False where the sums do not tell: where total weights are unknown, as of
+    negative_binomial without an intercept.
     """
-    scale = 2**bits
-    rest = np.array([[value / scale for value in row] for row in A])
-    own = np.diag(rest).copy()
-    L = np.zeros_like(rest)
-    for k in range(len(own)):
-        pivot = rest[k, k]
-        if not pivot > SMALLEST_PIVOT * own[k]:
-            raise Collinear(k)
-        L[k:, k] = rest[k:, k] / np.sqrt(pivot)
-        column = L[k + 1 :, k]
-        rest[k + 1 :, k + 1 :] -= column[:, None] * column[None, :]
-    return L
-
-
-def solve(opened: Opened) -> Floats:
-    """A^-1 c, float64 (p,), refined twice by the exact residual of the integers."""
-    L = factor(opened.A, bits=opened.bits)
-    scale = 2**opened.bits
-    right = np.array([value / scale for value in opened.c])
-    found = _back(L, right)
-    for _ in range(2):
-        found = found + _back(L, _residual(opened, found))
-    return found
-
-
-def inverse(opened: Opened) -> Floats:
-    """A^-1, float64 (p, p)."""
-    L = factor(opened.A, bits=opened.bits)
-    columns = [_back(L, unit) for unit in np.eye(len(L))]
-    return np.column_stack(columns)
-
-
-def _back(L: Floats, right: Floats) -> Floats:
-    """x of L L' x = right."""
-    x = right.copy()
-    p = len(x)
-    for k in range(p):
-        x[k] = x[k] / L[k, k]
-        x[k + 1 :] -= L[k + 1 :, k] * x[k]
-    for k in range(p - 1, -1, -1):
-        x[k] = x[k] / L[k, k]
-        x[:k] -= L[k, :k] * x[k]
-    return x
-
-
-def _residual(opened: Opened, x: Floats) -> Floats:
-    """c - A x, each rounded once."""
-    ratios = [value.as_integer_ratio() for value in x.tolist()]
-    common = max(below for _, below in ratios)
-    whole = [above * (common // below) for above, below in ratios]
-    scale = common * 2**opened.bits
-    found = []
-    for row, right in zip(opened.A, opened.c, strict=True):
-        left = right * common
-        for value, number in zip(row, whole, strict=True):
-            left -= value * number
-        found.append(left / scale)
-    return np.array(found)
+    if pair.family not in ("poisson", "negative_binomial"):
+        return False
+    row = row_numbers(
+        pair,
+        np.zeros((1, 0)),
+        np.zeros(1),
+        np.zeros(1),
+        is_start=True,
+    )
+    weight, deviance = float(row.weights[0]), float(row.deviances[0])
+    total: float | None = n_rows
+    if has_intercept:
+        # The last sum of squares is that of the weights alone.
+        total = opened.A[-1][-1] / 2**opened.bits / weight
+    if total is None:
+        return False
+    if pair.has_theta:
+        if n_rows is None or not has_intercept:
+            return False
+        return total <= n_rows * _NEARLY
+    return opened.deviance >= total * deviance / _NEARLY
 
 
 # The rounds
@@ -243,6 +310,18 @@ class NewtonState:
     is_done: bool = False
     # How far the last step has moved a coefficient.
     last_step: float = 0.0
+    # Whether that one was nearly as long as the step before (see `is_growing`).
+    is_growing: bool = False
+    # Of Firth's penalty: whether the next message is of scores, at `coef`.
+    is_scoring: bool = False
+    n_scored: int = 0  # such messages so far
+    # Of negative_binomial, beside coef and base; infinite before it is known.
+    log_theta: float = math.inf
+    base_log_theta: float = math.inf
+
+    @property
+    def theta(self) -> float:
+        return math.exp(self.log_theta)
 
     @property
     def is_start(self) -> bool:
@@ -251,7 +330,7 @@ class NewtonState:
     @property
     def is_separating(self) -> bool:
         """Whether a coefficient still grows where the deviance does not fall any more."""
-        return self.is_still and self.last_step > SEPARATED_STEP
+        return self.is_still and (self.last_step > SEPARATED_STEP or self.is_growing)
 
 
 def stepped(
@@ -270,18 +349,31 @@ def stepped(
     """
     if state.is_start:
         first = solve(penalised(opened, diagonal))
-        return replace(state, coef=first, base=first, round=1)
-    after = advanced(state, opened, eps=eps, diagonal=diagonal)
+        return replace(
+            state,
+            coef=first,
+            base=first,
+            round=1,
+        )
+    after = advanced(
+        state,
+        opened,
+        eps=eps,
+        diagonal=diagonal,
+    )
     if after.n_halvings:
         return after
+    if pair.is_canonical:
+        after = with_growth(state, after, penalised(opened, diagonal))
     # The equations of linear do not depend on where they are made.
     is_done = pair.is_least_squares
     assert after.deviance is not None, "it was taken"
     if after.is_still and not is_done:
-        is_done = pair.is_canonical or _is_small(
+        is_done = is_small(
             after.coef - state.coef,
             after.coef,
             penalised(opened, diagonal),
+            limit=LAST_STEP if pair.is_canonical else SMALL_STEP,
             # A standard error has the dispersion's root beside A's.
             dispersion=after.deviance / n_rows if pair.has_dispersion else 1.0,
         )
@@ -289,21 +381,27 @@ def stepped(
 
 
 def advanced(
-    state: NewtonState, opened: Opened, *, eps: float, diagonal: Floats
+    state: NewtonState,
+    opened: Opened,
+    *,
+    eps: float,
+    diagonal: Floats,
 ) -> NewtonState:
     """`stepped` from weights whose deviance counts: the step, or half of the last; done
     with the step after which the deviance rests.
     """
-    deviance = opened.deviance + _sum_in_order(diagonal * state.coef * state.coef)
+    penalty = _sum_in_order(diagonal * state.coef * state.coef)
+    deviance = opened.deviance + penalty
     before = state.deviance
     margin = eps * (abs(deviance) + 0.1)
     if before is None and not opened.is_valid:
         raise NoMean("the first weights give a mean that the family does not know")
     has_risen = before is not None and deviance > before + margin
     if has_risen or not opened.is_valid:
-        return _halved(state)
+        return halved(state)
     is_still = before is not None and abs(deviance - before) < margin
     after = solve(penalised(opened, diagonal))
+    step = np.abs(after - state.coef)
     return NewtonState(
         coef=after,
         base=state.coef,
@@ -311,30 +409,64 @@ def advanced(
         round=state.round + 1,
         is_still=is_still,
         is_done=is_still,
-        last_step=float(np.max(np.abs(after - state.coef))),
+        last_step=float(np.max(step)),
     )
 
 
-def _halved(state: NewtonState) -> NewtonState:
+def with_growth(
+    state: NewtonState,
+    after: NewtonState,
+    equations: Opened,
+) -> NewtonState:
+    """`after` with `is_growing`, of Newton's own steps: a coefficient of separated rows moves
+    by as much each time, whereas steps to a maximum are soon squares of each other.
+
+    Among very many rows a rare level's coefficient, standardized, moves less than
+    SEPARATED_STEP all the while.
+    """
+    if not after.is_still:
+        return after
+    step = np.abs(after.coef - state.coef)
+    before = np.abs(state.coef - state.base)
+    errors = np.sqrt(np.diag(inverse(equations)))
+    is_long = step > before / 2
+    is_felt = step > _GROWING_STEP * errors
+    is_growing = (is_long & is_felt).any()
+    return replace(after, is_growing=bool(is_growing))
+
+
+def halved(state: NewtonState) -> NewtonState:
+    """Half the way back to `base`. ValueError after MOST_HALVINGS."""
     if state.n_halvings == MOST_HALVINGS:
         raise ValueError(
             f"The deviance does not fall, after {MOST_HALVINGS} halvings of a step."
         )
-    halved = state.base + (state.coef - state.base) / 2
+    half = (state.coef - state.base) / 2
     return replace(
-        state, coef=halved, n_halvings=state.n_halvings + 1, round=state.round + 1
+        state,
+        coef=state.base + half,
+        n_halvings=state.n_halvings + 1,
+        round=state.round + 1,
     )
 
 
-def _is_small(
-    step: Floats, coef: Floats, equations: Opened, *, dispersion: float
+def is_small(
+    step: Floats,
+    coef: Floats,
+    equations: Opened,
+    *,
+    dispersion: float,
+    limit: float = SMALL_STEP,
 ) -> bool:
-    """Whether a step moves no coefficient by more than SMALL_STEP of its standard
-    error, or than rounding does.
+    """Whether a step moves no coefficient by more than `limit` of its standard error, or
+    than rounding does.
     """
-    errors = np.sqrt(np.diag(inverse(equations)) * dispersion)
-    least = np.maximum(SMALL_STEP * errors, _ROUNDING * np.max(np.abs(coef)))
-    return bool((np.abs(step) <= least).all())
+    variances = np.diag(inverse(equations)) * dispersion
+    errors = np.sqrt(variances)
+    rounding = _ROUNDING * np.max(np.abs(coef))
+    least = np.maximum(limit * errors, rounding)
+    is_within = np.abs(step) <= least
+    return bool(is_within.all())
 
 
 def _sum_in_order(values: Floats) -> float:

@@ -14,7 +14,8 @@ import numpy as np
 
 from analytics.arrays import Floats
 from analytics.training import families
-from analytics.training.families import Pair
+from analytics.training.pairs import Pair
+from analytics.training.sandwich import FEW_CLUSTERS
 
 INTERCEPT = "(Intercept)"
 HAZARD_RATIO = "hazard_ratio"
@@ -42,9 +43,13 @@ def own_units(coef: Floats, covariance: Floats, units: Units) -> tuple[Floats, F
 
         b_j = s g_j / s_j    b_0 = m + s (g_0 - sum_j g_j m_j / s_j)    T C T'
 
-    s, m: factor and shift; of linear deviation and mean of the label.
+    s, m: factor and shift; of linear deviation and mean of the label. Without an intercept
+    weights are (d,), and neither columns nor predictors have been moved.
     """
     d = len(units.mean)
+    if len(coef) == d:
+        shares = units.factor / units.deviation
+        return shares * coef, covariance * np.outer(shares, shares)
     T = np.zeros((d + 1, d + 1))
     for place in range(d):
         share = units.factor / units.deviation[place]
@@ -68,6 +73,19 @@ class Fit(NamedTuple):
     remainder: float  # the sum of `families.row_remainders`
 
 
+class RobustErrors(NamedTuple):
+    """Of a report whose standard errors do not rest on the model's variance."""
+
+    kind: str  # HC0, HC1 or cluster
+    covariance: Floats  # (p, p), the dispersion within
+    n_clusters: int | None
+
+    @property
+    def df(self) -> int | None:
+        """Of t tests by the clusters; None without."""
+        return None if self.n_clusters is None else self.n_clusters - 1
+
+
 def report(
     pair: Pair,
     names: Sequence[str],
@@ -78,15 +96,21 @@ def report(
     confidence: float,
     is_penalised: bool,
     estimates_dispersion: bool,
+    robust: RobustErrors | None = None,
+    theta_se: float | None = None,
+    has_intercept: bool = True,
 ) -> dict[str, Any]:
     """The report as it is kept: `terms`, the intercept first, and numbers of the fit.
 
-    covariance: (d + 1, d + 1) of an unscaled dispersion, that is the inverse of A. Where
-    the dispersion is estimated, by Pearson's chi2 over n - p, tests are t's with n - p
-    degrees of freedom; else it is 1, and they are z's. A penalty leaves no standard
-    errors, nor do rows without residuals: null. Of a family without a dispersion whose
-    dispersion is estimated (quasi) there is no likelihood. Source: McCullagh and Nelder
-    1989; AIC as R counts it. Disclosure: of all hospitals' rows together.
+    coef: (p,), the intercept last, where there is one; covariance: (p, p) of an unscaled
+    dispersion, that is the inverse of A. Where the dispersion is estimated, by Pearson's
+    chi2 over n - p, tests are t's with n - p degrees of freedom; else it is 1, and they are
+    z's. A penalty leaves no standard errors, nor do rows without residuals: null. Of a
+    family without a dispersion whose dispersion is estimated (quasi) there is no
+    likelihood. With `robust` the errors are those, and with clusters tests are t's with
+    one degree less than clusters. Source: McCullagh and Nelder 1989; AIC as R counts it.
+
+    Disclosure: of all hospitals' rows together.
     """
     p = len(coef)
     df = fit.n - p
@@ -95,38 +119,69 @@ def report(
         dispersion = fit.pearson / df if df > 0 else math.nan
     # None: the normal distribution.
     df_of_tests = df if estimates_dispersion else None
+    variances = dispersion * np.diag(covariance)
+    if robust is not None:
+        variances = np.diag(robust.covariance)
+        df_of_tests = df_of_tests if robust.df is None else robust.df
+    has_errors = not is_penalised and df > 0 and np.isfinite(variances).all()
     terms = _terms(
         pair,
         names,
         coef,
-        dispersion * np.diag(covariance),
-        None if is_penalised or df < 1 else confidence,
+        variances,
+        confidence if has_errors else None,
         df=df_of_tests,
+        has_intercept=has_intercept,
     )
     log_likelihood = None
     if pair.has_dispersion or not estimates_dispersion:
         log_likelihood = families.log_likelihood(
             pair, deviance=fit.deviance, remainder=fit.remainder, n=fit.n_likelihood
         )
-    n_estimated = p + (1 if pair.has_dispersion else 0)
+    # Of a penalised model neither counts its parameters.
+    aic = None
+    if log_likelihood is not None and not is_penalised:
+        n_estimated = p + (1 if pair.has_dispersion or pair.has_theta else 0)
+        aic = 2 * (n_estimated - log_likelihood)
+    n_features = p - 1 if has_intercept else p
     return {
         "terms": terms,
         "n": fit.n,
         "family": pair.family,
         "link": pair.link,
-        "statistic": "t" if estimates_dispersion else "z",
+        **_of_errors(pair, robust, theta_se),
+        "statistic": "z" if df_of_tests is None else "t",
         "df_residual": df,
         "confidence": confidence,
         "dispersion": dispersion if math.isfinite(dispersion) else None,
         "deviance": fit.deviance,
         "null_deviance": fit.null_deviance,
         "log_likelihood": log_likelihood,
-        # Of a penalised model neither counts its parameters.
-        "aic": None
-        if is_penalised or log_likelihood is None
-        else 2 * (n_estimated - log_likelihood),
-        "notes": _notes(p, fit, is_penalised=is_penalised),
+        "aic": aic,
+        "notes": _notes(
+            n_features,
+            fit,
+            is_penalised=is_penalised,
+            is_saturated=df <= 0,
+            robust=robust,
+        ),
     }
+
+
+def _of_errors(
+    pair: Pair, robust: RobustErrors | None, theta_se: float | None
+) -> dict[str, Any]:
+    """Of which kind the standard errors are, and theta with its own."""
+    fields: dict[str, Any] = {}
+    if robust is not None:
+        fields["standard_errors"] = robust.kind
+    if robust is not None and robust.n_clusters is not None:
+        fields["clusters"] = robust.n_clusters
+        fields["df_tests"] = robust.df
+    if pair.has_theta:
+        fields["theta"] = pair.theta
+        fields["theta_se"] = theta_se
+    return fields
 
 
 def _terms(
@@ -137,23 +192,27 @@ def _terms(
     confidence: float | None,
     *,
     df: int | None,
+    has_intercept: bool,
 ) -> list[dict[str, Any]]:
     """The intercept first; confidence: None without standard errors (a penalty, or no
     degree of freedom); df: of t tests, None for z tests.
     """
     quantile = _quantile(0.5 + (confidence or 0) / 2, df)
     ratio = ratio_name(pair)
-    last = len(coef) - 1
+    places = list(range(len(coef)))
+    if has_intercept:
+        names = [*names, INTERCEPT]
+        places = [places[-1], *places[:-1]]
     terms = []
-    for place in [last, *range(last)]:
-        name = INTERCEPT if place == last else names[place]
+    for place in places:
+        name = names[place]
         term: dict[str, Any] = {"term": name, "estimate": float(coef[place])}
-        error = math.sqrt(variances[place])
         # Rows that lie on one line leave no error, which is no statistic.
-        if confidence is None or error == 0:
+        error = math.sqrt(max(0.0, variances[place])) if confidence else 0.0
+        if error == 0:
             term.update(dict.fromkeys(_INFERRED))
         else:
-            term.update(_inference(float(coef[place]), error, quantile, df))
+            term.update(_inference(term["estimate"], error, quantile, df))
         if ratio is not None and name != INTERCEPT:
             term[ratio] = _exp(term["estimate"])
             term[f"{ratio}_low"] = _exp(term["low"])
@@ -168,9 +227,11 @@ def ratio_name(pair: Pair) -> str | None:
         return "odds_ratio"
     if pair.link != "log":
         return None
-    return {"binomial": "risk_ratio", "poisson": "rate_ratio"}.get(
-        pair.family, "ratio_of_means"
-    )
+    return {
+        "binomial": "risk_ratio",
+        "poisson": "rate_ratio",
+        "negative_binomial": "rate_ratio",
+    }.get(pair.family, "ratio_of_means")
 
 
 def _quantile(share: float, df: int | None) -> float:
@@ -202,18 +263,47 @@ def _inference(
 
 
 def _exp(value: float | None) -> float | None:
+    # exp of 710 is beyond the doubles.
     if value is None or value > 700:
         return None
     return math.exp(value)
 
 
-def _notes(p: int, fit: Fit, *, is_penalised: bool) -> list[str]:
+def not_converged(*, has_firth: bool) -> str:
+    """What a report says whose rounds were too few; has_firth: whether there is that penalty
+    of its model.
+    """
+    penalty = "firth or L2" if has_firth else "L2"
+    return (
+        "Training has not converged by max_iter: these are no estimates yet, and their intervals and tests mean"
+        " nothing. Order a larger max_iter; where that does not help, an attribute separates the outcomes of some"
+        f" rows: order penalty {penalty}, or leave it out."
+    )
+
+
+def _notes(
+    n_slopes: int,
+    fit: Fit,
+    *,
+    is_penalised: bool,
+    is_saturated: bool,
+    robust: RobustErrors | None,
+) -> list[str]:
     found = []
+    if is_saturated:
+        found.append(
+            "The model has as many coefficients as rows, so nothing is left to tell standard errors by: order fewer"
+            " attributes."
+        )
+    n_clusters = None if robust is None else robust.n_clusters
+    if n_clusters is not None and n_clusters < FEW_CLUSTERS:
+        found.append(
+            f"There are fewer than {FEW_CLUSTERS} clusters: their standard errors are too small as a rule."
+        )
     if is_penalised:
         found.append(
             "A penalty pulls estimates towards 0, so they have no standard errors: order penalty null."
         )
-    n_slopes = p - 1
     if fit.n_events is not None and fit.n_events < EVENTS_PER_COEFFICIENT * n_slopes:
         found.append(
             f"There are fewer than {EVENTS_PER_COEFFICIENT} rows of the rarer class for each coefficient: estimates may"

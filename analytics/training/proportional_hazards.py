@@ -18,27 +18,34 @@ Source: Grambsch and Therneau 1994, as a score test (R's survival from 3.0 on).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from analytics.arrays import Floats, check_name
-from analytics.training import Ties, cox, newton
+from analytics.training import Ties, TimeScale, cox, normal_equations
 from analytics.training.cox import Stratum
-from analytics.training.newton import Collinear, Opened
+from analytics.training.normal_equations import Collinear, Opened
 
-TimeScale = Literal["log", "identity"]
 TIME_SCALES: tuple[TimeScale, ...] = ("log", "identity")
 
 
 def n_sums(n_weights: int) -> int:
     """U, and the upper triangles of I2, I1 and I0."""
-    return n_weights + 3 * (n_weights * (n_weights + 1) // 2)
+    return n_weights + 3 * _n_upper(n_weights)
+
+
+def _n_upper(p: int) -> int:
+    """How many numbers the upper triangle of a matrix (p, p) has."""
+    return p * (p + 1) // 2
 
 
 def local_sums(
-    strata: Sequence[Stratum], coef: Floats, *, ties: Ties, scale: TimeScale
+    strata: Sequence[Stratum],
+    coef: Floats,
+    *,
+    ties: Ties,
+    scale: TimeScale,
 ) -> Floats:
     """One hospital's part at the estimate coef (p,), float64 (n_sums(p),).
 
@@ -48,23 +55,37 @@ def local_sums(
     check_name("scale", scale, TIME_SCALES)
     p = len(coef)
     U = np.zeros(p)
-    squares = [np.zeros((p, p)) for _ in range(3)]
+    I2 = np.zeros((p, p))
+    I1 = np.zeros((p, p))
+    I0 = np.zeros((p, p))
     for stratum in strata:
         at = cox.at_weights(stratum, coef, ties=ties)
         g = stratum.times[stratum.event_rows]
         if scale == "log":
             g = np.log(g)
+        ones = np.ones(len(g))
         U += cox.score(stratum, at, g)
-        for place, factors in enumerate((g * g, g, np.ones(len(g)))):
-            squares[place] += cox.information(stratum, at, factors)
-    triangles = [each[np.triu_indices(p)] for each in squares]
-    return np.concatenate([U, *triangles])
+        I2 += cox.information(stratum, at, g * g)
+        I1 += cox.information(stratum, at, g)
+        I0 += cox.information(stratum, at, ones)
+    upper = np.triu_indices(p)
+    return np.concatenate(
+        [
+            U,
+            I2[upper],
+            I1[upper],
+            I0[upper],
+        ]
+    )
 
 
-def information(totals: Sequence[int], n_weights: int) -> list[list[int]]:
+def information(
+    totals: Sequence[int],
+    n_weights: int,
+) -> list[list[int]]:
     """I0 of the totals, (p, p): the information at the estimate."""
-    left = n_weights * (n_weights + 1) // 2
-    return _square(totals[n_weights + 2 * left :], n_weights)
+    start = n_weights + 2 * _n_upper(n_weights)
+    return _square(totals[start:], n_weights)
 
 
 class Tested(NamedTuple):
@@ -76,7 +97,12 @@ class Tested(NamedTuple):
     joint: float | None  # df p
 
 
-def tested(totals: Sequence[int], n_weights: int, *, bits: int) -> Tested:
+def tested(
+    totals: Sequence[int],
+    n_weights: int,
+    *,
+    bits: int,
+) -> Tested:
     """totals: n_sums(p) integers over 2**bits, in the order of `local_sums`.
 
     Raises Collinear where I0 is, which then is not the estimate's.
@@ -85,65 +111,106 @@ def tested(totals: Sequence[int], n_weights: int, *, bits: int) -> Tested:
         raise ValueError("the sums are of another number of weights")
     scale = 2**bits
     U = np.array([value / scale for value in totals[:n_weights]])
-    left = n_weights * (n_weights + 1) // 2
+    start_of_I1 = n_weights + _n_upper(n_weights)
     I2 = _square(totals[n_weights:], n_weights)
-    I1 = _square(totals[n_weights + left :], n_weights)
+    I1 = _square(totals[start_of_I1:], n_weights)
     I0 = information(totals, n_weights)
-    inverse = newton.inverse(Opened(I0, [], 0.0, bits, True))
-    second, first = _floats(I2, bits=bits), _floats(I1, bits=bits)
-    rest = second - _product(_product(first, inverse), first)
+    equations = Opened(
+        A=I0,
+        c=[],
+        deviance=0.0,
+        bits=bits,
+        is_valid=True,
+    )
+    inverse = normal_equations.inverse(equations)
+    second = _floats(I2, bits=bits)
+    first = _floats(I1, bits=bits)
+    explained = _product(_product(first, inverse), first)
+    rest = second - explained
+
     own = np.diag(second)
     columns: list[float | None] = []
     for place in range(n_weights):
-        is_left = rest[place, place] > newton.SMALLEST_PIVOT * own[place]
-        columns.append(float(U[place] ** 2 / rest[place, place]) if is_left else None)
+        left = rest[place, place]
+        least = normal_equations.SMALLEST_PIVOT * own[place]
+        # What rounding has left would make a large statistic of nothing.
+        if left > least:
+            chi2 = U[place] ** 2 / left
+            columns.append(float(chi2))
+        else:
+            columns.append(None)
     if None in columns:
         return Tested(columns, None)
-    return Tested(columns, _quadratic(rest, U, bits=bits))
+    joint = _quadratic(rest, U, bits=bits)
+    return Tested(columns, joint)
 
 
-def _quadratic(rest: Floats, U: Floats, *, bits: int) -> float | None:
+def _quadratic(
+    rest: Floats,
+    U: Floats,
+    *,
+    bits: int,
+) -> float | None:
     """U' rest^-1 U, the columns in units of their own spread."""
     units = np.sqrt(np.diag(rest))
-    scaled = rest / units[:, None] / units[None, :]
+    by_row = units[:, None]
+    by_column = units[None, :]
+    scaled = rest / by_row / by_column
     U = U / units
+    (c,) = normal_equations.integers(U[None], bits)
     equations = Opened(
-        _integers(scaled, bits), _integers(U[None], bits)[0], 0.0, bits, True
+        A=normal_equations.integers(scaled, bits),
+        c=c,
+        deviance=0.0,
+        bits=bits,
+        is_valid=True,
     )
     try:
-        solved = newton.solve(equations)
+        solved = normal_equations.solve(equations)
     except Collinear:
         return None
     total = 0.0
+    # Not by dot, whose last bit differs between processors.
     for left, right in zip(U.tolist(), solved.tolist(), strict=True):
         total += left * right
     return total
 
 
-def _square(totals: Sequence[int], p: int) -> list[list[int]]:
+def _square(
+    totals: Sequence[int],
+    p: int,
+) -> list[list[int]]:
     """The symmetric matrix whose upper triangle `totals` begins with."""
     found = [[0] * p for _ in range(p)]
     left = iter(totals)
     for row in range(p):
         for column in range(row, p):
-            found[row][column] = found[column][row] = next(left)
+            value = next(left)
+            found[row][column] = value
+            found[column][row] = value
     return found
 
 
-def _integers(values: Floats, bits: int) -> list[list[int]]:
-    return [
-        [round(Fraction(each) * 2**bits) for each in row] for row in values.tolist()
-    ]
-
-
-def _floats(values: Sequence[Sequence[int]], *, bits: int) -> Floats:
+def _floats(
+    values: Sequence[Sequence[int]],
+    *,
+    bits: int,
+) -> Floats:
     scale = 2**bits
-    return np.array([[value / scale for value in row] for row in values])
+    found = []
+    for row in values:
+        quotients = [value / scale for value in row]
+        found.append(quotients)
+    return np.array(found)
 
 
 def _product(left: Floats, right: Floats) -> Floats:
     """left @ right, elementwise, so that every hospital has the same bits."""
-    found = np.zeros((len(left), right.shape[1]))
+    n_rows = len(left)
+    n_columns = right.shape[1]
+    found = np.zeros((n_rows, n_columns))
     for place in range(len(right)):
-        found += left[:, place, None] * right[None, place, :]
+        column = left[:, place, None]
+        row = right[None, place, :]
+        found += column * row
     return found

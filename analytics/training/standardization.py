@@ -16,7 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analytics.arrays import Floats, Labels, check_finite, check_result
+from analytics.arrays import (
+    Floats,
+    Labels,
+    check_finite,
+    check_result,
+    table_chunks,
+)
 
 # So far a power of two is a float64 whose square is one, too.
 _LARGEST_EXPONENT = 500
@@ -25,8 +31,13 @@ _LARGEST_EXPONENT = 500
 _CONSTANT = 1e-14
 
 
-def local_mean(X: Floats) -> Floats:
+def local_mean(
+    X: Floats,
+    beside: Floats | None = None,
+) -> Floats:
     """The mean of each column of X (n, d), float64 (d,); a constant column's is exact.
+
+    beside: (n, k), more columns of the same rows, behind those of X.
 
     Raises ValueError for no rows, another shape, or numbers that are not finite or too
     large.
@@ -35,16 +46,28 @@ def local_mean(X: Floats) -> Floats:
     sealed into the joint sum.
     """
     _check_table(X)
+    n_rows = len(X)
     # About the first row: exact for constants, and no digits are lost to an offset.
+    first_row = slice(0, 1)
+    first_rows = _beside(X[first_row], beside, first_row)
+    first = first_rows[0]
+    total = np.zeros(len(first))
     with np.errstate(over="ignore", invalid="ignore"):
-        mean: Floats = X[0] + np.mean(X - X[0], axis=0)
+        for part, rows in table_chunks(X):
+            both = _beside(rows, beside, part)
+            total += _sum_about(first, both)
+        mean: Floats = first + total / n_rows
     check_result("The mean", mean)
     return mean
 
 
-def local_variance(X: Floats, mean: Floats) -> Floats:
+def local_variance(
+    X: Floats,
+    mean: Floats,
+    beside: Floats | None = None,
+) -> Floats:
     """The mean of (x - mean)^2 of each column of X (n, d) about the joint mean (d,),
-    float64 (d,).
+    float64 (d,). beside: as for `local_mean`.
 
     The row-weighted mean of these over the hospitals is the population variance of all
     rows. Raises ValueError as `local_mean` does, and if mean has another length.
@@ -52,14 +75,37 @@ def local_variance(X: Floats, mean: Floats) -> Floats:
     Disclosure: as `local_mean`.
     """
     _check_table(X)
-    _check_columns(X, mean)
+    n_rows = len(X)
+    first_row = slice(0, 1)
+    first_rows = _beside(X[first_row], beside, first_row)
+    _check_columns(first_rows, mean)
+    total = np.zeros(len(mean))
     with np.errstate(over="ignore"):
-        variance: Floats = np.mean((X - mean) ** 2, axis=0)
+        for part, rows in table_chunks(X):
+            both = _beside(rows, beside, part)
+            total += _squares_about(mean, both)
+        variance: Floats = total / n_rows
     check_result("The variance", variance)
     return variance
 
 
-def deviation(variance: Floats, *, mean: Floats | None = None) -> Floats:
+def _sum_about(center: Floats, rows: Floats) -> Floats:
+    centred = rows - center
+    total: Floats = np.sum(centred, axis=0)
+    return total
+
+
+def _squares_about(center: Floats, rows: Floats) -> Floats:
+    squares = (rows - center) ** 2
+    total: Floats = np.sum(squares, axis=0)
+    return total
+
+
+def deviation(
+    variance: Floats,
+    *,
+    mean: Floats | None = None,
+) -> Floats:
     """The square root of the joint variance (d,), float64 (d,); 1 where a column is
     constant.
 
@@ -77,10 +123,29 @@ def deviation(variance: Floats, *, mean: Floats | None = None) -> Floats:
     noise = np.zeros_like(root)
     if mean is not None:
         noise = _CONSTANT * np.abs(mean)
-    return np.where(root <= noise, 1.0, root)
+    is_constant = root <= noise
+    return np.where(is_constant, 1.0, root)
 
 
-def standardize(X: Floats, mean: Floats, deviation: Floats) -> Floats:
+def size(variance: Floats, *, mean: Floats) -> Floats:
+    """The root mean square of each column, from its joint moments (d,), float64 (d,); 1
+    where all its values are 0.
+
+    By it columns are divided that must not be moved. Elementwise. Raises ValueError as
+    `deviation`.
+
+    >>> size(np.array([9.0, 0.0]), mean=np.array([4.0, 0.0]))
+    array([5., 1.])
+    """
+    mean_square = variance + mean * mean
+    return deviation(mean_square)
+
+
+def standardize(
+    X: Floats,
+    mean: Floats,
+    deviation: Floats,
+) -> Floats:
     """(X - mean) / deviation, columnwise, float64 (n, d); X is left as it is.
 
     Raises ValueError for other shapes, a deviation that is not above 0, and numbers
@@ -128,10 +193,16 @@ class LabelScale:
         """
         if self._is_as_it_is:
             return y
-        values: Floats = (y - self.center) / self.unit
+        centred = y - self.center
+        values: Floats = centred / self.unit
         return values
 
-    def own_weights(self, weights: Floats, *, has_intercept: bool) -> Floats:
+    def own_weights(
+        self,
+        weights: Floats,
+        *,
+        has_intercept: bool,
+    ) -> Floats:
         """The weights (n_weights,) of the same model for the label in its own units."""
         if self._is_as_it_is:
             return weights
@@ -155,14 +226,19 @@ class LabelScale:
     @property
     def shift(self) -> float:
         """What is added to the intercept."""
-        return math.log(self.unit) if self.link == "log" else self.center
+        if self.link == "log":
+            return math.log(self.unit)
+        return self.center
 
     @property
     def dispersion(self) -> float:
         """By what a dispersion, and so a deviance, is multiplied: unit^(2 - power)."""
-        if self.power == 3:
-            return 1 / self.unit
-        return 1.0 if self.power == 2 else self.unit * self.unit
+        match self.power:
+            case 3:
+                return 1 / self.unit
+            case 2:
+                return 1.0
+        return self.unit * self.unit
 
     def own_loss(self, loss: float) -> float:
         """A loss, penalty included, in the label's units: of linear its squares."""
@@ -181,19 +257,32 @@ class LabelScale:
         return self.center == 0 and self.unit == 1
 
 
-def standard_label(mean: float, variance: float, *, has_intercept: bool) -> LabelScale:
+def standard_label(
+    mean: float,
+    variance: float,
+    *,
+    has_intercept: bool,
+) -> LabelScale:
     """The label brought to mean 0 and deviation 1 by its joint moments.
 
     Without an intercept nothing could give the mean back: the label is divided by its
     root mean square then, and not moved.
     """
     if has_intercept:
-        (unit,) = deviation(np.array([variance]), mean=np.array([mean])).tolist()
+        units = deviation(np.array([variance]), mean=np.array([mean]))
+        (unit,) = units.tolist()
         return LabelScale(center=mean, unit=unit)
-    return LabelScale(unit=_root_mean_square(mean, variance) or 1.0)
+    root = _root_mean_square(mean, variance)
+    # Labels that are all 0 have no size to be divided by.
+    return LabelScale(unit=root or 1.0)
 
 
-def mean_label(mean: float, *, link: str, power: int) -> LabelScale:
+def mean_label(
+    mean: float,
+    *,
+    link: str,
+    power: int,
+) -> LabelScale:
     """The label divided by its joint mean, for a model whose means are above 0.
 
     Raises ValueError where that mean is not.
@@ -213,12 +302,28 @@ def sealed_label(mean: float, variance: float) -> LabelScale:
     if root == 0:
         return LabelScale()
     _, exponent = math.frexp(root)
-    exponent = max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, exponent))
-    return LabelScale(sealed=math.ldexp(1.0, exponent))
+    at_most = min(_LARGEST_EXPONENT, exponent)
+    within = max(-_LARGEST_EXPONENT, at_most)
+    power = math.ldexp(1.0, within)
+    return LabelScale(sealed=power)
 
 
 def _root_mean_square(mean: float, variance: float) -> float:
-    return math.sqrt(variance + mean * mean)
+    mean_square = variance + mean * mean
+    return math.sqrt(mean_square)
+
+
+def _beside(
+    rows: Floats,
+    more: Floats | None,
+    part: slice,
+) -> Floats:
+    """Rows of a table with those of another behind them."""
+    if more is None:
+        return rows
+    both = np.hstack([rows, more[part]])
+    check_finite("X", both)
+    return both
 
 
 def _check_table(X: Floats) -> None:
@@ -230,8 +335,9 @@ def _check_table(X: Floats) -> None:
 
 
 def _check_columns(X: Floats, values: Floats) -> None:
-    if values.shape != (X.shape[1],):
+    n_columns = X.shape[1]
+    if values.shape != (n_columns,):
         raise ValueError(
-            f"mean and deviation need one value for each of {X.shape[1]} columns."
+            f"mean and deviation need one value for each of {n_columns} columns."
         )
     check_finite("mean or deviation", values)

@@ -132,6 +132,7 @@ class Connection:
         try:
             with self._http.stream("GET", path, timeout=timeout) as response:
                 if response.is_error:
+                    # httpx reads a stream's body only when asked; error_of needs it.
                     response.read()
                     raise error_of(response)
                 yield from response.iter_lines()

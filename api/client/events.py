@@ -118,5 +118,7 @@ def _lines(connection: Connection, order_id: int, deadline: float) -> Iterator[s
         f"/orders/{order_id}/events", silence_seconds=silence_seconds
     ):
         yield line
+        # A line that only keeps the stream open restarts the silence: without this
+        # look a quiet order would be followed beyond the deadline.
         if time.monotonic() >= deadline:
             return

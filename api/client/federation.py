@@ -17,10 +17,11 @@ import httpx
 import pandas as pd
 
 from api.client import results, schedules
+from api.client.answers import Answers, has_report
 from api.client.connection import Connection, Json
 from api.client.orders import Order
 from api.client.results import StatisticsResult
-from api.client.schedules import Schedule
+from api.client.schedules import ModelSchedule, Schedule
 from protocol.errors import ConsiliumError, Unauthenticated
 
 # The columns of an empty frame.
@@ -43,6 +44,7 @@ HOSPITALS = (
     "online",
     "last_seen",
     "agent_version",
+    "protocol",
     "scoring",
     "policy",
     "fingerprint",
@@ -66,7 +68,10 @@ class Federation:
     ...}), of which `user` names one. `user` is also the hospital that sends a request
     which names none. `timeout_seconds` is the longest that one call may take;
     `patience_seconds` for how long a coordinator that is away is tried again while an
-    order is waited for.
+    order is waited for. With `sealed` reports, evaluations, predictions and statistics
+    are sealed to this user's own key, whose fingerprint is `reader`, and opened here;
+    `hospital` is the fingerprint of the one that must have signed them, `key_folder`
+    where the key is in place of ~/.config/consilium.
 
     >>> from api.client.stand_in import stand_in
     >>> federation = stand_in()  # elsewhere: Federation("https://consilium.example", token_file="token", user=4)
@@ -94,6 +99,9 @@ class Federation:
         user: int | str | None = None,
         timeout_seconds: float = 300,
         patience_seconds: float = 300,
+        sealed: bool = False,
+        hospital: str | None = None,
+        key_folder: str | Path | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         if token_file is not None:
@@ -106,6 +114,12 @@ class Federation:
         self._user_id = int(str(user)) if is_hospital else None
         self._patience_seconds = patience_seconds
         self._url = url
+        self._answers = Answers(
+            self._connection,
+            folder=None if key_folder is None else Path(key_folder),
+            hospital=hospital,
+            is_sealed=sealed,
+        )
 
     def __repr__(self) -> str:
         reader = f" as hospital {self._user_id}" if self._user_id else ""
@@ -126,6 +140,13 @@ class Federation:
         """Closes its connections; orders go on."""
         self._connection.close()
 
+    @property
+    def reader(self) -> str:
+        """The fingerprint of this user's own key, which is made at the first use. The
+        hospital lists it (`./run agent readers add`) before anything is sealed to it.
+        """
+        return self._answers.reader.fingerprint
+
     # Training
 
     def submit(self, request: Mapping[str, Any] | None = None, **fields: Any) -> Order:
@@ -136,6 +157,8 @@ class Federation:
         docs/api.md.
         """
         body = self._request(request, fields)
+        if has_report(body):
+            body = self._answers.asked(body)
         answer = self._connection.make("/model/train", body)
         return self._order(answer.data["order_id"], answer.body["message"])
 
@@ -159,7 +182,7 @@ class Federation:
         body["data_info"] = texts
         own = str(body.get("user_id"))
         body.setdefault("party_id", [int(user) for user in texts if user != own])
-        answer = self._connection.make("/model/evaluate", body)
+        answer = self._connection.make("/model/evaluate", self._answers.asked(body))
         return self._order(answer.data["order_id"], answer.body["message"])
 
     def order(self, order_id: int) -> Order:
@@ -203,7 +226,10 @@ class Federation:
         """
         # The coordinator waits one second only; for the rest of the time events show
         # how far the order is.
-        body = {**self._request(request, fields), "timeout_seconds": 1}
+        body = {
+            **self._answers.asked(self._request(request, fields)),
+            "timeout_seconds": 1,
+        }
         try:
             answer = self._connection.make("/runModelTrainTask", body)
         except ConsiliumError as error:
@@ -214,7 +240,8 @@ class Federation:
                 raise failed.cause() from None
             raise
         if answer.status == 200:
-            return StatisticsResult.of(answer.body["result"])
+            found = StatisticsResult.of(answer.body["result"])
+            return self._order(found.order_id).with_rows(found)
         assert answer.order_id is not None
         order = self._order(answer.order_id)
         return order.result(timeout_seconds=timeout_seconds, progress=progress)
@@ -235,12 +262,44 @@ class Federation:
         """
         times = schedules.timing(cron, interval_seconds, timezone, missed)
         body = {**self._request(request, fields), "schedule": times, "name": name}
-        made = self._connection.make("/statistics/schedules", body).data
-        return Schedule(self._connection, made["schedule_id"], made)
+        made = self._connection.make(
+            "/statistics/schedules", self._answers.asked(body)
+        ).data
+        return self._schedule(made["schedule_id"], made)
 
     def schedule(self, schedule_id: int) -> Schedule:
         """A schedule that exists, by its number."""
-        return Schedule(self._connection, schedule_id)
+        return self._schedule(schedule_id)
+
+    def schedule_order(
+        self,
+        order_id: int,
+        *,
+        cron: str | None = None,
+        interval_seconds: int | None = None,
+        timezone: str = "UTC",
+        missed: str = "make_up",
+        name: str = "",
+    ) -> ModelSchedule:
+        """An order of training, or an evaluation, that has succeeded, again and again: at
+        the times of `cron`, or every `interval_seconds`.
+        """
+        times = schedules.timing(cron, interval_seconds, timezone, missed)
+        body = {"order_id": order_id, "schedule": times, "name": name}
+        made = self._connection.make("/model/schedules", body).data
+        return ModelSchedule(
+            self._connection, made["schedule_id"], made, answers=self._answers
+        )
+
+    def model_schedule(self, schedule_id: int) -> ModelSchedule:
+        """A schedule of `schedule_order` that exists, by its number."""
+        return ModelSchedule(self._connection, schedule_id, answers=self._answers)
+
+    def model_schedules(self, limit: int = 100) -> pd.DataFrame:
+        """The schedules of `schedule_order` of one's hospital, newest first."""
+        found = self._connection.pages("/model/schedules", "schedules", limit=limit)
+        rows = [_schedule_row(entry) for entry in found]
+        return results.table(rows, "schedule_id", SCHEDULES)
 
     def schedules(self, limit: int = 100) -> pd.DataFrame:
         """The schedules of one's hospital, newest first."""
@@ -265,6 +324,9 @@ class Federation:
         body.update(fields)
         return body
 
+    def _schedule(self, schedule_id: int, known: Json | None = None) -> Schedule:
+        return Schedule(self._connection, schedule_id, known, answers=self._answers)
+
     def _order(self, order_id: int, message: str | None = None) -> Order:
         return Order(
             self._connection,
@@ -272,6 +334,7 @@ class Federation:
             user_id=self._user_id,
             patience_seconds=self._patience_seconds,
             message=message,
+            answers=self._answers,
         )
 
 
@@ -310,7 +373,9 @@ def _schedule_row(entry: Json) -> Json:
         "updated",
     )
     row = {name: entry[name] for name in copied}
-    row["method"] = entry["request"]["method"]
+    # Of an order that is run again, its kind.
+    asked = entry["request"]
+    row["method"] = asked.get("method") or asked.get("kind")
     row["next_run"] = None
     if entry["next_runs"]:
         row["next_run"] = pd.Timestamp(entry["next_runs"][0])

@@ -7,22 +7,22 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from api.client import results
+from api.client.answers import Answers, noted, report_frame, table_frame
 from api.client.connection import Connection, Json
 from api.client.events import Event, follow
 from api.client.progress import Progress
-from api.client.results import Scores, StatisticsResult
+from api.client.results import Floats, Scores, StatisticsResult
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound, OrderStopped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 # {hospital: {layer: values}}
 Vectors = dict[int, dict[str, Floats]]
 # Names as a list, or as a text with commas between; None for the API's default.
@@ -76,12 +76,14 @@ class Order:
         user_id: int | None = None,
         patience_seconds: float = 300,
         message: str | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self.order_id = order_id
         self.message = message
         self._connection = connection
         self._user_id = user_id
         self._patience_seconds = patience_seconds
+        self._answers = answers or Answers(connection)
         # As of the last answer or event; None before the first.
         self._state: str | None = None
 
@@ -93,8 +95,8 @@ class Order:
 
     def status(self) -> str:
         """pending, running, success, failed or cancelled."""
-        found = self._connection.get("/model/train_status", order_id=self.order_id).data
-        self._state = str(found["train_status"])
+        answer = self._connection.get("/model/train_status", order_id=self.order_id)
+        self._state = str(answer.data["train_status"])
         return self._state
 
     def info(self) -> Json:
@@ -123,6 +125,12 @@ class Order:
         found = self.info()
         return results.waiting(found["waiting_for"])
 
+    def late(self) -> list[int]:
+        """The hospitals that were asked and take no part, since it began without them:
+        `start_within_seconds`.
+        """
+        return list(self.info()["late"])
+
     def request(self) -> Json:
         """What was ordered, of a training order: parameters as sent, attributes, label,
         row counts.
@@ -146,7 +154,10 @@ class Order:
             yield event
 
     def wait(
-        self, *, timeout_seconds: float | None = None, progress: bool = True
+        self,
+        *,
+        timeout_seconds: float | None = None,
+        progress: bool = True,
     ) -> Order:
         """The order itself when it has succeeded, with a line of progress meanwhile, and
         one for each warning behind it.
@@ -217,6 +228,35 @@ class Order:
         found = self.info()
         return results.evaluation(found["summary"])
 
+    def answer(self) -> Any:
+        """What the hospital has sealed to this user, opened, as it is: of a training
+        order with a report, of an evaluation, of predictions, of joint statistics.
+        """
+        return self._answers.of_order(self.order_id).json()
+
+    def report(self) -> pd.DataFrame:
+        """Of an order with a report that is sealed to this user: estimate, se, p,
+        interval of each term. `attrs` has n, AIC and the rest.
+        """
+        opened = self._answers.of_order(self.order_id, "report")
+        frame = report_frame(opened.json())
+        return noted(frame, opened)
+
+    def roc(self) -> pd.DataFrame:
+        """Of an evaluation that is sealed to this user, the ROC curve's steps."""
+        return self._table("roc")
+
+    def calibration(self) -> pd.DataFrame:
+        """Of an evaluation that is sealed to this user, calibration by ranges of the
+        score.
+        """
+        return self._table("calibration")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        opened = self._answers.of_order(self.order_id, "evaluation")
+        frame = table_frame(opened.json(), name)
+        return noted(frame, opened)
+
     def rows(self) -> pd.DataFrame:
         """Of an order that has succeeded, how many rows were selected, left out and used:
         of all hospitals and of each.
@@ -231,10 +271,9 @@ class Order:
         Without `round` the parts before and after the rounds. A part that still runs
         has no seconds.
         """
-        found = self._connection.get(
-            f"/orders/{self.order_id}/timeline", round=round, fold=fold
-        ).data
-        return results.timeline(found["parts"])
+        path = f"/orders/{self.order_id}/timeline"
+        answer = self._connection.get(path, round=round, fold=fold)
+        return results.timeline(answer.data["parts"])
 
     def scores(
         self,
@@ -251,12 +290,17 @@ class Order:
         it was measured.
         """
         place = {"order_id": self.order_id, "round": round}
-        report = self._connection.get(
-            "/anomaly/report", **place, layers=layers, **parameters
-        ).body
+        told = self._connection.get(
+            "/anomaly/report",
+            **place,
+            layers=layers,
+            **parameters,
+        )
+        report = told.body
         contributions: dict[str, Json] = {}
         missing = dict(report["unavailable"])
         for name, metric in CONTRIBUTIONS:
+            column = f"{name}_{metric}"
             # perf_diff measures whole models; it has no layers.
             query: Json = {**place, "metric": metric}
             if name == "grad_diff":
@@ -264,15 +308,17 @@ class Order:
             try:
                 answer = self._connection.get(f"/contribution/{name}", **query)
             except (BadRequest, Conflict, NotFound) as error:
-                missing[f"{name}_{metric}"] = str(error)
+                missing[column] = str(error)
             else:
-                contributions[f"{name}_{metric}"] = answer.body["data"]
-        anomaly = _by_score(report["data"], "score")
+                contributions[column] = answer.body["data"]
+        anomaly = results.by_score(report["data"], "score")
+        ranks = results.by_score(report["data"], "rank")
+        contribution = results.by_hospital(contributions)
         return Scores(
             round=report["round"],
             anomaly=anomaly,
-            ranks=_by_score(report["data"], "rank"),
-            contribution=results.by_hospital(contributions).reindex(anomaly.index),
+            ranks=ranks,
+            contribution=contribution.reindex(anomaly.index),
             parameters=report["parameters"],
             unavailable=missing,
         )
@@ -284,18 +330,28 @@ class Order:
         lengths and angles are right, a single coordinate means nothing.
         """
         data = self._by_layers("/client_grad", round, layers)
-        return {int(hospital): _arrays(by_layer) for hospital, by_layer in data.items()}
+        vectors = {}
+        for hospital, by_layer in data.items():
+            vectors[int(hospital)] = results.arrays(by_layer)
+        return vectors
 
     def average_gradient(
-        self, round: int | None = None, *, layers: Layers = None
+        self,
+        round: int | None = None,
+        *,
+        layers: Layers = None,
     ) -> Mapping[str, Any]:
         """{layer: values} of the round's average."""
-        return _arrays(self._by_layers("/avg_grad", round, layers))
+        data = self._by_layers("/avg_grad", round, layers)
+        return results.arrays(data)
 
     def _by_layers(self, path: str, round: int | None, layers: Layers) -> Json:
         """Raw data of a round."""
         answer = self._connection.get(
-            path, order_id=self.order_id, round=round, layers=layers
+            path,
+            order_id=self.order_id,
+            round=round,
+            layers=layers,
         )
         found: Json = answer.body
         # Where no round was named, the answer also says which it is.
@@ -322,7 +378,8 @@ class Order:
             asked["data_sql"] = sql
         if rows is not None:
             asked["rows"] = [dict(row) for row in rows]
-        body = {"model_id": self.order_id, "input_data": asked}
+        question = {"model_id": self.order_id, "input_data": asked}
+        body = self._answers.asked(question)
         answer = self._connection.make("/model/infer", body).data
         order = self._order(answer["order_id"])
         return order._predicted(answer)
@@ -336,6 +393,11 @@ class Order:
         ends when they are fetched.
         """
         while answer["result"] is None:
+            if "sealed" in answer:
+                sealed = answer["sealed"]
+                opened = self._answers.open(sealed, self.order_id, "predictions")
+                frame = results.predictions(opened.json())
+                return noted(frame, opened)
             answer = self._connection.get(
                 "/model/infer_status",
                 order_id=self.order_id,
@@ -346,12 +408,24 @@ class Order:
         return frame
 
     def result(
-        self, *, timeout_seconds: float | None = None, progress: bool = True
+        self,
+        *,
+        timeout_seconds: float | None = None,
+        progress: bool = True,
     ) -> StatisticsResult:
         """The answer of an order of joint statistics, when it is there."""
         self.wait(timeout_seconds=timeout_seconds, progress=progress)
-        body = self._connection.get("/statistics/result", order_id=self.order_id).body
-        return StatisticsResult.of(body["result"])
+        answer = self._connection.get("/statistics/result", order_id=self.order_id)
+        found = StatisticsResult.of(answer.body["result"])
+        return self.with_rows(found)
+
+    def with_rows(self, found: StatisticsResult) -> StatisticsResult:
+        """This order's answer with its rows, where they are sealed to this user."""
+        if found.values is None and self._answers.is_sealed:
+            opened = self._answers.of_order(self.order_id, "statistics")
+            rows = results.exact_frame(opened.json()["rows"])
+            found = replace(found, values=noted(rows, opened))
+        return found
 
     # Pictures
 
@@ -363,10 +437,15 @@ class Order:
         # nothing.
         from api.client import pictures
 
-        return pictures.plot_loss(self.metrics(), axes, title=f"Order {self.order_id}")
+        title = f"Order {self.order_id}"
+        return pictures.plot_loss(self.metrics(), axes, title=title)
 
     def plot_scores(
-        self, round: int | None = None, *, axes: Axes | None = None, **asked: Any
+        self,
+        round: int | None = None,
+        *,
+        axes: Axes | None = None,
+        **asked: Any,
     ) -> Axes:
         """A round's scores, hospital by hospital: the darker, the more anomalous or the
         more it contributes.
@@ -374,9 +453,8 @@ class Order:
         from api.client import pictures
 
         scores = self.scores(round, **asked)
-        return pictures.plot_scores(
-            scores, axes, title=f"Order {self.order_id}, round {scores.round}"
-        )
+        title = f"Order {self.order_id}, round {scores.round}"
+        return pictures.plot_scores(scores, axes, title=title)
 
     # What may be done with it
 
@@ -393,7 +471,10 @@ class Order:
         return self._order(order_id)
 
     def record(
-        self, round: int, gradients: Mapping[Any, Mapping[str, Any]], **facts: Any
+        self,
+        round: int,
+        gradients: Mapping[Any, Mapping[str, Any]],
+        **facts: Any,
     ) -> Json:
         """Records a round of an external order: {client: {layer: values}}, and `sizes`,
         `average`, `performance`, `leave_one_out` of PUT
@@ -401,14 +482,10 @@ class Order:
         """
         vectors: dict[str, dict[str, list[float]]] = {}
         for client, by_layer in gradients.items():
-            own = vectors[str(client)] = {}
-            for layer, values in by_layer.items():
-                vector = np.asarray(values, dtype=np.float64)
-                own[layer] = vector.ravel().tolist()
+            vectors[str(client)] = results.lists(by_layer)
         body = {"gradients": vectors, **facts}
-        answer = self._connection.change(
-            "PUT", f"/orders/{self.order_id}/rounds/{round}", body
-        )
+        path = f"/orders/{self.order_id}/rounds/{round}"
+        answer = self._connection.change("PUT", path, body)
         recorded: Json = answer.body
         return recorded
 
@@ -418,24 +495,5 @@ class Order:
             order_id,
             user_id=self._user_id,
             patience_seconds=self._patience_seconds,
+            answers=self._answers,
         )
-
-
-def _arrays(by_layer: Mapping[str, Any]) -> dict[str, Floats]:
-    arrays = {}
-    for layer, values in by_layer.items():
-        arrays[layer] = np.array(values, dtype=np.float64)
-    return arrays
-
-
-def _by_score(report: Mapping[str, Mapping[str, Json]], what: str) -> pd.DataFrame:
-    """The `score` or `rank` of each score, a column each, from {hospital: {score name:
-    {"score", "rank"}}}.
-    """
-    first = next(iter(report.values()))
-    columns: dict[str, Json] = {}
-    for name in first:
-        column = columns[name] = {}
-        for hospital, scores in report.items():
-            column[hospital] = scores[name][what]
-    return results.by_hospital(columns)

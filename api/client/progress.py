@@ -21,7 +21,7 @@ class Progress:
     >>> progress.tell(Event("state", {"order_id": 37, "state": "success"}))
     >>> progress.end_with(["Training ended by max_iter."])
     >>> progress.close()
-    Order 37 [############            ] round 5 of 10, loss 0.62315, success, 0 s
+    Order 37 [########################] round 5 of 10, loss 0.62315, success, 0 s
     Warning: Training ended by max_iter.
     """
 
@@ -99,5 +99,8 @@ class Progress:
         if not self._n_parts:
             return ""
         n_done = min(self._n_done, self._n_parts)
+        # Training may converge before its last round.
+        if self._state == "success":
+            n_done = self._n_parts
         marks = "#" * (BAR_LETTERS * n_done // self._n_parts)
         return f"[{marks:{BAR_LETTERS}}] "

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from api.client.connection import Json
+from protocol.errors import NotFound
 
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 # Columns that hold points in time.
 MOMENTS = ("created", "updated", "last_seen", "scheduled", "started")
 LARGEST_EXACT_FLOAT = 2**53
@@ -24,8 +27,8 @@ class StatisticsResult:
     """The answer to a question of joint statistics.
 
     `path` is where the result lies in each receiver's own results folder; `values` are
-    its rows where the order was sent with disclose and every provider's policy allows
-    it, else None.
+    its rows where they were sealed to this user, or where the order was sent with
+    disclose and every provider's policy allows it, else None.
 
     >>> answer = {"path": "41/mean_cost.csv", "type": "csv", "extra": '{"order_id": 41, "notes": []}'}
     >>> StatisticsResult.of(answer).extra["order_id"]
@@ -46,6 +49,16 @@ class StatisticsResult:
     def order_id(self) -> int:
         return int(self.extra["order_id"])
 
+    def frame(self) -> pd.DataFrame:
+        """Its rows. NotFound (code no_answer) where they did not come here."""
+        if self.values is None:
+            raise NotFound(
+                f"The rows are in the receivers' own folders, {self.path}, and did not come here.",
+                remedy="Ask by Federation(..., sealed=True), once your hospital has listed your key as a reader.",
+                code="no_answer",
+            )
+        return self.values
+
     @classmethod
     def of(cls, result: Json) -> StatisticsResult:
         """From `result` of the answer, in which `extra` is JSON as text."""
@@ -53,7 +66,12 @@ class StatisticsResult:
         values = None
         if "values" in result:
             values = exact_frame(result["values"])
-        return cls(result["path"], result["type"], extra, values)
+        return cls(
+            result["path"],
+            result["type"],
+            extra,
+            values,
+        )
 
 
 def exact_frame(rows: list[Json]) -> pd.DataFrame:
@@ -66,8 +84,11 @@ def exact_frame(rows: list[Json]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     for name in frame.columns:
         cells = [row.get(name) for row in rows]
-        whole = [cell for cell in cells if isinstance(cell, int)]
-        if any(abs(cell) > LARGEST_EXACT_FLOAT for cell in whole):
+        largest = 0
+        for cell in cells:
+            if isinstance(cell, int):
+                largest = max(largest, abs(cell))
+        if largest > LARGEST_EXACT_FLOAT:
             frame[name] = pd.Series(cells, dtype=object)
     return frame
 
@@ -85,7 +106,9 @@ class Scores:
 
 
 def table(
-    rows: Iterable[Json], index: str, columns: Iterable[str] = ()
+    rows: Iterable[Json],
+    index: str,
+    columns: Iterable[str] = (),
 ) -> pd.DataFrame:
     """Rows as a frame with points in time as such; `columns` exist even if there is no
     row.
@@ -97,11 +120,20 @@ def table(
     """
     frame = _frame(list(rows), [index, *columns])
     for name in frame.columns.intersection(list(MOMENTS)):
-        frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
+        frame[name] = _moments(frame[name])
     return frame.set_index(index)
 
 
-def _frame(rows: list[Json], columns: list[str]) -> pd.DataFrame:
+def _moments(texts: pd.Series) -> pd.Series:
+    # Without this format pandas takes that of the first text for all, and fails at one
+    # that has fractions of a second where that has none.
+    return pd.to_datetime(texts, utc=True, format="ISO8601")
+
+
+def _frame(
+    rows: list[Json],
+    columns: list[str],
+) -> pd.DataFrame:
     """A frame of rows, with these columns where there is none to read names from."""
     if rows:
         return pd.DataFrame(rows)
@@ -118,14 +150,33 @@ def timeline(parts: Iterable[Json]) -> pd.DataFrame:
     0    2   encryption      2.0
     1    0  aggregation      NaN
     """
-    # 0 is the coordinator, which has no user_id.
-    rows = [{**part, "who": part["user_id"] or 0} for part in parts]
-    frame = pd.DataFrame(rows, columns=["who", "what", "began", "ended", "state"])
+    rows = []
+    for part in parts:
+        # 0 is the coordinator, which has no user_id.
+        who = part["user_id"] or 0
+        rows.append({**part, "who": who})
+    frame = pd.DataFrame(
+        rows,
+        columns=[
+            "who",
+            "what",
+            "began",
+            "ended",
+            "state",
+        ],
+    )
     for name in ("began", "ended"):
-        frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
+        frame[name] = _moments(frame[name])
     lasted = frame["ended"] - frame["began"]
     frame["seconds"] = lasted.dt.total_seconds()
-    return frame[["who", "what", "began", "seconds", "state"]]
+    shown = [
+        "who",
+        "what",
+        "began",
+        "seconds",
+        "state",
+    ]
+    return frame[shown]
 
 
 def waiting(entries: Iterable[Json]) -> pd.DataFrame:
@@ -135,8 +186,15 @@ def waiting(entries: Iterable[Json]) -> pd.DataFrame:
     >>> waiting([entry]).loc[2, "cause"]
     'away'
     """
-    frame = pd.DataFrame(list(entries), columns=["user_id", "name", "cause", "message"])
-    return frame.set_index("user_id").rename_axis("hospital")
+    columns = [
+        "user_id",
+        "name",
+        "cause",
+        "message",
+    ]
+    frame = pd.DataFrame(list(entries), columns=columns)
+    by_user = frame.set_index("user_id")
+    return by_user.rename_axis("hospital")
 
 
 def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
@@ -164,10 +222,20 @@ def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
             for part in ("train", "test"):
                 measured = report.get(part) or {}
                 for name, value in measured.items():
-                    row[f"{part}_{name}"] = value
-            row["left_out"] = entry["left_out"].get(hospital)
+                    column = f"{part}_{name}"
+                    row[column] = value
+            left_out = entry["left_out"]
+            row["left_out"] = left_out.get(hospital)
             rows.append(row)
-    columns = ["fold", "round", "final", "hospital", "n_rows", "loss", "left_out"]
+    columns = [
+        "fold",
+        "round",
+        "final",
+        "hospital",
+        "n_rows",
+        "loss",
+        "left_out",
+    ]
     return _frame(rows, columns)
 
 
@@ -190,14 +258,38 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
         held_out = training.pop("held_out", None)
         # Sentences are no figures; `Order.warnings` has them.
         training.pop("warnings", None)
-        lines.append({"fold": fold, "rows": "training", **training})
+        lines.append(
+            {
+                "fold": fold,
+                "rows": "training",
+                **training,
+            }
+        )
         if held_out:
-            lines.append({"fold": fold, "rows": "held_out", **held_out})
+            lines.append(
+                {
+                    "fold": fold,
+                    "rows": "held_out",
+                    **held_out,
+                }
+            )
     # With cross-validation the summary itself has one, over all folds.
     overall = summary.get("held_out")
     if overall:
-        lines.append({"fold": "all", "rows": "held_out", **overall})
-    return _frame(lines, ["fold", "rows", "n_rows", "loss"])
+        lines.append(
+            {
+                "fold": "all",
+                "rows": "held_out",
+                **overall,
+            }
+        )
+    columns = [
+        "fold",
+        "rows",
+        "n_rows",
+        "loss",
+    ]
+    return _frame(lines, columns)
 
 
 def evaluation(summary: Mapping[str, Any]) -> pd.Series:
@@ -210,7 +302,11 @@ def evaluation(summary: Mapping[str, Any]) -> pd.Series:
     told = summary.get("evaluation")
     if told is None:
         return pd.Series(dtype=object)
-    return pd.Series({"n_rows": told["n_rows"], **told["metrics"]})
+    values = {
+        "n_rows": told["n_rows"],
+        **told["metrics"],
+    }
+    return pd.Series(values)
 
 
 def flow_numbers(summary: Mapping[str, Any]) -> pd.DataFrame:
@@ -227,12 +323,16 @@ def flow_numbers(summary: Mapping[str, Any]) -> pd.DataFrame:
     of_hospitals = rows.pop("hospitals", {})
     lines: list[Json] = []
     if rows:
-        lines.append({"hospital": "all", **rows})
+        line = {"hospital": "all", **rows}
+        lines.append(line)
     for hospital, numbers in of_hospitals.items():
-        lines.append({"hospital": hospital, **numbers})
+        line = {"hospital": hospital, **numbers}
+        lines.append(line)
     counts = ["selected", "left_out", "used"]
     frame = _frame(lines, ["hospital", *counts])
-    return frame.astype(dict.fromkeys(counts, "Int64"))
+    # Beside a missing number pandas makes floats of whole ones, but not of these.
+    types = dict.fromkeys(counts, "Int64")
+    return frame.astype(types)
 
 
 def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -248,8 +348,43 @@ def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     for name, values in scores.items():
         columns[name] = pd.Series(values, dtype=float)
     frame = pd.DataFrame(columns)
-    frame.index = frame.index.astype(int).rename("hospital")
+    # As texts hospital 10 would come before 2.
+    users = frame.index.astype(int)
+    frame.index = users.rename("hospital")
     return frame.sort_index()
+
+
+def by_score(
+    report: Mapping[str, Mapping[str, Json]],
+    what: str,
+) -> pd.DataFrame:
+    """The `score` or `rank` of each score, a column each, from {hospital: {score name:
+    {"score", "rank"}}}.
+    """
+    first = next(iter(report.values()))
+    columns: dict[str, Json] = {}
+    for name in first:
+        column = columns[name] = {}
+        for hospital, scores in report.items():
+            column[hospital] = scores[name][what]
+    return by_hospital(columns)
+
+
+def arrays(by_layer: Mapping[str, Any]) -> dict[str, Floats]:
+    """{layer: values} as arrays."""
+    found = {}
+    for layer, values in by_layer.items():
+        found[layer] = np.array(values, dtype=np.float64)
+    return found
+
+
+def lists(by_layer: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The same as lists, which JSON has."""
+    found = {}
+    for layer, values in by_layer.items():
+        vector = np.asarray(values, dtype=np.float64)
+        found[layer] = vector.ravel().tolist()
+    return found
 
 
 def predictions(rows: Iterable[Json]) -> pd.DataFrame:
@@ -263,10 +398,14 @@ def predictions(rows: Iterable[Json]) -> pd.DataFrame:
     """
     patients: list[Json] = []
     for row in rows:
-        patient = {"id": row["id"], "label": row["label"]}
+        patient = {
+            "id": row["id"],
+            "label": row["label"],
+        }
         probabilities = row.get("probabilities") or {}
         for name, probability in probabilities.items():
-            patient[f"probability_{name}"] = probability
+            column = f"probability_{name}"
+            patient[column] = probability
         if "reason" in row:
             patient["reason"] = row["reason"]
         patients.append(patient)

@@ -71,6 +71,8 @@ def _order(order_id: int, kind: str) -> Json:
         "state": "success",
         "user_id": 4,
         "hospitals": [2, 4],
+        "party": None,
+        "late": [],
         **(ENDING if kind == "train" else NO_ENDING),
         "created": moment,
         "updated": moment,

@@ -29,7 +29,13 @@ MOST_RUNS = 200
 """In one answer; Prefect gives no more either."""
 
 StateType = Literal[
-    "SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED"
+    "SCHEDULED",
+    "PENDING",
+    "RUNNING",
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "CRASHED",
 ]
 """Those that a hospital's run may have by its agent's word."""
 
@@ -45,12 +51,17 @@ def read_json(body: bytes) -> Any:
     """
     try:
         return json.loads(
-            body, object_pairs_hook=_without_doubles, parse_constant=_no_number
+            body,
+            object_pairs_hook=_without_doubles,
+            parse_constant=_no_number,
         )
     except (ValueError, RecursionError) as error:
-        why = str(error) if isinstance(error, _Refused) else "It is not JSON."
+        why = "It is not JSON."
+        if isinstance(error, _Refused):
+            why = str(error)
         raise InvalidInput(
-            f"The body cannot be read. {why}", remedy="Send one JSON object."
+            f"The body cannot be read. {why}",
+            remedy="Send one JSON object.",
         ) from None
 
 
@@ -84,8 +95,9 @@ def derived_id(owner: UUID, sent: UUID) -> UUID:
     Of another owner the same id becomes another one. So nobody can name what another
     flow run has named, now or ever, and there is no list to keep of who named it first.
     """
-    digest = hashlib.sha256(b"consilium gateway" + owner.bytes + sent.bytes)
-    return UUID(bytes=digest.digest()[:16], version=5)
+    named = b"consilium gateway" + owner.bytes + sent.bytes
+    digest = hashlib.sha256(named).digest()
+    return UUID(bytes=digest[:16], version=5)
 
 
 class Body(BaseModel):
@@ -93,7 +105,11 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    def rewritten(self, pool: str, owned: UUID | None) -> dict[str, Any]:
+    def rewritten(
+        self,
+        pool: str,
+        owned: UUID | None,
+    ) -> dict[str, Any]:
         """What Prefect gets: of this pool, and of what the path's id names."""
         raise NotImplementedError
 
@@ -105,7 +121,11 @@ class Heartbeat(Body):
     heartbeat_interval_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
     return_id: bool = False
 
-    def rewritten(self, pool: str, owned: UUID | None) -> dict[str, Any]:
+    def rewritten(
+        self,
+        pool: str,
+        owned: UUID | None,
+    ) -> dict[str, Any]:
         return {
             "name": pool,
             "heartbeat_interval_seconds": self.heartbeat_interval_seconds,
@@ -120,17 +140,23 @@ class DueRuns(Body):
     work_queue_names: Ignored  # all queues of the pool are its worker's
     limit: Annotated[int, Field(ge=1, le=MOST_RUNS)] | None = None
 
-    def rewritten(self, pool: str, owned: UUID | None) -> dict[str, Any]:
-        due: dict[str, Any] = {"scheduled_before": _time(self.scheduled_before)}
+    def rewritten(
+        self,
+        pool: str,
+        owned: UUID | None,
+    ) -> dict[str, Any]:
+        before = _time(self.scheduled_before)
+        due: dict[str, Any] = {"scheduled_before": before}
         if self.limit is not None:
             due["limit"] = self.limit
         return due
 
 
+_AnyState = StateType | Literal["PAUSED", "CANCELLING"]
+
+
 class _AnyType(Body):
-    any_: Annotated[
-        list[StateType | Literal["PAUSED", "CANCELLING"]], Field(max_length=9)
-    ]
+    any_: Annotated[list[_AnyState], Field(max_length=9)]
 
 
 class _OfType(Body):
@@ -162,16 +188,26 @@ class RunsFilter(Body):
     limit: Annotated[int, Field(ge=0, le=MOST_RUNS)] | None = None
     offset: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    def rewritten(self, pool: str, owned: UUID | None) -> dict[str, Any]:
+    def rewritten(
+        self,
+        pool: str,
+        owned: UUID | None,
+    ) -> dict[str, Any]:
         wanted: dict[str, Any] = {}
-        if self.flow_runs is not None and self.flow_runs.state is not None:
-            wanted["state"] = {"type": {"any_": self.flow_runs.state.type.any_}}
-        if self.flow_runs is not None and self.flow_runs.id is not None:
-            wanted["id"] = {"any_": [str(run) for run in self.flow_runs.id.any_]}
+        sent = self.flow_runs
+        if sent is not None and sent.state is not None:
+            types = sent.state.type.any_
+            wanted["state"] = {"type": {"any_": types}}
+        if sent is not None and sent.id is not None:
+            # Other pools' ids may stand among them: the pool below bounds what is
+            # found.
+            ids = [str(run) for run in sent.id.any_]
+            wanted["id"] = {"any_": ids}
+        limit = MOST_RUNS if self.limit is None else self.limit
         return {
             "flow_runs": wanted,
             "work_pools": {"name": {"any_": [pool]}},
-            "limit": MOST_RUNS if self.limit is None else self.limit,
+            "limit": limit,
             "offset": self.offset,
         }
 
@@ -182,9 +218,18 @@ class RunChange(Body):
     flow_version: str | None = None
     empirical_policy: Ignored  # of retries, which no flow here has
 
-    def rewritten(self, pool: str, owned: UUID | None) -> dict[str, Any]:
-        is_digest = _VERSION.fullmatch(self.flow_version or "")
-        return {"flow_version": self.flow_version} if is_digest else {}
+    def rewritten(
+        self,
+        pool: str,
+        owned: UUID | None,
+    ) -> dict[str, Any]:
+        sent = self.flow_version or ""
+        # Prefect shows it on its page: any other word there would be a text of the
+        # agent's.
+        is_digest = _VERSION.fullmatch(sent)
+        if is_digest:
+            return {"flow_version": self.flow_version}
+        return {}
 
 
 class _Details(BaseModel):
@@ -211,17 +256,24 @@ class StateChange(Body):
     state: _NewState
     force: bool = False
 
-    def rewritten(self, pool: str, owned: UUID | None) -> dict[str, Any]:
+    def rewritten(
+        self,
+        pool: str,
+        owned: UUID | None,
+    ) -> dict[str, Any]:
         assert owned is not None  # the path of a state has a run's id
         details: dict[str, Any] = {}
         sent = self.state.state_details
         if sent is not None and sent.transition_id is not None:
-            details["transition_id"] = str(derived_id(owned, sent.transition_id))
+            transition = derived_id(owned, sent.transition_id)
+            details["transition_id"] = str(transition)
         if self.state.type == "SCHEDULED":
             # Put back until its order has places: due at once, by the clock here.
-            details["scheduled_time"] = _time(datetime.now(UTC))
+            now = datetime.now(UTC)
+            details["scheduled_time"] = _time(now)
         state = {
             "type": self.state.type,
+            # Prefect takes any name and shows it: the agent's own is not passed on.
             "name": self.state.type.capitalize(),
             "message": code_in(self.state.message),
             "state_details": details,

@@ -5,7 +5,7 @@ payload that the sender fills. So of an event only what is read here reaches Pre
 task run's id, which is bound to its flow run, a name out of a list, a type of state and
 times. Messages, data, tags and the payload itself do not.
 
-Decision 79.
+Decisions 79 and 142.
 """
 
 from __future__ import annotations
@@ -31,20 +31,23 @@ STEPS = (
     "joint answer",
     "key agreement",
     "local gradient",
+    "local training",
     "results",
     "save model",
     "scoring",
     "standardization",
     "verify order",
+    "whole order",
 )
 """What `tasks.hospital` calls its steps."""
 
 _NAME = re.compile(
     rf"(?P<step>{'|'.join(STEPS)})"
     r"(?P<place>, round [0-9]{1,7}( of fold [0-9]{1,4})?)?"
-    r"(-[0-9a-f]{3})?"  # Prefect's own end of a name while a task is pending
+    r"(-[0-9a-f]{3})?"  # Prefect's own end of a name until a task has begun
 )
 _TASK_RUN, _FLOW_RUN = "prefect.task-run.", "prefect.flow-run."
+_PENDING = "prefect.task-run.Pending"
 _WORKER = ("prefect.worker.started", "prefect.worker.stopped")
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
@@ -97,6 +100,10 @@ async def rebuilt(sent: Any, pool: str, ownership: Ownership) -> dict[str, Any] 
     InvalidInput for a field that cannot be, NotFound for another pool's flow run.
     """
     event = checked(_Event, sent)
+    # A step begins as soon as it is there: that it was pending for a millisecond is a
+    # third of what Prefect would have to write.
+    if event.event == _PENDING:
+        return None
     if event.event.startswith(_TASK_RUN):
         return await _task_run_event(checked(_TaskRunEvent, sent), pool, ownership)
     if event.event in _WORKER:
@@ -124,6 +131,8 @@ async def _task_run_event(
     occurred = _time(event.occurred)
     label = name["step"] + (name["place"] or "")
     return {
+        # Prefect takes an id once: as it was sent, another hospital's event could stand
+        # in this one's place.
         "id": str(derived_id(flow_run, event.id)),
         "event": f"{_TASK_RUN}{state_name}",
         "occurred": occurred,
@@ -172,12 +181,15 @@ def _times(sent: _TaskRun) -> dict[str, Any]:
         times["end_time"] = _time(sent.end_time)
     seconds = 0.0
     if sent.start_time and sent.end_time:
+        # By the site's clock, which may be set back between the two.
         seconds = max(0.0, (sent.end_time - sent.start_time).total_seconds())
     return {**times, "total_run_time": seconds}
 
 
 def _worker_event(event: _Event, pool: str) -> dict[str, Any]:
     return {
+        # A worker has no flow run: its pool is the owner, so that no other pool can
+        # have named the same id before.
         "id": str(derived_id(uuid5(NAMESPACE_OID, pool), event.id)),
         "event": event.event,
         "occurred": _time(event.occurred),

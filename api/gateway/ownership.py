@@ -48,11 +48,17 @@ class Ownership:
         # By kind and id; a flow's by pool, too, since it may be of several.
         self._known: OrderedDict[tuple[Any, ...], Owned] = OrderedDict()
 
-    async def require(self, kind: Kind, id_: UUID, pool: str) -> Owned:
+    async def require(
+        self,
+        kind: Kind,
+        id_: UUID,
+        pool: str,
+    ) -> Owned:
         """NotFound unless it is this pool's: of another's it is not even said that it
         is there.
         """
-        known = self._known.get(_key(kind, id_, pool))
+        key = _key(kind, id_, pool)
+        known = self._known.get(key)
         if known is None:
             known = await self._ask(kind, id_, pool)
         if known is None or known.pool != pool:
@@ -62,23 +68,40 @@ class Ownership:
             )
         return known
 
-    def learn(self, pool: str, runs: Iterable[Any]) -> None:
+    def learn(
+        self,
+        pool: str,
+        runs: Iterable[Any],
+    ) -> None:
         """Flow runs that Prefect has just named, asked for those of this pool alone."""
         for run in runs:
-            key = _key(Kind.FLOW_RUN, UUID(run["id"]), pool)
-            self._keep(key, Owned(pool, run["name"]))
+            run_id = UUID(run["id"])
+            key = _key(Kind.FLOW_RUN, run_id, pool)
+            owned = Owned(pool, run["name"])
+            self._keep(key, owned)
 
-    async def _ask(self, kind: Kind, id_: UUID, pool: str) -> Owned | None:
+    async def _ask(
+        self,
+        kind: Kind,
+        id_: UUID,
+        pool: str,
+    ) -> Owned | None:
         if kind is Kind.FLOW:
             found = await self._flow_of(id_, pool)
         else:
             found = await self._relay.read(f"/{kind.value}/{id_}")
+        # That there is none is not remembered: it may come to be.
         if found is None:
             return None
-        # A queue or a run without a pool is nobody's.
-        of_pool = pool if kind is Kind.FLOW else found.get("work_pool_name") or ""
+        of_pool = pool
+        if kind is not Kind.FLOW:
+            # A queue or a run without a pool is nobody's.
+            of_pool = found.get("work_pool_name") or ""
+        # Another pool's is remembered, too: who asks for it again and again costs
+        # Prefect one call.
         owned = Owned(of_pool, found["name"])
-        self._keep(_key(kind, id_, pool), owned)
+        key = _key(kind, id_, pool)
+        self._keep(key, owned)
         return owned
 
     async def _flow_of(self, id_: UUID, pool: str) -> Any:
@@ -88,14 +111,26 @@ class Ownership:
             "limit": 1,
         }
         flows = await self._relay.find("/flows/filter", wanted)
-        return flows[0] if flows else None
+        if not flows:
+            return None
+        return flows[0]
 
-    def _keep(self, key: tuple[Any, ...], owned: Owned) -> None:
+    def _keep(
+        self,
+        key: tuple[Any, ...],
+        owned: Owned,
+    ) -> None:
         self._known[key] = owned
         self._known.move_to_end(key)
         while len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
 
 
-def _key(kind: Kind, id_: UUID, pool: str) -> tuple[Any, ...]:
-    return (kind, id_, pool) if kind is Kind.FLOW else (kind, id_)
+def _key(
+    kind: Kind,
+    id_: UUID,
+    pool: str,
+) -> tuple[Any, ...]:
+    if kind is Kind.FLOW:
+        return (kind, id_, pool)
+    return (kind, id_)

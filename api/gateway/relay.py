@@ -149,6 +149,8 @@ class EventStream:
                     await self._pass_on(prefect)
             except (OSError, WebSocketException, TimeoutError, ConsiliumError) as error:
                 log.debug("Events wait for Prefect: %s", type(error).__name__)
+            # The socket has stood for a while: this is a new outage, and may be a short
+            # one.
             if time.monotonic() - began > LONGEST_PAUSE_SECONDS:
                 pause = 0.2
             await asyncio.sleep(pause)
@@ -160,7 +162,11 @@ class EventStream:
         if not self._unconfirmed:
             self._unconfirmed.append(await self._waiting.get())
         async with connect(
-            self._url, subprotocols=[Subprotocol("prefect")], proxy=None
+            # None of the environment's: it could read the string that opens all of
+            # Prefect.
+            self._url,
+            subprotocols=[Subprotocol("prefect")],
+            proxy=None,
         ) as prefect:
             await prefect.send(json.dumps({"type": "auth", "token": self._auth}))
             said = json.loads(await asyncio.wait_for(prefect.recv(), ANSWER_SECONDS))

@@ -51,9 +51,15 @@ class Route:
     here: Answer | None = None
     query: str = ""  # a name that may stand in the query, and is not passed on
 
-    def match(self, method: str, path: str) -> re.Match[str] | None:
+    def match(
+        self,
+        method: str,
+        path: str,
+    ) -> re.Match[str] | None:
         if method != self.method:
             return None
+        # Prefect gets the path as it was sent: so a pool and an id have one spelling
+        # only, and what is checked is what is asked for.
         pattern = self.path.replace("{pool}", "(?P<pool>hospital-[0-9]{1,10})")
         pattern = pattern.replace("{id}", f"(?P<id>{_UUID})")
         return re.fullmatch(pattern, path)
@@ -82,9 +88,18 @@ def _name_only(flow: Any) -> Any:
 ROUTES = (
     Route("GET", "/admin/version", here=_version),
     Route("GET", "/admin/storage", here=_no_storage),
-    Route("GET", "/csrf-token", here=_no_csrf, query="client"),
+    Route(
+        "GET",
+        "/csrf-token",
+        here=_no_csrf,
+        query="client",
+    ),
     Route("GET", "/work_pools/{pool}"),
-    Route("POST", "/work_pools/{pool}/workers/heartbeat", body=bodies.Heartbeat),
+    Route(
+        "POST",
+        "/work_pools/{pool}/workers/heartbeat",
+        body=bodies.Heartbeat,
+    ),
     Route(
         "POST",
         "/work_pools/{pool}/get_scheduled_flow_runs",
@@ -93,14 +108,31 @@ ROUTES = (
     ),
     Route("GET", "/work_queues/{id}", of=Kind.QUEUE),
     Route("GET", "/deployments/{id}", of=Kind.DEPLOYMENT),
-    Route("GET", "/flows/{id}", of=Kind.FLOW, shown=_name_only),
-    Route("GET", "/flow_runs/{id}", of=Kind.FLOW_RUN),
-    Route("PATCH", "/flow_runs/{id}", of=Kind.FLOW_RUN, body=bodies.RunChange),
     Route(
-        "POST", "/flow_runs/{id}/set_state", of=Kind.FLOW_RUN, body=bodies.StateChange
+        "GET",
+        "/flows/{id}",
+        of=Kind.FLOW,
+        # A flow is of several hospitals' pools: nothing but its name is told.
+        shown=_name_only,
+    ),
+    Route("GET", "/flow_runs/{id}", of=Kind.FLOW_RUN),
+    Route(
+        "PATCH",
+        "/flow_runs/{id}",
+        of=Kind.FLOW_RUN,
+        body=bodies.RunChange,
     ),
     Route(
-        "POST", "/flow_runs/filter", body=bodies.RunsFilter, runs=lambda found: found
+        "POST",
+        "/flow_runs/{id}/set_state",
+        of=Kind.FLOW_RUN,
+        body=bodies.StateChange,
+    ),
+    Route(
+        "POST",
+        "/flow_runs/filter",
+        body=bodies.RunsFilter,
+        runs=lambda found: found,
     ),
 )
 
@@ -118,7 +150,9 @@ async def ask_prefect(request: Request, caller: CallerOf) -> Response:
     pool = pool_of(caller)
     route, found = _route_of(request)
     parts = found.groupdict()
-    if parts.get("pool") not in (None, pool):
+    named_pool = parts.get("pool")
+    # 404 as for an address that there is not: nobody learns which pools there are.
+    if named_pool not in (None, pool):
         raise _no_such_address()
     gateway: Gateway = request.app.state.gateway
     body = _read_body(route, await request.body())
@@ -127,14 +161,24 @@ async def ask_prefect(request: Request, caller: CallerOf) -> Response:
     owned = None
     if route.of is not None:
         owned = UUID(parts["id"])
+        # Before Prefect is asked in the coordinator's name, to whom it shows
+        # everything.
         await gateway.ownership.require(route.of, owned, pool)
-    content = None if body is None else body.rewritten(pool, owned)
-    answer = await gateway.relay.send(route.method, found.string, content)
+    content = None
+    if body is not None:
+        content = body.rewritten(pool, owned)
+    answer = await gateway.relay.send(
+        route.method,
+        found.string,
+        content,
+    )
     if not answer.content:
         return Response(status_code=answer.status_code)
     told = answer.json()
-    gateway.ownership.learn(pool, route.runs(told))
-    return JSONResponse(route.shown(told), answer.status_code)
+    runs = route.runs(told)
+    gateway.ownership.learn(pool, runs)
+    shown = route.shown(told)
+    return JSONResponse(shown, answer.status_code)
 
 
 def _route_of(request: Request) -> tuple[Route, re.Match[str]]:
@@ -142,17 +186,22 @@ def _route_of(request: Request) -> tuple[Route, re.Match[str]]:
     another path (%2f, //, ..;) is in no table.
     """
     sent = request.scope["raw_path"].decode("latin-1")
-    hosts = [name for name, _ in request.scope["headers"] if name == b"host"]
+    headers = request.scope["headers"]
+    hosts = [name for name, _ in headers if name == b"host"]
     if not sent.startswith(PREFIX) or len(hosts) > 1:
         raise _no_such_address()
+    path = sent.removeprefix(PREFIX)
     for route in ROUTES:
-        found = route.match(request.method, sent.removeprefix(PREFIX))
+        found = route.match(request.method, path)
         if found is None:
             continue
-        names = {name for name, _ in request.query_params.multi_items()}
-        if names - {route.query}:
+        query = request.query_params.multi_items()
+        names = {name for name, _ in query}
+        unknown = names - {route.query}
+        if unknown:
             raise InvalidInput(
-                "This address takes no such query.", remedy="Leave the query away."
+                "This address takes no such query.",
+                remedy="Leave the query away.",
             )
         return route, found
     raise _no_such_address()

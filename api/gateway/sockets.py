@@ -71,43 +71,55 @@ async def events_out(websocket: WebSocket) -> None:
     await _serve(websocket, ignore)
 
 
-async def _admitted(websocket: WebSocket) -> str | None:
-    """The caller's pool; None where the upgrade was refused, with an answer of HTTP."""
+async def _admitted(websocket: WebSocket) -> str:
+    """The caller's pool, of whose sockets this one is counted; a ConsiliumError for one
+    that is refused.
+    """
     gateway: Gateway = websocket.app.state.gateway
-    try:
-        pool = pool_of(await caller_of(websocket))
-        if websocket.scope["raw_path"].decode("latin-1") != websocket.scope["path"]:
-            raise NotFound(
-                "An agent has no such address at Prefect.", remedy="See docs."
-            )
-        if SUBPROTOCOL not in websocket.scope["subprotocols"]:
-            raise InvalidInput(
-                f"The socket does not ask for the subprotocol {SUBPROTOCOL}.",
-                remedy="Open it as Prefect's client does.",
-            )
-        if gateway.sockets[pool] >= MOST_SOCKETS:
-            raise TooManyRequests(
-                f"This agent has {MOST_SOCKETS} sockets open.", remedy="Close some."
-            )
-    except ConsiliumError as error:
-        await websocket.send_denial_response(failure(error))
-        return None
-    await websocket.accept(subprotocol=SUBPROTOCOL)
+    pool = pool_of(await caller_of(websocket))
+    # An address in another spelling is none, as with the routes: a proxy before may have
+    # taken it for another path.
+    if websocket.scope["raw_path"].decode("latin-1") != websocket.scope["path"]:
+        raise NotFound("An agent has no such address at Prefect.", remedy="See docs.")
+    if SUBPROTOCOL not in websocket.scope["subprotocols"]:
+        raise InvalidInput(
+            f"The socket does not ask for the subprotocol {SUBPROTOCOL}.",
+            remedy="Open it as Prefect's client does.",
+        )
+    if gateway.sockets[pool] >= MOST_SOCKETS:
+        raise TooManyRequests(
+            f"This agent has {MOST_SOCKETS} sockets open.", remedy="Close some."
+        )
+    # Nothing is awaited between the look and the count: many upgrades at once would all
+    # find room.
+    gateway.sockets[pool] += 1
     return pool
 
 
 async def _serve(
     websocket: WebSocket, act: Callable[[str, Any], Awaitable[None]]
 ) -> None:
+    """Admits a socket, or refuses the upgrade with an answer of HTTP."""
+    gateway: Gateway = websocket.app.state.gateway
+    try:
+        pool = await _admitted(websocket)
+    except ConsiliumError as error:
+        await websocket.send_denial_response(failure(error))
+        return
+    try:
+        await websocket.accept(subprotocol=SUBPROTOCOL)
+        await _talk(websocket, pool, act)
+    finally:
+        gateway.sockets[pool] -= 1
+
+
+async def _talk(
+    websocket: WebSocket, pool: str, act: Callable[[str, Any], Awaitable[None]]
+) -> None:
     """Does something with each message, until either side ends it.
 
     What cannot be read ends it: an agent of this version sends nothing of the kind.
     """
-    pool = await _admitted(websocket)
-    if pool is None:
-        return
-    gateway: Gateway = websocket.app.state.gateway
-    gateway.sockets[pool] += 1
     watching = asyncio.create_task(_end_with_token(websocket))
     try:
         async with asyncio.timeout(FIRST_SECONDS):
@@ -123,7 +135,6 @@ async def _serve(
         await _close(websocket, code)
     finally:
         watching.cancel()
-        gateway.sockets[pool] -= 1
 
 
 async def _receive(websocket: WebSocket) -> Any:
@@ -149,6 +160,8 @@ async def _pass_on(gateway: Gateway, pool: str, message: Any) -> None:
             gateway.rate.spend(pool)
             event = await rebuilt(message, pool, gateway.ownership)
         except (Away, TooManyRequests):
+            # Nothing more of this socket is read meanwhile: it slows down who sends,
+            # and nobody else.
             await asyncio.sleep(AWAY_SECONDS)
             continue
         except NotFound:
@@ -166,6 +179,7 @@ async def _end_with_token(websocket: WebSocket) -> None:
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
         try:
             await caller_of(websocket)
+        # A token that has no calls left at this moment is still good.
         except TooManyRequests:
             continue
         except ConsiliumError:

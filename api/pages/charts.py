@@ -40,13 +40,16 @@ def lines(
     drawn = []
     for name, values in series.items():
         is_bold = name == bold
+        style = {"width": 1.75}
+        if is_bold:
+            style = {"width": 7, "opacity": 0.35}
         line = {
             "type": "line",
             "name": name,
             "data": list(values),
             "showSymbol": len(x) < 2,
             "symbolSize": 8,
-            "lineStyle": {"width": 7, "opacity": 0.35} if is_bold else {"width": 1.75},
+            "lineStyle": style,
             "emphasis": {"focus": "series"},
             "z": 1 if is_bold else 2,
         }
@@ -56,7 +59,11 @@ def lines(
         zoom.append({"type": "inside"})
     return {
         **_common(is_dark),
-        "legend": {"type": "scroll", "top": 0, "textStyle": {"color": _ink(is_dark)}},
+        "legend": {
+            "type": "scroll",
+            "top": 0,
+            "textStyle": {"color": _ink(is_dark)},
+        },
         "tooltip": {
             "trigger": "item" if len(series) > MANY_LINES else "axis",
             "confine": True,
@@ -68,7 +75,12 @@ def lines(
             **_axis(is_dark),
             **_below(x_name),
         },
-        "yAxis": {"type": "value", "name": y_name, "scale": True, **_axis(is_dark)},
+        "yAxis": {
+            "type": "value",
+            "name": y_name,
+            "scale": True,
+            **_axis(is_dark),
+        },
         "series": drawn,
     }
 
@@ -91,8 +103,18 @@ def bars(
             **_axis(is_dark),
             **_below(x_name),
         },
-        "yAxis": {"type": "value", "name": y_name, **_axis(is_dark)},
-        "series": [{"type": "bar", "data": list(values), "barMaxWidth": 48}],
+        "yAxis": {
+            "type": "value",
+            "name": y_name,
+            **_axis(is_dark),
+        },
+        "series": [
+            {
+                "type": "bar",
+                "data": list(values),
+                "barMaxWidth": 48,
+            }
+        ],
     }
 
 
@@ -111,6 +133,23 @@ class Span:
     ended: float
 
 
+def from_low_to_high(values: list[float | None]) -> list[float | None]:
+    """(value - lowest) / (highest - lowest); 0 where all are the same."""
+    known = [value for value in values if value is not None]
+    lowest = min(known, default=0.0)
+    highest = max(known, default=0.0)
+    span = highest - lowest
+    scaled: list[float | None] = []
+    for value in values:
+        if value is None:
+            scaled.append(None)
+        elif not span:
+            scaled.append(0.0)
+        else:
+            scaled.append((value - lowest) / span)
+    return scaled
+
+
 def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any]:
     """A lane for each name, in the order of first mention, and in it a bar for each
     part.
@@ -120,13 +159,19 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
     """
     by_lane: dict[str, list[Span]] = {}
     for part in parts:
-        by_lane.setdefault(part.who, []).append(part)
-    kinds = list(dict.fromkeys(part.what for part in parts))
+        lane = by_lane.setdefault(part.who, [])
+        lane.append(part)
+    mentioned = [part.what for part in parts]
+    kinds = list(dict.fromkeys(mentioned))
     start = min((part.began for part in parts), default=0.0)
+    n_lanes = len(by_lane)
     n_series = max((len(lane) for lane in by_lane.values()), default=0)
     # By series, then by lane; lanes with fewer parts end with empty ones.
-    gaps: list[list[Any]] = [[0.0] * len(by_lane) for _ in range(n_series)]
-    bars: list[list[Any]] = [[None] * len(by_lane) for _ in range(n_series)]
+    gaps: list[list[Any]] = []
+    bars: list[list[Any]] = []
+    for _ in range(n_series):
+        gaps.append([0.0] * n_lanes)
+        bars.append([None] * n_lanes)
     for column, lane in enumerate(by_lane.values()):
         lane.sort(key=lambda part: part.began)
         end = start
@@ -136,7 +181,8 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
             began = max(part.began, end)
             gaps[row][column] = began - end
             end = max(part.ended, began)
-            style = {"color": colour(kinds.index(part.what))}
+            kind = kinds.index(part.what)
+            style = {"color": colour(kind)}
             bars[row][column] = {
                 "name": part.what,
                 "value": round(end - began, 3),
@@ -154,14 +200,36 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
                 "silent": True,
             }
         )
-        series.append({"type": "bar", "stack": "time", "data": bar, "barMaxWidth": 28})
+        series.append(
+            {
+                "type": "bar",
+                "stack": "time",
+                "data": bar,
+                "barMaxWidth": 28,
+            }
+        )
     lanes = list(by_lane)
     return {
         **_common(is_dark),
-        "grid": {"left": 8, "right": 24, "top": 12, "bottom": 40, "containLabel": True},
+        "grid": {
+            "left": 8,
+            "right": 24,
+            "top": 12,
+            "bottom": 40,
+            "containLabel": True,
+        },
         "tooltip": {"confine": True, "formatter": "{b}: {c} s"},
-        "xAxis": {"type": "value", **_axis(is_dark), **_below(x_name)},
-        "yAxis": {"type": "category", "data": lanes, "inverse": True, **_axis(is_dark)},
+        "xAxis": {
+            "type": "value",
+            **_axis(is_dark),
+            **_below(x_name),
+        },
+        "yAxis": {
+            "type": "category",
+            "data": lanes,
+            "inverse": True,
+            **_axis(is_dark),
+        },
         "series": series,
     }
 
@@ -191,7 +259,13 @@ def heat_map(
     rows = [str(name) for name in y]
     return {
         **_common(is_dark),
-        "grid": {"left": 8, "right": 16, "top": 12, "bottom": 84, "containLabel": True},
+        "grid": {
+            "left": 8,
+            "right": 16,
+            "top": 12,
+            "bottom": 84,
+            "containLabel": True,
+        },
         "tooltip": {"confine": True},
         "xAxis": {
             "type": "category",
@@ -199,7 +273,12 @@ def heat_map(
             **_axis(is_dark),
             **_below(x_name),
         },
-        "yAxis": {"type": "category", "data": rows, "inverse": True, **_axis(is_dark)},
+        "yAxis": {
+            "type": "category",
+            "data": rows,
+            "inverse": True,
+            **_axis(is_dark),
+        },
         "visualMap": {
             "min": low,
             "max": high,
@@ -211,7 +290,13 @@ def heat_map(
             "inRange": {"color": [WEAK, MIDDLE, STRONG]},
             "textStyle": {"color": _ink(is_dark)},
         },
-        "series": [{"type": "heatmap", "data": data, "progressive": 0}],
+        "series": [
+            {
+                "type": "heatmap",
+                "data": data,
+                "progressive": 0,
+            }
+        ],
     }
 
 
@@ -220,7 +305,13 @@ def _common(is_dark: bool) -> dict[str, Any]:
         "color": COLOURS,
         "animation": False,
         "textStyle": {"color": _ink(is_dark)},
-        "grid": {"left": 8, "right": 24, "top": 56, "bottom": 40, "containLabel": True},
+        "grid": {
+            "left": 8,
+            "right": 24,
+            "top": 56,
+            "bottom": 40,
+            "containLabel": True,
+        },
     }
 
 
@@ -236,7 +327,11 @@ def _axis(is_dark: bool) -> dict[str, Any]:
 
 def _below(name: str) -> dict[str, Any]:
     """An axis' name, under its middle."""
-    return {"name": name, "nameLocation": "middle", "nameGap": 28}
+    return {
+        "name": name,
+        "nameLocation": "middle",
+        "nameGap": 28,
+    }
 
 
 def _ink(is_dark: bool) -> str:

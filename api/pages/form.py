@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from nicegui import ui
@@ -21,6 +21,13 @@ from protocol.errors import ConsiliumError
 # Where a part of a body is: the names of the objects around it, and its own.
 Path = tuple[str, ...]
 Check = Callable[[dict[str, Any]], Awaitable[None]]
+# Values that are left out of a body.
+NOTHING: tuple[Any, ...] = (
+    None,
+    "",
+    [],
+    {},
+)
 
 
 class Draft:
@@ -31,8 +38,10 @@ class Draft:
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         # A copy, through and through.
-        self.body: dict[str, Any] = json.loads(json.dumps(body))
+        copied = json.dumps(body)
+        self.body: dict[str, Any] = json.loads(copied)
         self._watching: list[Callable[[], None]] = []
+        self._told = json.dumps(self.body)
         self._is_telling = False
 
     def get(self, path: Path) -> Any:
@@ -44,15 +53,29 @@ class Draft:
             found = found.get(name)
         return found
 
+    def members(self, name: str) -> list[Any]:
+        """The members of a list of the body; none where people have written no list."""
+        found = self.body.get(name)
+        return list(found) if isinstance(found, list) else []
+
+    def parts(self, name: str) -> dict[str, Any]:
+        """The parts of an object of the body; none where people have written another
+        form.
+        """
+        found = self.body.get(name)
+        return dict(found) if isinstance(found, dict) else {}
+
     def put(self, path: Path, value: Any) -> None:
         """Sets a part; None and empty texts are left out."""
         *outer, last = path
         place = self.body
         for name in outer:
-            if not isinstance(place.get(name), dict):
-                place[name] = {}
-            place = place[name]
-        if value in (None, "", [], {}):
+            inner = place.get(name)
+            if not isinstance(inner, dict):
+                inner = {}
+                place[name] = inner
+            place = inner
+        if value in NOTHING:
             place.pop(last, None)
         else:
             place[last] = value
@@ -68,8 +91,11 @@ class Draft:
     def tell(self) -> None:
         """Shows the change everywhere."""
         # A field that is shown another value reports that as a change, which is none.
-        if self._is_telling:
+        # A browser does so later, too.
+        now = json.dumps(self.body)
+        if self._is_telling or now == self._told:
             return
+        self._told = now
         self._is_telling = True
         try:
             for on_change in self._watching:
@@ -89,40 +115,101 @@ class Fields:
         self.visit = visit
         self.draft = draft
 
-    def text(self, path: Path, label: str, *, is_wide: bool = False) -> Any:
+    def text(
+        self,
+        path: Path,
+        label: str,
+        *,
+        is_wide: bool = False,
+    ) -> Any:
         if is_wide:
-            field: Any = ui.textarea(label).props("autogrow").classes("wide")
+            field: Any = wide_text(label)
         else:
             field = ui.input(label)
         return self._bind(field, path)
 
     def number(self, path: Path, label: str) -> Any:
-        return self._bind(ui.number(label), path, read=_whole)
+        field = ui.number(label)
+        return self._bind(field, path, read=_whole)
+
+    def start(self) -> None:
+        """When an order starts with who is there, and with how many at least."""
+        t = self.visit.t
+        within = t("Start with who is there after (seconds)")
+        self.number(("start_within_seconds",), within)
+        self.number(("at_least",), t("if so many hospitals are, at least"))
+
+    def reader(self) -> Any:
+        """To whose own key the answer is sealed."""
+        label = self.visit.t("Reader's public key: the answer is sealed to it")
+        field = self.text(("reader",), label)
+        return field.style("width:100%")
 
     def flag(self, path: Path, label: str) -> Any:
-        """Yes or no; a field that is left out is no."""
-        return self._bind(ui.checkbox(label), path, write=bool)
+        """Yes, or no, which is the field left out: of some the API takes no other no."""
+        return self._bind(
+            ui.checkbox(label),
+            path,
+            read=lambda value: value or None,
+            write=bool,
+        )
 
-    def choice(self, path: Path, label: str, options: Sequence[Any]) -> Any:
-        """One of several; None of them stands for the field left out."""
-        names = {value: str(value) for value in options}
-        if None in names:
-            names[None] = self.visit.t("as the default")
-        return self._bind(ui.select(names, label=label), path, known=set(names))
+    def choice(
+        self,
+        path: Path,
+        label: str,
+        options: Sequence[Any] | Mapping[Any, str],
+        *,
+        unsaid: str = "",
+    ) -> Any:
+        """One of several, perhaps with words for each; None of them stands for the field
+        left out, which means `unsaid`, a value of the API.
+        """
+        if isinstance(options, Mapping):
+            names = dict(options)
+        else:
+            names = {value: str(value) for value in options}
+            if None in names:
+                names[None] = self.visit.t("as the default")
+                if unsaid:
+                    names[None] = self.visit.t("{value} (default)", value=unsaid)
+        field: Any = ui.select(names, label=label)
+        return self._bind(
+            field,
+            path,
+            known=lambda: field.options,
+        )
 
-    def words(self, path: Path, label: str, read: Callable[[str], Any] = str) -> Any:
+    def words(
+        self,
+        path: Path,
+        label: str,
+        read: Callable[[str], Any] = str,
+    ) -> Any:
         """A list, with commas between."""
 
         def split(text: Any) -> list[Any]:
-            words = [word.strip() for word in str(text or "").split(",")]
-            return [read(word) for word in words if word]
+            written = str(text or "")
+            found = []
+            for part in written.split(","):
+                word = part.strip()
+                if word:
+                    found.append(read(word))
+            return found
 
         def joined(found: Any) -> str:
             if isinstance(found, list):
                 return ", ".join(map(str, found))
-            return "" if found is None else str(found)
+            if found is None:
+                return ""
+            return str(found)
 
-        return self._bind(ui.input(label), path, read=split, write=joined)
+        return self._bind(
+            ui.input(label),
+            path,
+            read=split,
+            write=joined,
+        )
 
     def named(
         self,
@@ -133,13 +220,26 @@ class Fields:
         write: Callable[[Any], str],
     ) -> Any:
         """An object, on a line each of its names: `name = value`."""
-        field: Any = ui.textarea(label).props("autogrow").classes("wide")
         return self._bind(
-            field,
+            wide_text(label),
             path,
             read=lambda text: read_lines(text, read),
             write=lambda found: write_lines(found, write),
         )
+
+    def shown_while(
+        self,
+        part: Any,
+        is_wanted: Callable[[Mapping[str, Any]], bool],
+    ) -> None:
+        """Shows a part of the form while the body is as it is meant for."""
+
+        def follow() -> None:
+            is_shown = is_wanted(self.draft.body)
+            part.set_visibility(is_shown)
+
+        follow()
+        self.draft.watch(follow)
 
     def _bind(
         self,
@@ -148,16 +248,20 @@ class Fields:
         *,
         read: Callable[[Any], Any] = lambda value: value,
         write: Callable[[Any], Any] = lambda value: value,
-        known: set[Any] | None = None,
+        known: Callable[[], Collection[Any]] | None = None,
     ) -> Any:
         """Lets an input show and change a part of the draft; of values that are not
         `known` it shows none.
         """
 
         def show() -> None:
-            value = write(self.draft.get(path))
-            is_known = known is None or value in known
-            field.value = value if is_known else None
+            told = self.draft.get(path)
+            value = write(told)
+            # A list, of a person who wrote one by hand, is in no set of choices.
+            is_known = known is None or value in list(known())
+            if not is_known:
+                value = None
+            field.value = value
 
         def change(event: Any) -> None:
             if not self.draft.is_telling:
@@ -169,21 +273,30 @@ class Fields:
         return field
 
 
-def read_lines(text: str | None, read: Callable[[str], Any]) -> dict[str, Any]:
+def read_lines(
+    text: str | None,
+    read: Callable[[str], Any],
+) -> dict[str, Any]:
     """An object of lines such as `name = value`; without = the value is an empty text.
 
     >>> read_lines("old = age >= 65\\nsex", str)
     {'old': 'age >= 65', 'sex': ''}
     """
     found: dict[str, Any] = {}
-    for line in (text or "").splitlines():
-        name, _, value = line.partition("=")
-        if name.strip():
-            found[name.strip()] = read(value.strip())
+    written = text or ""
+    for line in written.splitlines():
+        before, _, after = line.partition("=")
+        name = before.strip()
+        value = after.strip()
+        if name:
+            found[name] = read(value)
     return found
 
 
-def write_lines(found: Any, write: Callable[[Any], str]) -> str:
+def write_lines(
+    found: Any,
+    write: Callable[[Any], str],
+) -> str:
     """The lines that `read_lines` reads.
 
     >>> write_lines({"old": "age >= 65", "sex": ""}, str)
@@ -193,8 +306,11 @@ def write_lines(found: Any, write: Callable[[Any], str]) -> str:
         return ""
     lines: list[str] = []
     for name, value in found.items():
+        line = name
         text = write(value)
-        lines.append(f"{name} = {text}" if text else name)
+        if text:
+            line = f"{name} = {text}"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -214,16 +330,23 @@ def number_or_text(word: str) -> Any:
     return _whole(found)
 
 
-def show_body(visit: Visit, draft: Draft, path: Callable[[], str]) -> None:
+def show_body(
+    visit: Visit,
+    draft: Draft,
+    path: Callable[[], str],
+    *,
+    is_beside: bool = False,
+) -> None:
     """The body as JSON, for every field that the form has not, and the call of the API
-    that does the same.
+    that does the same. Where it stands beside the form, the JSON is open.
     """
     t = visit.t
-    body_part = ui.expansion(t("The body as JSON: every field of the API"))
-    with body_part.props("default-opened=false").classes("wide"):
-        text = ui.textarea(label="JSON", value=_pretty(draft.body)).props(
-            "autogrow spellcheck=false"
-        )
+    title = t("The body as JSON: every field of the API")
+    body_part = ui.expansion(title, value=is_beside)
+    with body_part.classes("wide"):
+        address = html("")
+        text = ui.textarea(label="JSON", value=_pretty(draft.body))
+        text.props("autogrow spellcheck=false")
         text.style("width:100%;font-family:monospace")
         wrong = html("")
 
@@ -233,34 +356,68 @@ def show_body(visit: Visit, draft: Draft, path: Callable[[], str]) -> None:
                 if not isinstance(body, dict):
                     raise ValueError
             except (ValueError, RecursionError):
-                wrong.set_content(note(t("This is not a JSON object."), "bad"))
+                sentence = t("This is not a JSON object.")
+                wrong.set_content(note(sentence, "bad"))
                 return
             wrong.set_content("")
-            draft.replace(body)
+            # Leaving the text as it was is no change.
+            if body != draft.body:
+                draft.replace(body)
+
+        def take_body_along() -> None:
+            ui.clipboard.write(_pretty(draft.body))
 
         text.on("blur", take)
-    with ui.expansion(t("The same with curl")).props("default-opened=false"):
-        curl = html("")
-        copy = ui.button(t("Copy"), on_click=lambda: ui.clipboard.write(command()))
-        copy.props("no-caps outline dense")
+        copy_body = ui.button(t("Copy the body"), on_click=take_body_along)
+        copy_body.props("no-caps outline dense")
 
     def command() -> str:
         return curl_of(visit, path(), draft.body)
 
+    def take_command_along() -> None:
+        ui.clipboard.write(command())
+
+    curl_part = ui.expansion(t("The same with curl"))
+    with curl_part.props("default-opened=false"):
+        curl = html("")
+        copy = ui.button(t("Copy"), on_click=take_command_along)
+        copy.props("no-caps outline dense")
+
     def show() -> None:
         text.value = _pretty(draft.body)
-        curl.set_content(f'<pre class="code" tabindex="0">{shown(command())}</pre>')
+        called = shown(path())
+        address.set_content(f"<code>POST {called}</code>")
+        typed = shown(command())
+        curl.set_content(f'<pre class="code" tabindex="0">{typed}</pre>')
 
     show()
     draft.watch(show)
+
+
+def box(kind: str) -> Any:
+    """A part of the page, of a class of its style sheet."""
+    return ui.element("div").classes(kind)
+
+
+def wide_text(label: str) -> Any:
+    """An input of several lines, as wide as the form."""
+    field: Any = ui.textarea(label)
+    field.props("autogrow")
+    return field.classes("wide")
 
 
 def _pretty(body: Mapping[str, Any]) -> str:
     return json.dumps(body, indent=2, ensure_ascii=False)
 
 
-def curl_of(visit: Visit, path: str, body: Mapping[str, Any]) -> str:
+def curl_of(
+    visit: Visit,
+    path: str,
+    body: Mapping[str, Any],
+) -> str:
     """The call as a shell command; the token stays a variable."""
+    # It is pasted into a shell, and others may have written what is in the body:
+    # unquoted, $(...) in a name would run there.
     address = shlex.quote(visit.address + path)
     sent = shlex.quote(_pretty(body))
     return (
@@ -269,8 +426,33 @@ def curl_of(visit: Visit, path: str, body: Mapping[str, Any]) -> str:
     )
 
 
+def once_at_a_time(
+    work: Callable[[], Awaitable[None]],
+) -> Callable[[], Awaitable[None]]:
+    """The same work for a button, which takes no further click while it is under way:
+    one that comes before the browser shows that it loads would make a second order.
+    """
+    is_under_way = False
+
+    async def guarded() -> None:
+        nonlocal is_under_way
+        if is_under_way:
+            return
+        is_under_way = True
+        try:
+            await work()
+        finally:
+            is_under_way = False
+
+    return guarded
+
+
 def show_buttons(
-    visit: Visit, draft: Draft, *, check: Check, send: Callable[[], Awaitable[None]]
+    visit: Visit,
+    draft: Draft,
+    *,
+    check: Check,
+    send: Callable[[], Awaitable[None]],
 ) -> None:
     """Check, which asks nobody outside, and send.
 
@@ -279,29 +461,39 @@ def show_buttons(
     t = visit.t
     result = html("").props('aria-live="polite"')
 
+    def tell(sentence: str, tone: str) -> None:
+        result.set_content(note(sentence, tone))
+
     async def is_good() -> bool:
         try:
             await check(draft.body)
         except ConsiliumError as error:
-            result.set_content(note(visit.error(error), "bad"))
+            tell(visit.error(error), "bad")
             return False
-        result.set_content(
-            note(t("Nothing is wrong with it. The hospitals check it again."), "good")
-        )
+        tell(t("Nothing is wrong with it. The hospitals check it again."), "good")
         return True
 
+    @once_at_a_time
     async def submit() -> None:
         if not await is_good():
             return
-        result.set_content(note(t("Sent. Waiting for the hospitals' first answer ...")))
+        waiting = t("Sent. Waiting for the hospitals' first answer ...")
+        result.set_content(note(waiting))
         sending.props("loading")
         try:
             await send()
         except ConsiliumError as error:
-            result.set_content(note(visit.error(error), "bad"))
+            tell(visit.error(error), "bad")
         finally:
             sending.props(remove="loading")
 
-    with ui.element("div").classes("row"):
-        ui.button(t("Check"), on_click=is_good).props("no-caps outline")
-        sending = ui.button(t("Send"), on_click=submit).props("no-caps")
+    def forget() -> None:
+        """What was found of an earlier body is not said of this one."""
+        result.set_content("")
+
+    draft.watch(forget)
+    with box("row"):
+        checking = ui.button(t("Check"), on_click=is_good)
+        checking.props("no-caps outline")
+        sending = ui.button(t("Send"), on_click=submit)
+        sending.props("no-caps")

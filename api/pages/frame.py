@@ -57,7 +57,8 @@ a{color:var(--key)}
 .top{display:flex;flex-wrap:wrap;gap:4px 18px;align-items:center;background:var(--tint);color:var(--ink);
 border-bottom:1px solid var(--line);padding:8px 16px;width:100%}
 .top a{color:var(--ink);text-decoration:none;padding:4px 0}.top a.on{border-bottom:3px solid var(--key)}
-.top b{font-size:1.1em}.top .end{margin-left:auto;display:flex;flex-wrap:wrap;gap:4px 14px}
+.top b{font-size:1.1em}.top .end{margin-left:auto;display:flex;flex-wrap:wrap;align-items:center;
+gap:4px 14px}.q-btn--dense{padding:2px 10px!important}
 .skip{position:absolute;left:-999px}.skip:focus{left:8px;top:8px;background:var(--paper);z-index:9999;padding:8px}
 .nicegui-content{padding:0!important;width:100%;max-width:none;align-items:stretch;gap:0!important}
 #main{max-width:1180px;width:100%;margin:0 auto;padding:12px 16px 48px;display:flex;flex-direction:column;gap:12px}
@@ -66,31 +67,51 @@ h2{font-size:1.15rem;line-height:1.3;font-weight:600;margin:14px 0 0}
 p{margin:0}.soft{color:var(--soft)}.bad{color:var(--bad)}.good{color:var(--good)}
 .note{background:var(--tint);border-left:4px solid var(--key);padding:10px 14px;border-radius:4px}
 .note.bad{border-color:var(--bad);color:var(--ink)}.note.good{border-color:var(--good);color:var(--ink)}
-.row{display:flex;flex-wrap:wrap;gap:10px;align-items:center}
+.note+.note,.facts+.note,.note+p,table+.note{margin-top:8px}
+.row:not([class*="q-"]){display:flex;flex-wrap:wrap;gap:10px;align-items:center}
 .facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px}
 .facts div{background:var(--tint);border-radius:6px;padding:8px 12px}.facts b{display:block;font-size:1.15rem}
 table.grid{border-collapse:collapse;width:100%}table.grid caption{text-align:left;color:var(--soft);padding:4px 0}
 table.grid th,table.grid td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 table.grid th{color:var(--soft);font-weight:500}table.grid td.n{font-variant-numeric:tabular-nums}
+.even table.grid{table-layout:fixed}.even th:first-child{width:12%}
 .chip{border-radius:10px;padding:1px 10px;border:1px solid currentColor;white-space:nowrap}
 .bar{display:block;background:var(--line);height:8px;border-radius:4px;min-width:80px;overflow:hidden}
 .bar i{display:block;height:8px;
 background:var(--key)}
 .figure{width:100%;height:380px}
 .fields{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:8px 16px}
-.fields .wide{grid-column:1/-1}
+.fields .wide{grid-column:1/-1}.q-expansion-item .fields{width:100%}
+h3{font-size:1rem;line-height:1.3;font-weight:600;margin:8px 0 0}
+.step{display:inline-block;min-width:1.6em;text-align:center;border-radius:1em;background:var(--key);color:var(--paper);
+font-size:.9rem;line-height:1.6em}
+.two{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,400px);gap:8px 28px;align-items:start}
+.two .fields{grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr))}.small{font-size:.85rem}
+.q-radio,.q-checkbox{flex-wrap:nowrap!important}
+.two>.beside{position:sticky;top:8px;max-height:96vh;overflow:auto}
+.part{display:flex;flex-direction:column;gap:10px;min-width:0}
+.columns{display:flex;flex-direction:column;gap:2px}
+.line{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr) minmax(0,1.6fr) auto;gap:4px 12px;align-items:end}
+.line>:last-child{grid-column:4}
+.party{border:1px solid var(--line);border-radius:6px;padding:4px 12px 8px}
+.party .inside{display:flex;flex-direction:column;gap:6px;width:100%}.party .inside>*{width:100%}
+.party ul,.note ul{margin:4px 0 0;padding-left:20px}
 pre.code{background:var(--tint);border:1px solid var(--line);border-radius:6px;padding:10px;overflow:auto;margin:0;
 max-height:420px;white-space:pre-wrap;font-size:.85rem}
 form.out{margin:0}form.out button{font:inherit;padding:4px 0;border:0;background:none;color:var(--ink);cursor:pointer}
 form.sign{display:flex;flex-direction:column;gap:12px;max-width:420px}
 form.sign input,form.sign button{font:inherit;padding:10px;border-radius:6px;border:1px solid var(--soft);
 background:var(--paper);color:var(--ink)}form.sign button{background:var(--key);color:var(--paper);border:0}
-@media(max-width:640px){#main{padding:8px 12px 40px}.top{padding:8px 12px}
+@media(max-width:1000px){.two{grid-template-columns:minmax(0,1fr)}.two>.beside{position:static;max-height:none}}
+@media(max-width:640px){.line{grid-template-columns:minmax(0,1fr) minmax(0,1fr) auto}
+.line>:nth-child(3){grid-column:1/3;grid-row:2}.line>:last-child{grid-column:3;grid-row:1}
+#main{padding:8px 12px 40px}.top{padding:8px 12px}
 table.grid thead{position:absolute;left:-999px}
 table.grid tr{display:block;border-bottom:2px solid var(--line);padding:6px 0}
 table.grid td{display:flex;gap:12px;justify-content:space-between;border:0;padding:3px 0;text-align:right;
 overflow-wrap:anywhere;min-width:0}
-table.grid td::before{content:attr(data-label);color:var(--soft);text-align:left}.figure{height:320px}}
+table.grid td::before{content:attr(data-label);color:var(--soft);text-align:left;flex:none;max-width:45%}
+.figure{height:320px}}
 """
 
 
@@ -112,8 +133,14 @@ def shown(value: Any) -> str:
     return "" if value is None else escape(str(value))
 
 
+def heading(step: int, text: str) -> Safe:
+    """The head of a form's part."""
+    return Safe(f'<h2><span class="step">{step}</span> {shown(text)}</h2>')
+
+
 def link(address: str, text: Any, *, is_new: bool = False) -> Safe:
     """A link; `is_new` opens a window of its own."""
+    # Without noopener the page that opens could send this one elsewhere.
     more = ' target="_blank" rel="noopener"' if is_new else ""
     return Safe(f'<a href="{escape(address)}"{more}>{shown(text)}</a>')
 
@@ -150,13 +177,22 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> Safe:
 def note(text: Any, kind: str = "") -> Safe:
     """A paragraph that stands out; a screen reader interrupts for one of kind "bad"."""
     role = ' role="alert"' if kind == "bad" else ""
-    return Safe(f'<p class="note {kind}"{role}>{shown(text)}</p>')
+    return Safe(f'<div class="note {kind}"{role}>{shown(text)}</div>')
 
 
 def chip(visit: Visit, state: str) -> Safe:
     """An order's state, by colour and by word."""
     colour = STATE_COLOURS.get(state, "")
     return Safe(f'<span class="chip {colour}">{shown(visit.t(state))}</span>')
+
+
+def bar(n_done: int, n_parts: int, label: str) -> Safe:
+    """How far something is."""
+    percent = min(round(100 * n_done / n_parts), 100) if n_parts else 0
+    return Safe(
+        f'<span class="bar" role="progressbar" aria-valuenow="{percent}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-label="{shown(label)}"><i style="width:{percent}%"></i></span>'
+    )
 
 
 def moment(text: str | None) -> str:
@@ -266,6 +302,7 @@ def follow(
                 await rang(event, time.monotonic() + LOOK_SECONDS)
 
     task = background_tasks.create(run(), name=f"follow {key}")
+    # The task outlives its page otherwise, and would look again for good.
     client.on_delete(lambda: task.cancel())
 
 

@@ -26,7 +26,16 @@ from api.pages.frame import (
     table,
 )
 from api.pages.visit import Visit
-from protocol.policy import InferenceTold, OrdersTold, PolicyTold, StatisticsTold
+from protocol.policy import (
+    COHORT,
+    CohortTold,
+    InferenceTold,
+    OrdersTold,
+    PolicyTold,
+    StatisticsTold,
+)
+from protocol.statistics_request import JOINED, POOLED
+from protocol.versions import SPOKEN
 
 SCORING = {
     "none": "The coordinator learns nothing of single gradients.",
@@ -54,6 +63,7 @@ async def show_hospitals(visit: Visit) -> None:
         )
 
         async def refresh() -> None:
+            # In place, since the button saves this very list.
             found[:] = await _rows(visit)
             tiles.set_content(_tiles(visit, found))
             grid.set_content(_grid(visit, found))
@@ -63,6 +73,7 @@ async def show_hospitals(visit: Visit) -> None:
 
 
 REGROUP = "May be asked again with other hospitals over the same rows"
+SPARSE_MASKS = "Of more than 64 hospitals masks with some of the others only"
 
 # Of joint statistics, by the name of the rule that allows it.
 MORE = {
@@ -72,6 +83,7 @@ MORE = {
     "disclose": "Answers may pass through the coordinator's memory",
     "own_totals": "Opens sums of its rows alone",
     "regroup": REGROUP,
+    "sparse_masks": SPARSE_MASKS,
 }
 # Whose rows have to be as many, by the word of the rule.
 CELLS = {
@@ -98,7 +110,15 @@ def _tiles(visit: Visit, found: list[dict[str, Any]]) -> Safe:
 
 def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
     t = visit.t
-    heads = ["Hospital", "Number", "State", "Last seen", "Agent", "Fingerprint"]
+    heads = [
+        "Hospital",
+        "Number",
+        "State",
+        "Last seen",
+        "Agent",
+        "Protocol",
+        "Fingerprint",
+    ]
     rows = []
     for hospital in found:
         row = (
@@ -107,10 +127,21 @@ def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
             _state(visit, hospital),
             moment(hospital["last_seen"]),
             hospital["agent_version"] or "-",
+            _protocol(visit, hospital),
             hospital["fingerprint"] or "-",
         )
         rows.append(row)
     return table([t(head) for head in heads], rows)
+
+
+def _protocol(visit: Visit, hospital: dict[str, Any]) -> str:
+    """The newest that its agent speaks, and of what where it lags."""
+    newest = hospital["protocol"]
+    if newest is None:
+        return "-"
+    if newest < SPOKEN.newest:
+        return visit.t("{n} of {window}", n=newest, window=str(SPOKEN))
+    return str(newest)
 
 
 def _state(visit: Visit, hospital: dict[str, Any]) -> Safe:
@@ -131,24 +162,33 @@ def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
     """The rules as sentences, a row for each hospital."""
     t = visit.t
     names = {row["user_id"]: row["name"] for row in found}
-    heads = ["Hospital", "Orders", "Scores", "Predictions", "Joint statistics"]
+    heads = [
+        "Hospital",
+        "Orders",
+        "Scores",
+        "Predictions",
+        "Joint statistics",
+        "Cohorts",
+    ]
     rows = []
     for hospital in found:
-        policy = _told(hospital["policy"])
+        policy = told_policy(hospital["policy"])
         if policy is None:
-            cells = [t("nothing told")] * 4
+            cells = [t("nothing told")] * 5
         else:
             cells = [
-                _orders(visit, policy.orders, names),
+                _lines(order_lines(visit, policy.orders, names)),
                 _scores(visit, policy.orders),
                 _inference(visit, policy.inference),
                 _statistics(visit, policy.statistics),
+                _cohorts(visit, policy.cohorts),
             ]
         rows.append([hospital["name"], *cells])
-    return table([t(head) for head in heads], rows)
+    grid = table([t(head) for head in heads], rows)
+    return Safe(f'<div class="even">{grid}</div>')
 
 
-def _told(policy: Any) -> PolicyTold | None:
+def told_policy(policy: Any) -> PolicyTold | None:
     """The rules that an agent has told; None for what an earlier version of the
     coordinator stored in another form.
     """
@@ -160,9 +200,11 @@ def _told(policy: Any) -> PolicyTold | None:
         return None
 
 
-def _orders(visit: Visit, rules: OrdersTold, names: dict[int, str]) -> Safe:
+def order_lines(visit: Visit, rules: OrdersTold, names: dict[int, str]) -> list[str]:
+    """What a policy lets orders of training do, a sentence for each rule."""
     t = visit.t
     lines = [
+        # These two come first: the form of an order leaves them out.
         t("From: {names}", names=_users(visit, rules.initiators, names)),
         t("Results to: {names}", names=_users(visit, rules.receivers, names)),
         t("Methods: {words}", words=_words(visit, rules.methods)),
@@ -175,11 +217,18 @@ def _orders(visit: Visit, rules: OrdersTold, names: dict[int, str]) -> Safe:
             days=rules.budget_days,
         ),
     ]
+    oldest = rules.oldest_protocol
+    if oldest is not None and oldest > SPOKEN.oldest:
+        lines.append(t("Written in protocol {n} or newer", n=oldest))
     if rules.regroup:
         lines.append(t(REGROUP))
     if rules.approval == "manual":
         lines.append(t("A person there decides on every order"))
-    return _lines(lines)
+    if rules.hospital_sums:
+        lines.append(t("May tell the hospitals of an order what its rows alone give"))
+    if rules.sparse_masks:
+        lines.append(t(SPARSE_MASKS))
+    return lines
 
 
 def _scores(visit: Visit, rules: OrdersTold) -> Safe:
@@ -203,12 +252,20 @@ def _inference(visit: Visit, rules: InferenceTold) -> Safe:
     return _lines([t("For its own users"), where])
 
 
+def _methods(visit: Visit, allowed: Sequence[str]) -> str:
+    """All of a long list are said in a word."""
+    known = {*POOLED, *JOINED}
+    if known <= set(allowed):
+        return visit.t("all {n}", n=len(known))
+    return _words(visit, allowed)
+
+
 def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
     t = visit.t
     if rules is None:
         return _lines([t("no")])
     lines = [
-        t("Methods: {words}", words=_words(visit, rules.methods)),
+        t("Methods: {words}", words=_methods(visit, rules.methods)),
         t("At least {n} hospitals in any answer", n=rules.min_providers),
         t(CELLS.get(rules.cells, CELLS["each"]), n=rules.min_rows),
         t("The same people compared once in {n} days", n=rules.threshold_days),
@@ -218,6 +275,20 @@ def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
         if allowed[name]:
             lines.append(t(text))
     return _lines(lines)
+
+
+def _cohorts(visit: Visit, told: Sequence[CohortTold]) -> Safe:
+    """A line for each."""
+    return _lines(cohort_lines(told) or [visit.t("none told")])
+
+
+def cohort_lines(told: Sequence[CohortTold]) -> list[str]:
+    """How an order names each, and what its hospital says that it is."""
+    lines = []
+    for one in told:
+        words = f": {one.description}" if one.description else ""
+        lines.append(f"{COHORT}{one.name}{words}")
+    return lines
 
 
 def _users(visit: Visit, users: Sequence[int], names: dict[int, str]) -> str:

@@ -1,32 +1,48 @@
-"""A form that builds a training order, checks it as the API does, and sends it with the
-visitor's token.
+"""A form that builds a study, a training or an evaluation, checks it as the API does,
+and sends it with the visitor's token.
+
+From the top: what kind of order (`order_kinds`), its columns (`column_rows`), its model,
+its hospitals and what they would refuse (`order_parties`). The request's body stands
+beside it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import Any, get_args
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 from pydantic import ValidationError
 
-from analytics.training import Dispersion, Family, Link
-from api.pages.form import (
-    Draft,
-    Fields,
-    number_or_text,
-    show_body,
-    show_buttons,
+from analytics.training import Family, Link, WeightsType
+from api.pages.column_rows import ColumnEditor
+from api.pages.form import Draft, Fields, box, number_or_text, show_body, show_buttons
+from api.pages.frame import frame, heading, html, link, note, shown
+from api.pages.order_estimates import STUDIED, EstimateFields, model_param
+from api.pages.order_kinds import (
+    COLUMNS,
+    EVALUATIONS,
+    FIRST,
+    GROUPS,
+    KINDS,
+    TRAININGS,
+    kind_of,
+    with_kind,
 )
-from api.pages.frame import frame, html, note, shown
+from api.pages.order_list import members_of
+from api.pages.order_parties import HOST_SQL, PartyFields
 from api.pages.order_view import number_of
 from api.pages.visit import Visit
 from api.routes import orders
+from api.routes.evaluation import checked_evaluation
+from protocol.errors import ConsiliumError
+from protocol.evaluation_request import EVALUATED, parse_evaluate_request
 from protocol.fields import describe
-from protocol.study import STUDY
 from protocol.study_rows import Missing
 from protocol.sums import KEY_LENGTHS
 from protocol.training_request import (
-    MODEL_NAMES,
+    HIDDEN,
     Aggregation,
     EncryptMethod,
     Optimizer,
@@ -35,30 +51,25 @@ from protocol.training_request import (
     TrainingRequest,
 )
 
-PATH = "/model/train"
+PATHS = {EVALUATIONS: "/model/evaluate"}
+TRAIN_PATH = "/model/train"
 # In the request document, and on one machine, hospital 4 holds the guest's table and
 # all others the host's.
 GUEST = 4
+GUEST_SQL = "SELECT * FROM data.breast_homo_guest;"
+MOST_MODELS = 100
+"""That are offered for an evaluation; the body takes any."""
 
-EXAMPLE: dict[str, Any] = {
-    "model_type": "lr",
-    "model_params": {
-        **STUDY,
-        # As the field offers it; null is the same.
-        "penalty": "None",
-        "batch_size": -1,
-        "encrypt_param": {"method": "Paillier"},
-        "cv_param": {"need_cv": False},
-    },
-    "unique_id": "id",
-    "attributes": ["x1", "x2", "x3", "x4"],
-    "label_name": "y",
-}
+SETTLE_SECONDS = 0.4
+"""Without a change, before what the hospitals would refuse is looked up."""
+
+_TRAINED = tuple(name for name, kind in KINDS.items() if kind.group == TRAININGS)
+_PENALISED = ("logistic", "least_squares", *_TRAINED)
 
 
 def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
-    """An order over the request document's tables with what a new study should set, in
-    the name of the visitor's hospital, over the hospitals that exist.
+    """A study over the request document's tables, in the name of the visitor's hospital,
+    over the hospitals that exist.
 
     >>> example_order(4, [2, 3, 4])["party_id"], example_order(None, [7, 9])["user_id"]
     ([2, 3], 7)
@@ -69,178 +80,420 @@ def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
     others = sorted({*hospitals} - {own})
     data_info = {}
     for user in sorted([own, *others]):
-        table = "guest" if user == GUEST else "host"
-        data_info[str(user)] = f"SELECT * FROM data.breast_homo_{table};"  # noqa: S608
-    return {"user_id": own, "party_id": others, "data_info": data_info, **EXAMPLE}
+        sql = GUEST_SQL if user == GUEST else HOST_SQL
+        data_info[str(user)] = sql
+    parties = {
+        "user_id": own,
+        "party_id": others,
+        "data_info": data_info,
+    }
+    return with_kind(parties, FIRST, COLUMNS)
 
 
-async def check_order(visit: Visit, body: dict[str, Any]) -> None:
-    """The API's own checks. ConsiliumError says what is wrong."""
+async def checked_order(visit: Visit, body: dict[str, Any]) -> TrainingRequest:
+    """The API's own checks, and the order that would be made. ConsiliumError says what
+    is wrong.
+    """
+    if kind_of(body) == "evaluate":
+        asked = parse_evaluate_request(body)
+        order, _ = await checked_evaluation(visit.services, visit.caller, asked)
+        return order
     try:
         request = TrainingRequest.model_validate(body)
     except ValidationError as error:
         raise describe(error) from None
     await orders.checked(visit.services, visit.caller, request)
+    return request
+
+
+def path_of(body: dict[str, Any]) -> str:
+    """The API's address for a body."""
+    kind = KINDS.get(kind_of(body))
+    if kind is None:
+        return TRAIN_PATH
+    return PATHS.get(kind.group, TRAIN_PATH)
 
 
 async def show_order_form(visit: Visit) -> None:
     t = visit.t
     with frame(visit, t("New order")):
-        found = (await visit.data("/hospitals"))["hospitals"]
-        names = {row["user_id"]: row["name"] for row in found}
+        found = await visit.data("/hospitals")
+        hospitals = found["hospitals"]
         # One without a fingerprint has never connected.
-        connected = [row["user_id"] for row in found if row["fingerprint"]]
-        draft = Draft(example_order(visit.caller.user_id, connected))
+        connected = [row["user_id"] for row in hospitals if row["fingerprint"]]
+        example = example_order(visit.caller.user_id, connected)
+        draft = Draft(example)
         if visit.caller.role == "operator":
-            html(
-                note(
-                    t(
-                        "Orders are made by hospitals: sign in with the token of a hospital's user."
-                    )
-                )
+            sentence = t(
+                "Orders are made by hospitals: sign in with the token of a hospital's user."
             )
-        _show_fields(Fields(visit, draft), names)
-        show_body(visit, draft, lambda: PATH)
-
-        async def send() -> None:
-            response = await visit.call("POST", PATH, json=draft.body)
-            ui.navigate.to(f"/page/orders/{number_of(response)}")
-
-        show_buttons(
-            visit, draft, check=lambda body: check_order(visit, body), send=send
-        )
+            html(note(sentence))
+        with box("two"):
+            with box("part"):
+                await OrderForm(visit, draft, hospitals).build()
+            with box("part beside"):
+                show_body(visit, draft, lambda: path_of(draft.body), is_beside=True)
 
 
-def read_category(reference: str) -> dict[str, Any]:
-    """What the body has for a line's reference; without one it is the most frequent
-    level.
+class OrderForm:
+    """The form's parts, each shown for the kinds of orders that it means something for."""
 
-    >>> read_category("4"), read_category("typical"), read_category("")
-    ({'reference': 4}, {'reference': 'typical'}, {})
-    """
-    return {"reference": number_or_text(reference)} if reference else {}
+    def __init__(
+        self,
+        visit: Visit,
+        draft: Draft,
+        hospitals: list[dict[str, Any]],
+    ) -> None:
+        self.visit = visit
+        self.draft = draft
+        self.fields = Fields(visit, draft)
+        self.hospitals = hospitals
+        self.parties: list[PartyFields] = []
+        # What was said of columns before the kind was one without any.
+        self.earlier: dict[str, Any] = {}
+        self._looking: asyncio.Task[None] | None = None
 
+    async def build(self) -> None:
+        t = self.visit.t
+        html(heading(1, t("What do you want to know?")))
+        self._show_kinds()
+        await self._show_models()
+        with box("part") as columns:
+            html(heading(2, t("Columns")))
+            self._show_columns()
+        with box("part") as model:
+            html(heading(3, t("Model")))
+            self._show_model()
+        self._only_for(columns, (*STUDIED, *_TRAINED))
+        self._only_for(model, (*STUDIED, *_TRAINED))
+        html(heading(4, t("Hospitals and their rows")))
+        self._show_parties()
+        with box("fields") as start:
+            self.fields.start()
+        self._only_for(start, (*STUDIED, *_TRAINED))
+        html(heading(5, t("Send")))
+        label = t("Purpose (stands in every hospital's ledger)")
+        purpose = self.fields.text(("purpose",), label)
+        purpose.style("width:100%")
+        reader = self.fields.reader()
+        self._only_for(reader, (*STUDIED, "evaluate"))
+        self.foreseen = html("").props('aria-live="polite"')
+        show_buttons(self.visit, self.draft, check=self._check, send=self._send)
+        self.draft.watch(self._look_soon)
+        self._look_soon()
 
-def write_category(category: Any) -> str:
-    reference = category.get("reference") if isinstance(category, dict) else None
-    return "" if reference is None else str(reference)
+    def _only_for(self, part: Any, kinds: Iterable[str]) -> None:
+        """Shows a part while the draft is of one of these kinds."""
+        wanted = set(kinds)
+        self.fields.shown_while(part, lambda body: kind_of(body) in wanted)
 
+    # What kind of order
 
-def _show_fields(fields: Fields, names: dict[int, str]) -> None:
-    t = fields.visit.t
-    with ui.element("div").classes("fields"):
-        fields.choice(("model_type",), t("Model"), list(MODEL_NAMES))
-        fields.flag(("model_params", "standardize"), t("Standardise the columns"))
-        fields.number(("model_params", "max_iter"), t("Rounds at the most"))
-        fields.number(
-            ("model_params", "eps"), t("Ends when the loss changes by less than")
-        )
-        fields.number(("model_params", "learning_rate"), t("Learning rate"))
-        fields.number(("model_params", "decay"), t("Decay of the rate"))
-        fields.number(
-            ("model_params", "batch_size"), t("Rows of a mini-batch (-1: all)")
-        )
-        fields.choice(
-            ("model_params", "penalty"), t("Penalty"), [*get_args(Penalty), "None"]
-        )
-        fields.number(("model_params", "alpha"), t("Weight of the penalty"))
-        fields.choice(
-            ("model_params", "optimizer"), t("Optimizer"), list(get_args(Optimizer))
-        )
-        for name, label, words in (
-            ("family", t("Family (glm)"), get_args(Family)),
-            ("link", t("Link (glm)"), get_args(Link)),
-            ("dispersion", t("Dispersion (glm)"), get_args(Dispersion)),
-        ):
-            fields.choice(("model_params", name), label, [None, *words])
-        encrypt = ("model_params", "encrypt_param")
-        fields.choice(
-            (*encrypt, "method"), t("Protection"), list(get_args(EncryptMethod))
-        )
-        fields.choice(
-            (*encrypt, "key_length"), t("Key length (Paillier)"), [None, *KEY_LENGTHS]
-        )
-        fields.choice(("scoring",), t("Scoring"), [None, *get_args(Scoring)])
-        fields.choice(
-            ("aggregation",), t("Aggregation"), [None, *get_args(Aggregation)]
-        )
-        fields.text(("unique_id",), t("Column of the patient's number"))
-        fields.words(("attributes",), t("Feature columns, with commas between"))
-        fields.text(("label_name",), t("Column of the label"))
-        fields.text(("event_name",), t("Column of the event (cox)"))
-        fields.words(("complete_on",), t("Leave out rows without a value in (columns)"))
-        fields.choice(("missing",), t("Missing values"), [None, *get_args(Missing)])
-        fields.named(
-            ("categorical",),
-            t("Categories: a line each, column = reference level"),
-            read=read_category,
-            write=write_category,
-        )
-        fields.named(
-            ("derive",),
-            t("Derived columns: a line each, name = expression"),
-            read=str,
-            write=str,
-        )
-        fields.text(("purpose",), t("Purpose (stands in every hospital's ledger)"))
-    html(f"<h2>{shown(t('Hospitals and their rows'))}</h2>")
-    with ui.element("div").classes("fields"):
-        for user, name in names.items():
-            PartyFields(fields, user, name).build()
+    def _show_kinds(self) -> None:
+        t = self.visit.t
+        groups = {group: t(words) for group, words in GROUPS.items()}
+        first = KINDS[FIRST].group
+        self.group = ui.radio(groups, value=first).props("inline")
+        self.kind = ui.radio(self._kinds_of(first), value=FIRST)
+        self.group.on_value_change(lambda event: self._choose_group(event.value))
+        self.kind.on_value_change(lambda event: self._choose(event.value))
+        ask = link("/page/statistics/new", t("a question of joint statistics"))
+        sentence = shown(t("For tables, tests and survival curves, ask"))
+        html(f'<p class="soft">{sentence} {ask}.</p>')
+        self.draft.watch(self._follow_kind)
 
+    def _kinds_of(self, group: str) -> dict[str, str]:
+        t = self.visit.t
+        found = {}
+        for name, kind in KINDS.items():
+            if kind.group == group:
+                found[name] = f"{t(kind.name)}: {t(kind.about)}"
+        return found
 
-class PartyFields:
-    """One hospital of the form: whether it takes part, and its SQL."""
+    def _choose_group(self, group: str | None) -> None:
+        if group and not self.draft.is_telling:
+            first, *_ = self._kinds_of(group)
+            self._choose(first)
 
-    def __init__(self, fields: Fields, user: int, name: str) -> None:
-        self.fields = fields
-        self.user = user
-        self.name = name
-
-    def build(self) -> None:
-        t, draft = self.fields.visit.t, self.fields.draft
-        with ui.element("div").classes("wide"):
-            self.box = ui.checkbox(f"{self.name} ({self.user})", value=self.is_in)
-            self.box.on_value_change(lambda event: self.set(event.value))
-            label = t("SELECT for {name}", name=self.name)
-            self.sql = self.fields.text(
-                ("data_info", str(self.user)), label, is_wide=True
-            )
-            self.sql.style("width:100%")
-            self.follow()
-            draft.watch(self.follow)
-
-    @property
-    def is_in(self) -> bool:
-        return self.is_initiator or self.is_other_party
-
-    @property
-    def is_initiator(self) -> bool:
-        return bool(self.user == self.fields.draft.body.get("user_id"))
-
-    @property
-    def is_other_party(self) -> bool:
-        others = self.fields.draft.body.get("party_id")
-        return isinstance(others, list) and self.user in others
-
-    def follow(self) -> None:
-        """Shows the draft. The initiator takes part in any case."""
-        self.box.value = self.is_in
-        self.sql.set_visibility(self.is_in)
-        self.box.set_enabled(not self.is_initiator)
-
-    def set(self, is_in: bool) -> None:
-        draft = self.fields.draft
-        # What the draft has just shown is no change of the visitor's.
-        if draft.is_telling:
+    def _choose(self, name: str | None) -> None:
+        body = self.draft.body
+        if not name or self.draft.is_telling or name == kind_of(body):
             return
-        others = [user for user in draft.body.get("party_id", []) if user != self.user]
-        if is_in:
-            others = sorted([*others, self.user])
-        draft.body["party_id"] = others
-        sql = draft.body.setdefault("data_info", {})
-        if is_in:
-            sql.setdefault(str(self.user), "SELECT * FROM data.breast_homo_host;")
+        if "attributes" in body:
+            self.earlier = body
+        self.draft.replace(with_kind(body, name, self.earlier))
+
+    def _follow_kind(self) -> None:
+        """A body that was written by hand may be of no kind of ours."""
+        name = kind_of(self.draft.body)
+        kind = KINDS.get(name)
+        if kind is None:
+            self.group.value = None
+            return
+        self.group.value = kind.group
+        self.kind.set_options(self._kinds_of(kind.group), value=name)
+
+    # A model that is evaluated
+
+    async def _show_models(self) -> None:
+        t = self.visit.t
+        found = await self.visit.data("/orders", limit=MOST_MODELS)
+        self.earlier_orders = found["orders"]
+        self.hospitals_of: dict[int, Any] = {}
+        models = {}
+        for row in self.earlier_orders:
+            order_id = row["order_id"]
+            members = members_of(row)
+            self.hospitals_of[order_id] = members
+            is_model = row["kind"] == "train" and row["state"] == "success"
+            model_type = str(row["model_type"])
+            if is_model and model_type.lower() in EVALUATED:
+                n_hospitals = t("{n} hospitals", n=len(members))
+                models[order_id] = f"{order_id}: {model_type}, {n_hospitals}"
+        with box("part") as part:
+            html(heading(2, t("Which model")))
+            with box("fields"):
+                if models:
+                    choice = self.fields.choice(("model_id",), t("Model"), list(models))
+                    choice.set_options(models, value=choice.value)
+                    choice.on_value_change(lambda event: self._take_model(event.value))
+                else:
+                    html(note(t("There is no model yet that could be evaluated.")))
+                label = t("Called positive from this score on (0.5)")
+                self.fields.number(("threshold",), label)
+                self.fields.text(("group_by",), t("Subgroups by column"))
+                label = t("Estimate the slope of the calibration")
+                self.fields.flag(("calibration_slope",), label)
+        self._only_for(part, ["evaluate"])
+
+    def _take_model(self, model_id: int | None) -> None:
+        """The hospitals of an evaluation are among those that hold the model."""
+        hold = self.hospitals_of.get(model_id or 0)
+        if hold is None or self.draft.is_telling:
+            return
+        body = self.draft.body
+        own = body.get("user_id")
+        sql = self.draft.parts("data_info")
+        body["party_id"] = [user for user in hold if user != own]
+        data_info = {}
+        for user in sorted({*hold, own}):
+            data_info[str(user)] = sql.get(str(user), HOST_SQL)
+        body["data_info"] = data_info
+        self.draft.tell()
+
+    # Columns
+
+    def _show_columns(self) -> None:
+        t = self.visit.t
+        fields = self.fields
+        with box("fields"):
+            fields.text(("unique_id",), t("Column of the patient's number"))
+            self._show_outcome()
+        html(f"<h3>{shown(t('Columns of the model'))}</h3>")
+        ColumnEditor(self.visit, self.draft).build()
+        with box("fields"):
+            _, *missing = get_args(Missing)
+            fields.choice(
+                ("missing",),
+                t("Missing values"),
+                [None, *missing],
+                unsaid=t("the order is refused"),
+            )
+            fields.words(("complete_on",), t("Columns that must have a value"))
+
+    def _show_outcome(self) -> None:
+        t = self.visit.t
+        fields = self.fields
+        label = fields.text(("label_name",), t("Column of the outcome"))
+        event = fields.text(("event_name",), t("Column of the event: 1 or 0"))
+        entry = fields.text(("entry_name",), t("Column of the entry (cox)"))
+        strata = fields.words(("strata",), t("Strata (cox), with commas between"))
+        for field in (event, entry, strata):
+            self._only_for(field, ["cox"])
+
+        def name_it() -> None:
+            words = t("Column of the outcome")
+            if kind_of(self.draft.body) == "cox":
+                words = t("Column of the time (event, or end of observation)")
+            label.props(f'label="{words}"')
+
+        name_it()
+        self.draft.watch(name_it)
+
+    # The model
+
+    def _show_model(self) -> None:
+        t = self.visit.t
+        fields = self.fields
+        with box("fields"):
+            families = list(get_args(Family))
+            family = fields.choice(
+                model_param("family"),
+                t("Family"),
+                families,
+            )
+            glm_link = fields.choice(
+                model_param("link"),
+                t("Link"),
+                [None, *get_args(Link)],
+                unsaid=t("the family's usual one"),
+            )
+            offset = fields.text(
+                model_param("offset"),
+                t("Offset: a column of the model, such as ln(time)"),
+            )
+            weights = fields.text(model_param("weights"), t("Column of weights"))
+            of_weights = fields.choice(
+                model_param("weights_type"),
+                t("Weights are"),
+                [None, *get_args(WeightsType)],
+                unsaid="prior",
+            )
+            for field in (family, glm_link, offset, weights, of_weights):
+                self._only_for(field, ["glm"])
+            label = t("Confidence of the intervals (0.95)")
+            confidence = fields.number(model_param("confidence"), label)
+            self._only_for(confidence, STUDIED)
+            self._show_training()
+        EstimateFields(self.fields, self.earlier_orders).build()
+        more = ui.expansion(t("More: penalty, rounds, protection, scores"))
+        with more, box("fields"):
+            self._show_more()
+
+    def _show_training(self) -> None:
+        t = self.visit.t
+        fields = self.fields
+        optimizers = list(get_args(Optimizer))
+        of_training = [
+            fields.flag(model_param("standardize"), t("Standardise the columns")),
+            fields.choice(
+                model_param("optimizer"),
+                t("Optimizer"),
+                optimizers,
+            ),
+            fields.number(model_param("max_iter"), t("Rounds at the most")),
+            fields.number(model_param("learning_rate"), t("Learning rate")),
+            fields.number(
+                ("validation_fraction",),
+                t("Share of the rows that only tests"),
+            ),
+        ]
+        for field in of_training:
+            self._only_for(field, _TRAINED)
+        label = t("Sizes of the two hidden layers")
+        hidden = fields.words(model_param("hidden"), label, number_or_text)
+        self._only_for(hidden, HIDDEN)
+        label = t("Height, width, channels")
+        shape = fields.words(model_param("shape"), label, number_or_text)
+        self._only_for(shape, ["cnn"])
+
+    def _show_more(self) -> None:
+        t = self.visit.t
+        fields = self.fields
+        penalties = [*get_args(Penalty), "None"]
+        penalty = fields.choice(
+            model_param("penalty"),
+            t("Penalty"),
+            penalties,
+        )
+        alpha = fields.number(model_param("alpha"), t("Weight of the penalty"))
+        for field in (penalty, alpha):
+            self._only_for(field, _PENALISED)
+        fields.number(model_param("eps"), t("Ends when the loss changes by less than"))
+        of_training = [
+            fields.number(model_param("decay"), t("Decay of the rate")),
+            fields.number(
+                model_param("batch_size"), t("Rows of a mini-batch (-1: all)")
+            ),
+            fields.flag(model_param("cv_param", "need_cv"), t("Cross-validation")),
+            fields.choice(
+                ("scoring",),
+                t("Scoring"),
+                [None, *get_args(Scoring)],
+                unsaid=t("the most that all policies allow"),
+            ),
+            fields.choice(
+                ("aggregation",),
+                t("Aggregation"),
+                [None, *get_args(Aggregation)],
+                unsaid="mean",
+            ),
+        ]
+        for field in of_training:
+            self._only_for(field, _TRAINED)
+        rounds = fields.number(model_param("max_iter"), t("Rounds at the most (25)"))
+        self._only_for(rounds, STUDIED)
+        methods = list(get_args(EncryptMethod))
+        fields.choice(
+            model_param("encrypt_param", "method"),
+            t("Protection"),
+            methods,
+        )
+        fields.choice(
+            model_param("encrypt_param", "key_length"),
+            t("Key length (Paillier)"),
+            [None, *KEY_LENGTHS],
+            unsaid="2048",
+        )
+
+    # Hospitals, and what they would refuse
+
+    def _show_parties(self) -> None:
+        names = {}
+        for row in self.hospitals:
+            user = row["user_id"]
+            names[user] = row["name"]
+        for row in self.hospitals:
+            party = PartyFields(self.fields, row, names)
+            party.build()
+            self.parties.append(party)
+
+    def _look_soon(self) -> None:
+        """Looks what would be refused, once nothing has changed for a moment."""
+        if self._looking is not None:
+            self._looking.cancel()
+        client = ui.context.client
+
+        async def look() -> None:
+            await asyncio.sleep(SETTLE_SECONDS)
+            with client:
+                await self._look()
+
+        self._looking = background_tasks.create(look(), name="foresee refusals")
+
+    async def _look(self) -> None:
+        t = self.visit.t
+        order: TrainingRequest | None = None
+        try:
+            order = await checked_order(self.visit, self.draft.body)
+        except ConsiliumError as error:
+            sentence = self.visit.error(error)
+            said = t("The coordinator would refuse this: {sentence}", sentence=sentence)
+            self.foreseen.set_content(note(said, "bad"))
+        refusing = []
+        for party in self.parties:
+            if party.foresee(order):
+                refusing.append(party.name)
+        if order is None:
+            return
+        if refusing:
+            names = ", ".join(refusing)
+            said = t("{names} would refuse this.", names=names)
+            self.foreseen.set_content(note(said, "bad"))
         else:
-            sql.pop(str(self.user), None)
-        draft.tell()
+            self.foreseen.set_content(note(t(NOTHING_FORESEEN), "good"))
+
+    async def _check(self, body: dict[str, Any]) -> None:
+        await checked_order(self.visit, body)
+
+    async def _send(self) -> None:
+        body = self.draft.body
+        response = await self.visit.call("POST", path_of(body), json=body)
+        order_id = number_of(response)
+        ui.navigate.to(f"/page/orders/{order_id}")
+
+
+NOTHING_FORESEEN = (
+    "Nothing that the hospitals have told of their policies is against it. Tables, columns and numbers of rows are "
+    "checked at each hospital."
+)

@@ -4,22 +4,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nicegui import ui
 
 from api.pages.frame import (
     Safe,
+    bar,
     chip,
     follow,
     frame,
     html,
     link,
     moment,
+    note,
     save_rows,
     shown,
     table,
 )
+from api.pages.question_words import METHODS
 from api.pages.visit import Visit
 
 PAGE = 50
@@ -29,6 +33,15 @@ KINDS = {
     "infer": "predictions",
     "statistics": "joint statistics",
     "external": "recorded elsewhere",
+}
+MODELS = {
+    "lr": "Logistic regression",
+    "linear": "Linear regression",
+    "glm": "Generalised linear model",
+    "cox": "Cox regression",
+    "softmax": "Softmax",
+    "mlp": "Multilayer perceptron",
+    "cnn": "Convolutional network",
 }
 
 
@@ -43,10 +56,12 @@ async def show_orders(visit: Visit, before: int | None) -> None:
             on_click=lambda: save_rows("orders", _numbers(found)),
         )
         save.props("no-caps outline dense").style("align-self:flex-start")
+        save.set_visibility(bool(found["orders"]))
 
         async def refresh() -> None:
             found.update(await visit.data("/orders", limit=PAGE, before=before))
             grid.set_content(_page(visit, found, names, before))
+            save.set_visibility(bool(found["orders"]))
 
         follow(visit, "order", refresh)
 
@@ -64,10 +79,25 @@ def named(visit: Visit, user_id: int | None, names: dict[int, str]) -> str:
     return names.get(user_id, f"{visit.t('Hospital')} {user_id}")
 
 
-def method_words(order: dict[str, Any]) -> str:
-    """The model and the method of an order, as far as it has them."""
-    words = [word for word in (order["model_type"], order["method"]) if word]
-    return " ".join(words) or "-"
+def members_of(order: Mapping[str, Any]) -> list[int]:
+    """Who takes part: of an order that began with who was there, these alone."""
+    members: list[int] = order["party"] or order["hospitals"]
+    return members
+
+
+def method_words(visit: Visit, order: Mapping[str, Any]) -> str:
+    """The model and how it is protected, or what joint statistics ask, as far as an order
+    has them.
+    """
+    model, method = order["model_type"], order["method"]
+    if order["kind"] == "statistics":
+        return visit.t(METHODS.get(method, method))
+    words = []
+    if model:
+        words.append(visit.t(MODELS.get(model.lower(), model)))
+    if method:
+        words.append(method)
+    return ", ".join(words) or "-"
 
 
 def _page(
@@ -75,7 +105,8 @@ def _page(
 ) -> Safe:
     t = visit.t
     if not found["orders"]:
-        return Safe(f'<p class="note">{shown(t("There is no order yet."))}</p>')
+        new = link("/page/orders/new", t("New order"))
+        return note(Safe(f"{shown(t('There is no order yet.'))} {new}"))
     heads = [
         "Order",
         "Kind",
@@ -98,7 +129,7 @@ def _page(
             chip(visit, order["state"]),
             progress(visit, order),
             named(visit, order["user_id"], names),
-            method_words(order),
+            method_words(visit, order),
             len(order["hospitals"]) or "-",
             moment(order["created"]),
         )
@@ -112,15 +143,13 @@ def progress(visit: Visit, order: dict[str, Any]) -> Safe:
     n_done, n_parts = order["progress"]["done"], order["progress"]["of"]
     if n_parts is None or order["state"] == "pending":
         return Safe(n_done or "-")
-    percent = min(100, round(100 * n_done / max(n_parts, 1)))
-    # Training may converge before its last round.
+    done, n_drawn = f"{n_done} / {n_parts}", n_done
     if order["state"] == "success":
-        percent = 100
-    label = shown(visit.t("Progress"))
-    return Safe(
-        f'{n_done} / {n_parts} <span class="bar" role="progressbar" aria-valuenow="{percent}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-label="{label}"><i style="width:{percent}%"></i></span>'
-    )
+        n_drawn = n_parts
+        # Training may converge before its last round.
+        if n_done < n_parts:
+            done = visit.t("{n} of at most {most}", n=n_done, most=n_parts)
+    return Safe(f"{shown(done)} {bar(n_drawn, n_parts, visit.t('Progress'))}")
 
 
 def _page_links(visit: Visit, older: int | None, before: int | None) -> str:

@@ -1,9 +1,10 @@
 """An order's timeline as a picture: which part ran where and when, in one round or
-around the rounds.
+around the rounds; how long each round took; and what has happened, in words.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from api.pages.charts import Span
 from api.pages.frame import Drawing, Safe, figure, html, moment, note, shown
 from api.pages.order_list import named
 from api.pages.visit import Visit
+from api.routes.timeline import WHOLE_ORDER
 from api.store.tables import ENDED
 from protocol.errors import ConsiliumError
 
@@ -24,6 +26,7 @@ REST_SECONDS = 3.0
 RUN_DELETED = (
     "Prefect keeps the runs of the newest orders; this order's were deleted on {when}."
 )
+COARSE = "This order has many hospitals: each shows its whole work as one part, and the coordinator shows the rounds."
 WAITING = (
     "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own"
     " clock."
@@ -36,7 +39,10 @@ class Timeline:
     """
 
     def __init__(
-        self, visit: Visit, order: dict[str, Any], names: dict[int, str]
+        self,
+        visit: Visit,
+        order: dict[str, Any],
+        names: dict[int, str],
     ) -> None:
         self.visit = visit
         self.order_id = order["order_id"]
@@ -59,20 +65,35 @@ class Timeline:
         self.below = html("")
         name = f"order-{self.order_id}-timeline"
         self.figure = figure(
-            visit, name, *self._picture([]), label=t("Which part ran where and when")
+            visit,
+            name,
+            *self._picture([]),
+            label=t("Which part ran where and when"),
         )
-        html(f'<p class="soft">{shown(t(WAITING))}</p>')
+        waiting = shown(t(WAITING))
+        html(f'<p class="soft">{waiting}</p>')
         ui.timer(0, self.draw, once=True)
-        self.clock = ui.timer(REST_SECONDS, self._look_again, active=not self.is_over)
+        self.clock = ui.timer(
+            REST_SECONDS,
+            self._look_again,
+            active=not self.is_over,
+        )
 
-    def news(self, order: dict[str, Any], rounds: list[dict[str, Any]]) -> None:
+    def news(
+        self,
+        order: dict[str, Any],
+        rounds: list[dict[str, Any]],
+    ) -> None:
         """The order has gone on: a visitor who has chosen nothing sees its newest
         round, when the clock ticks.
         """
         self.rounds = rounds
         self.is_over = order["state"] in ENDED
-        value = self.choice.value if self.is_chosen else self._newest()
-        self.choice.set_options(self._options(), value=value)
+        value = self._newest()
+        if self.is_chosen:
+            value = self.choice.value
+        options = self._options()
+        self.choice.set_options(options, value=value)
 
     async def choose(self) -> None:
         self.is_chosen = self.choice.value != self._newest()
@@ -92,41 +113,55 @@ class Timeline:
         asked = {}
         if choice != AROUND:
             fold, _, round_ = choice.partition("/")
-            asked = {"fold": int(fold), "round": int(round_)}
+            asked["fold"] = int(fold)
+            asked["round"] = int(round_)
+        path = f"/orders/{self.order_id}/timeline"
         try:
-            found = await self.visit.data(f"/orders/{self.order_id}/timeline", **asked)
+            found = await self.visit.data(path, **asked)
         except ConsiliumError as error:
-            self.below.set_content(note(self.visit.error(error), "bad"))
+            sentence = self.visit.error(error)
+            self.below.set_content(note(sentence, "bad"))
             return
         # The visitor has chosen something else meanwhile, which has an answer of its
         # own.
         if self.shown != choice:
             return
         parts = found["parts"]
-        self.below.set_content(_legend(self.visit, parts, found["prefect_run_deleted"]))
-        self.figure.show(*self._picture(parts))
+        deleted = found["prefect_run_deleted"]
+        legend = _legend(self.visit, parts, deleted)
+        if found["hospitals_show"] == WHOLE_ORDER:
+            coarse = note(self.visit.t(COARSE))
+            legend = Safe(legend + coarse)
+        self.below.set_content(legend)
+        picture = self._picture(parts)
+        self.figure.show(*picture)
         lanes = {part["user_id"] for part in parts}
-        height = 90 + 44 * max(1, len(lanes))
+        n_lanes = max(1, len(lanes))
+        height = 90 + 44 * n_lanes
         self.figure.chart.style(f"height:{height}px")
 
     def _options(self) -> dict[str, str]:
         """Each recorded round, newest first, by fold/round."""
         t = self.visit.t
-        around = "Before and after the rounds" if self.has_rounds else "The whole order"
-        names = {AROUND: t(around)}
+        around = t("The whole order")
+        if self.has_rounds:
+            around = t("Before and after the rounds")
+        names = {AROUND: around}
         for entry in reversed(self.rounds):
-            fold, number = entry["fold"], entry["round"]
-            name = t("Final metrics") if entry["final"] else t("Round {n}", n=number)
-            if fold:
-                name = f"{t('Fold {n}', n=fold)}: {name}"
-            names[f"{fold}/{number}"] = name
+            name = t("Round {n}", n=entry["round"])
+            if entry["final"]:
+                name = t("Final metrics")
+            if entry["fold"]:
+                of_fold = t("Fold {n}", n=entry["fold"])
+                name = f"{of_fold}: {name}"
+            names[_choice_of(entry)] = name
         return names
 
     def _newest(self) -> str:
         """The newest round that trained something."""
         for entry in reversed(self.rounds):
             if not entry["final"]:
-                return f"{entry['fold']}/{entry['round']}"
+                return _choice_of(entry)
         return AROUND
 
     def _picture(self, parts: list[dict[str, Any]]) -> Drawing:
@@ -135,40 +170,142 @@ class Timeline:
         rows = [["user_id", "part", "began", "ended", "state"]]
         for part in parts:
             began = _seconds(part["began"])
-            ended = _seconds(part["ended"]) if part["ended"] else time.time()
+            if part["ended"]:
+                ended = _seconds(part["ended"])
+            else:
+                ended = time.time()
             what = self.visit.t(part["what"])
-            spans.append(Span(who=self._who(part), what=what, began=began, ended=ended))
-            rows.append(
-                [part[name] for name in ("user_id", "what", "began", "ended", "state")]
+            span = Span(
+                who=self._who(part),
+                what=what,
+                began=began,
+                ended=ended,
             )
+            spans.append(span)
+            row = [
+                part["user_id"],
+                part["what"],
+                part["began"],
+                part["ended"],
+                part["state"],
+            ]
+            rows.append(row)
         options = charts.spans(
-            spans, x_name=self.visit.t("seconds"), is_dark=self.visit.is_dark
+            spans,
+            x_name=self.visit.t("seconds"),
+            is_dark=self.visit.is_dark,
         )
         return Drawing(options, rows)
 
     def _who(self, part: dict[str, Any]) -> str:
-        if not part["user_id"]:
+        user = part["user_id"]
+        if not user:
             return self.visit.t("coordinator")
-        return named(self.visit, part["user_id"], self.names)
+        return named(self.visit, user, self.names)
 
 
-def _legend(visit: Visit, parts: list[dict[str, Any]], deleted: str | None) -> Safe:
+def _choice_of(entry: dict[str, Any]) -> str:
+    """A recorded round in the list of choices, by fold/round."""
+    fold = entry["fold"]
+    number = entry["round"]
+    return f"{fold}/{number}"
+
+
+def happened(
+    visit: Visit,
+    order: dict[str, Any],
+    rounds: list[dict[str, Any]],
+    names: dict[int, str],
+) -> list[tuple[str, str]]:
+    """When, and what: of an order whose rounds are these."""
+    t = visit.t
+    sender = named(visit, order["user_id"], names)
+    sent = moment(order["created"])
+    rows = [(sent, t("Sent by {name}", name=sender))]
+    counted = []
+    for user, n_rows in order["data_volum"].items():
+        if n_rows is not None:
+            hospital = named(visit, int(user), names)
+            counted.append(hospital)
+    if counted and order["kind"] != "external":
+        all_names = ", ".join(counted)
+        rows.append(("-", t("Rows counted by {names}", names=all_names)))
+    if order["late"]:
+        late = []
+        for user in order["late"]:
+            late.append(named(visit, user, names))
+        all_names = ", ".join(late)
+        rows.append(("-", t("Began without {names}", names=all_names)))
+    if rounds:
+        first = rounds[0]
+        newest = rounds[-1]
+        began = moment(first["recorded"])
+        rows.append((began, t("First round")))
+        went_on = moment(newest["recorded"])
+        newest_round = t("Newest round: {n}", n=newest["round"])
+        rows.append((went_on, newest_round))
+    if order["state"] in ENDED:
+        state = t(order["state"])
+        ended = moment(order["updated"])
+        rows.append((ended, t("Ended: {state}", state=state)))
+    return rows
+
+
+def pace_figure(
+    visit: Visit,
+    rounds: list[dict[str, Any]],
+) -> Drawing:
+    """The seconds from the record of one round to the next, by fold and round."""
+    names = []
+    seconds = []
+    rows: list[list[Any]] = [["round", "seconds"]]
+    for before, entry in itertools.pairwise(rounds):
+        began = datetime.fromisoformat(before["recorded"])
+        ended = datetime.fromisoformat(entry["recorded"])
+        duration = ended - began
+        lasted = round(duration.total_seconds(), 3)
+        name = str(entry["round"])
+        if entry["fold"]:
+            name = _choice_of(entry)
+        names.append(name)
+        seconds.append(lasted)
+        rows.append([name, lasted])
+    options = charts.bars(
+        names,
+        seconds,
+        x_name=visit.t("Round"),
+        y_name=visit.t("seconds"),
+        is_dark=visit.is_dark,
+    )
+    return Drawing(options, rows)
+
+
+def _legend(
+    visit: Visit,
+    parts: list[dict[str, Any]],
+    deleted: str | None,
+) -> Safe:
     """Each part by its colour; why there is none."""
     t = visit.t
     # The order of first mention, in which charts.spans gives out the colours.
-    kinds = list(dict.fromkeys(t(part["what"]) for part in parts))
+    mentioned = [t(part["what"]) for part in parts]
+    kinds = list(dict.fromkeys(mentioned))
     if deleted is not None:
-        return note(t(RUN_DELETED, when=moment(deleted)))
+        when = moment(deleted)
+        return note(t(RUN_DELETED, when=when))
     if not kinds:
         return note(t("Prefect has recorded no part of it yet."))
     marks = ""
     for place, kind in enumerate(kinds):
-        style = f"display:inline-block;width:.8em;height:.8em;background:{charts.colour(place)}"
-        marks += f'<span><i style="{style}"></i> {shown(kind)}</span>'
+        colour = charts.colour(place)
+        style = f"display:inline-block;width:.8em;height:.8em;background:{colour}"
+        name = shown(kind)
+        marks += f'<span><i style="{style}"></i> {name}</span>'
     return Safe(f'<p class="row">{marks}</p>')
 
 
 def _seconds(moment: str) -> float:
     """Of the epoch."""
-    instant = datetime.fromisoformat(moment).astimezone(UTC)
+    told = datetime.fromisoformat(moment)
+    instant = told.astimezone(UTC)
     return instant.timestamp()

@@ -7,8 +7,6 @@ what is new in it.
 
 from __future__ import annotations
 
-import itertools
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +14,7 @@ from nicegui import ui
 
 from api.pages import charts
 from api.pages.ending_words import stopped_by_words, warning_notes
+from api.pages.form import once_at_a_time
 from api.pages.frame import (
     Drawing,
     Figure,
@@ -36,13 +35,22 @@ from api.pages.frame import (
     told_as_notice,
 )
 from api.pages.order_list import KINDS, hospital_names, method_words, named, progress
-from api.pages.order_timeline import RUN_DELETED, Timeline
+from api.pages.order_result import (
+    NO_METRICS,
+    asked_of,
+    is_by_newton,
+    refused,
+    sealed_to,
+    statistics_notes,
+    where_numbers_are,
+)
+from api.pages.order_timeline import RUN_DELETED, Timeline, happened, pace_figure
 from api.pages.pooled import pooled_metrics
-from api.pages.protection import protection_words, suppression_words
+from api.pages.protection import protection_words
+from api.pages.round_metrics import as_drawn, has_some, measured_of, metrics_of
 from api.pages.visit import Visit
 from api.settings import LOOPBACK
 from api.store.tables import ENDED
-from protocol.errors import ConsiliumError
 
 WITHHELD_METRICS = (
     "Metrics of single hospitals are withheld: one of them has fewer rows of a class than"
@@ -51,20 +59,6 @@ WITHHELD_METRICS = (
 UNSCORED = (
     "This order is trained without scores: its model has fewer coefficients than a"
     " hospital's min_scored_coefficients asks for."
-)
-# Metrics in the order in which they are shown.
-FIRST = (
-    "loss",
-    "accuracy",
-    "auc",
-    "ks",
-    "concordance",
-    "f1",
-    "f1_macro",
-    "mse",
-    "rmse",
-    "mae",
-    "r2",
 )
 THROUGH_TUNNEL = "opens on the coordinator's machine, elsewhere through its operator's ssh tunnel only"
 
@@ -75,20 +69,28 @@ def prefect_run(visit: Visit, address: str) -> Safe:
     Prefect listens on loopback of the coordinator's machine, where the visitor's browser
     hardly ever is; an address that an operator publishes needs no word.
     """
-    run = link(address, visit.t("The run in Prefect"), is_new=True)
+    words = visit.t("The run in Prefect")
+    run = link(address, words, is_new=True)
     if urlsplit(address).hostname not in LOOPBACK:
         return run
-    return Safe(f'{run} <span class="soft">({shown(visit.t(THROUGH_TUNNEL))})</span>')
+    word = shown(visit.t(THROUGH_TUNNEL))
+    return Safe(f'{run} <span class="soft">({word})</span>')
 
 
 class OrderView:
     """The parts of the page that change while the order goes on."""
 
     def __init__(
-        self, visit: Visit, order: dict[str, Any], names: dict[int, str]
+        self,
+        visit: Visit,
+        order: dict[str, Any],
+        names: dict[int, str],
+        info: dict[str, Any] | None = None,
     ) -> None:
         self.visit = visit
         self.order = order
+        # What GET /model/info says of an order that trains a model.
+        self.info = info
         self.names = names
         # All that have come; an answer of the API may hold the newest only.
         self.rounds: list[dict[str, Any]] = order["rounds"]
@@ -106,41 +108,65 @@ class OrderView:
 
     def build(self) -> None:
         t = self.visit.t
+        kind = self.order["kind"]
         name = f"order-{self.order['order_id']}"
         self.parts["top"] = html(self.top())
         self._buttons()
-        if self.order["kind"] in ("train", "external"):
-            self._choices()
-            label = t("A chosen metric of each hospital by round")
-            self.figures["metric"] = figure(
-                self.visit, name, *self.metric_figure(), label=label
-            )
-            self.parts["hospitals"] = html(self.hospitals())
-        if self.order["kind"] in ("train", "evaluate", "external"):
+        if kind in ("train", "evaluate", "external"):
             self.parts["pooled"] = html(self.pooled())
+        if kind in ("train", "external"):
+            with ui.element("div").classes("part") as self.parts["by round"]:
+                html(_head(t("Round by round")))
+                self._choices()
+                self.figures["metric"] = figure(
+                    self.visit,
+                    name,
+                    *self.metric_figure(),
+                    label=t("A chosen metric of each hospital by round"),
+                )
+            self.parts["hospitals"] = html(self.hospitals())
         protection = protection_words(self.visit, self.order, self.names)
-        html(f"<h2>{shown(t('Protection'))}</h2>{protection}")
-        html(f"<h2>{shown(t('Timeline'))}</h2>")
+        head = _head(t("Protection"))
+        html(head + protection)
+        html(_head(t("Timeline")))
         self.parts["events"] = html(self.events())
-        if self.order["kind"] in ("train", "evaluate", "statistics"):
+        if kind in ("train", "evaluate", "statistics"):
             self.timeline = Timeline(self.visit, self.order, self.names)
-        if self.order["kind"] == "train":
+        if kind == "train":
             label = t("Seconds that each round took")
-            self.figures["pace"] = figure(
-                self.visit, f"{name}-rounds", *self.pace_figure(), label=label
-            )
+            with ui.element("div").classes("part") as self.parts["pace"]:
+                html(_head(label))
+                self.figures["pace"] = figure(
+                    self.visit,
+                    f"{name}-rounds",
+                    *pace_figure(self.visit, self.rounds),
+                    label=label,
+                )
+        self._show_what_there_is()
+
+    def _show_what_there_is(self) -> None:
+        """Figures of nothing are not shown: before the first round, of orders that were
+        refused, and of studies.
+        """
+        if "by round" in self.parts:
+            self.parts["by round"].set_visibility(has_some(self.rounds))
+        if "pace" in self.parts:
+            self.parts["pace"].set_visibility(len(self.rounds) > 1)
 
     def top(self) -> Safe:
-        t, order = self.visit.t, self.order
+        t = self.visit.t
+        order = self.order
+        kind = order["kind"]
         pairs = [
             (t("State"), chip(self.visit, order["state"])),
-            (t("Kind"), t(KINDS.get(order["kind"], order["kind"]))),
+            (t("Kind"), t(KINDS.get(kind, kind))),
             (t("Progress"), progress(self.visit, order)),
-            (t("Asked by"), named(self.visit, order["user_id"], self.names)),
-            (t("Method"), method_words(order)),
+            (t("Asked by"), self._named(order["user_id"])),
+            (t("Method"), method_words(self.visit, order)),
         ]
         if order["loss"] is not None:
-            pairs.append((t("Loss on training rows"), number(order["loss"])))
+            loss = number(order["loss"])
+            pairs.append((t("Loss on training rows"), loss))
         stopped_by = stopped_by_words(self.visit, order)
         if stopped_by:
             pairs.append((t("Training ended"), stopped_by))
@@ -148,117 +174,113 @@ class OrderView:
         if order["waiting_for"]:
             notes.append(note(self.waiting()))
         if order["refusal"]:
-            error = ConsiliumError.from_json(order["refusal"])
-            notes.append(note(self.visit.error(error), "bad"))
+            reason = refused(self.visit, order["refusal"])
+            notes.append(reason)
         if order["kind"] == "statistics":
-            notes.append(self.statistics())
+            notes.append(statistics_notes(self.visit, order))
+        notes.append(where_numbers_are(self.visit, order))
+        notes.append(sealed_to(self.visit, order))
         notes.append(warning_notes(self.visit, order))
-        return Safe(facts(pairs) + "".join(notes))
+        notes.append(asked_of(self.visit, self.info))
+        below = "".join(notes)
+        return Safe(facts(pairs) + below)
+
+    def _named(self, user: int | None) -> str:
+        return named(self.visit, user, self.names)
 
     def waiting(self) -> str:
         """Who is waited for, and why, in the API's own sentences."""
-        names, reasons = [], []
+        names = []
+        reasons = []
         for hospital in self.order["waiting_for"]:
-            names.append(self.visit.t(str(hospital["name"] or hospital["user_id"])))
+            name = str(hospital["name"] or hospital["user_id"])
+            names.append(self.visit.t(name))
             reasons.append(self.visit.waiting(hospital))
-        first = self.visit.t("Waiting for {names}.", names=", ".join(names))
+        all_names = ", ".join(names)
+        first = self.visit.t("Waiting for {names}.", names=all_names)
         return " ".join([first, *reasons])
-
-    def statistics(self) -> Safe:
-        """How far it is; when it has ended, where its values are and what was withheld."""
-        t, order = self.visit.t, self.order
-        notes = []
-        if order["stage"] and order["state"] not in ENDED:
-            stage = order["stage"]
-            notes.append(note(f"{stage['what']}: {stage['done']} / {stage['of']}"))
-        recorded = order["summary"].get("statistics")
-        if recorded:
-            where = t(
-                "The values are with the receivers alone, in their results folders: {path}. Their people read them "
-                "with ./run agent results show {order_id}.",
-                path=recorded.get("path", "-"),
-                order_id=order["order_id"],
-            )
-            notes.append(note(where, "good"))
-            for withheld in recorded.get("suppressed", []):
-                notes.append(note(suppression_words(self.visit, withheld)))
-            for sentence in recorded.get("notes", []):
-                notes.append(note(sentence))
-        return Safe("".join(notes))
 
     def hospitals(self) -> Safe:
         """Each hospital's rows and its metrics of the newest round."""
         t = self.visit.t
         rounds = self.shown_rounds()
-        newest = rounds[-1]["hospitals"] if rounds else {}
-        metrics = _metrics_of(newest)
+        newest: dict[str, Any] = {}
+        if rounds:
+            newest = rounds[-1]["hospitals"]
+        by_newton = is_by_newton({"rounds": rounds})
+        metrics = [] if by_newton else metrics_of(newest)
         # An external order has no row counts, and its hospitals are those of its
         # rounds.
         n_rows_of = self.order["data_volum"] or dict.fromkeys(newest)
         rows = []
         for user, n_rows in n_rows_of.items():
-            measured = _measured(newest, user, self.part)
-            values = [number(measured.get(name)) for name in metrics]
-            hospital = named(self.visit, int(user), self.names)
-            rows.append([hospital, number(n_rows), *values])
-        heads = [t("Hospital"), t("Rows"), *map(t, metrics)]
-        caption = t("Rows and metrics of the newest round")
+            measured = measured_of(newest, user, self.part)
+            hospital = self._named(int(user))
+            row = [hospital, number(n_rows)]
+            for name in metrics:
+                row.append(number(measured.get(name)))
+            rows.append(row)
+        heads = [t("Hospital"), t("Rows")]
+        heads.extend(map(t, metrics))
+        counted = [n_rows for n_rows in n_rows_of.values() if n_rows is not None]
+        if not counted and not newest:
+            return Safe("")
+        caption = t("Rows of each hospital")
+        if metrics:
+            caption = t("Rows and metrics of the newest round")
         drawn = table(heads, rows, caption=caption)
+        if by_newton:
+            return Safe(drawn + note(t(NO_METRICS)))
         withheld: set[str] = set()
         for own in newest.values():
             withheld.update(own.get("withheld", {}))
         if withheld & {"train", "test"}:
-            drawn = Safe(drawn + note(t(WITHHELD_METRICS)))
+            sentence = note(t(WITHHELD_METRICS))
+            drawn = Safe(drawn + sentence)
         if "scores" in withheld:
-            drawn = Safe(drawn + note(t(UNSCORED)))
+            sentence = note(t(UNSCORED))
+            drawn = Safe(drawn + sentence)
         return drawn
 
     def events(self) -> Safe:
         """What has happened, by time, and links to more."""
-        t, order = self.visit.t, self.order
-        sender = named(self.visit, order["user_id"], self.names)
-        sent = t("Sent by {name}", name=sender)
-        rows = [(moment(order["created"]), sent)]
-        counted = []
-        for user, n_rows in order["data_volum"].items():
-            if n_rows is not None:
-                counted.append(named(self.visit, int(user), self.names))
-        if counted and order["kind"] != "external":
-            rows.append(("", t("Rows counted by {names}", names=", ".join(counted))))
-        if self.rounds:
-            first, newest = self.rounds[0], self.rounds[-1]
-            rows.append((moment(first["recorded"]), t("First round")))
-            newest_round = t("Newest round: {n}", n=newest["round"])
-            rows.append((moment(newest["recorded"]), newest_round))
-        if order["state"] in ENDED:
-            state = t(order["state"])
-            rows.append((moment(order["updated"]), t("Ended: {state}", state=state)))
+        t = self.visit.t
+        order = self.order
+        rows = happened(
+            self.visit,
+            order,
+            self.rounds,
+            self.names,
+        )
         links = []
         if order["prefect_run"]:
-            links.append(prefect_run(self.visit, order["prefect_run"]))
+            run = prefect_run(self.visit, order["prefect_run"])
+            links.append(run)
         if order["prefect_run_deleted"]:
             deleted = moment(order["prefect_run_deleted"])
             sentence = shown(t(RUN_DELETED, when=deleted))
             links.append(Safe(f'<span class="soft">{sentence}</span>'))
         if order["rerun_of"]:
             earlier = order["rerun_of"]
-            links.append(
-                link(f"/page/orders/{earlier}", t("Runs order {n} again", n=earlier))
-            )
+            address = f"/page/orders/{earlier}"
+            words = t("Runs order {n} again", n=earlier)
+            links.append(link(address, words))
         if order["gradients"]:
-            links.append(
-                link(
-                    f"/page/scores?order_id={order['order_id']}",
-                    t("Scores of this order"),
-                )
-            )
-        grid = table([t("When"), t("What")], rows)
-        return Safe(f'{grid}<p class="row">{" ".join(links)}</p>')
+            address = f"/page/scores?order_id={order['order_id']}"
+            links.append(link(address, t("Scores of this order")))
+        heads = [t("When"), t("What")]
+        grid = table(heads, rows)
+        line = " ".join(links)
+        return Safe(f'{grid}<p class="row">{line}</p>')
 
     # Its figures
 
     def shown_rounds(self) -> list[dict[str, Any]]:
-        return [entry for entry in self.rounds if entry["fold"] == self.fold]
+        found = []
+        for entry in self.rounds:
+            if entry["fold"] == self.fold:
+                found.append(entry)
+        return found
 
     def metric_figure(self) -> Drawing:
         """A line for each hospital, and the joint loss where the metric is the loss of
@@ -276,9 +298,10 @@ class OrderView:
         for user in sorted(users, key=int):
             values = []
             for entry in rounds:
-                measured = _measured(entry["hospitals"], user, self.part)
-                values.append(_plain(measured.get(self.metric)))
-            hospital = named(self.visit, int(user), self.names)
+                measured = measured_of(entry["hospitals"], user, self.part)
+                value = measured.get(self.metric)
+                values.append(as_drawn(value))
+            hospital = self._named(int(user))
             series[hospital] = values
         options = charts.lines(
             numbers,
@@ -294,29 +317,6 @@ class OrderView:
             rows.append([round_, *values_then])
         return Drawing(options, rows)
 
-    def pace_figure(self) -> Drawing:
-        """The seconds from the record of one round to the next, by fold and round."""
-        names, seconds = [], []
-        rows: list[list[Any]] = [["round", "seconds"]]
-        for before, entry in itertools.pairwise(self.rounds):
-            began = datetime.fromisoformat(before["recorded"])
-            ended = datetime.fromisoformat(entry["recorded"])
-            lasted = round((ended - began).total_seconds(), 3)
-            name = str(entry["round"])
-            if entry["fold"]:
-                name = f"{entry['fold']}/{name}"
-            names.append(name)
-            seconds.append(lasted)
-            rows.append([name, lasted])
-        options = charts.bars(
-            names,
-            seconds,
-            x_name=self.visit.t("Round"),
-            y_name=self.visit.t("seconds"),
-            is_dark=self.visit.is_dark,
-        )
-        return Drawing(options, rows)
-
     def _choices(self) -> None:
         t = self.visit.t
         with ui.element("div").classes("row"):
@@ -327,7 +327,10 @@ class OrderView:
                 on_change=self.choose,
             )
             self.parts["part"] = ui.select(
-                {"train": t("training rows"), "test": t("held-out rows")},
+                {
+                    "train": t("training rows"),
+                    "test": t("held-out rows"),
+                },
                 value="train",
                 label=t("On"),
                 on_change=self.choose,
@@ -345,14 +348,18 @@ class OrderView:
         """The metrics of the newest round; the loss before there is one."""
         names = ["loss"]
         if self.rounds:
-            names += _metrics_of(self.rounds[-1]["hospitals"])
-        return {name: self.visit.t(name) for name in names}
+            names += metrics_of(self.rounds[-1]["hospitals"])
+        words = {}
+        for name in names:
+            words[name] = self.visit.t(name)
+        return words
 
     def folds(self) -> dict[int, str]:
         """The final model, which is fold 0, and the folds that have begun."""
         numbers = {entry["fold"] for entry in self.rounds}
         names = {0: self.visit.t("Final model")}
-        for fold in sorted(numbers - {0}):
+        begun = numbers - {0}
+        for fold in sorted(begun):
             names[fold] = self.visit.t("Fold {n}", n=fold)
         return names
 
@@ -368,7 +375,7 @@ class OrderView:
         t = self.visit.t
         with ui.element("div").classes("row"):
             cancel = ui.button(t("Cancel"), on_click=self.cancel)
-            rerun = ui.button(t("Run again"), on_click=self.rerun)
+            rerun = ui.button(t("Run again"), on_click=once_at_a_time(self.rerun))
         self.parts["cancel"] = cancel.props("no-caps outline color=negative")
         self.parts["rerun"] = rerun.props("no-caps outline")
         self._allow()
@@ -377,32 +384,33 @@ class OrderView:
         """Shows the buttons that the API would take; it decides again when one is
         pressed.
         """
-        caller, order = self.visit.caller, self.order
-        is_owner = caller.user_id == order["user_id"] or caller.role == "open"
+        caller = self.visit.caller
+        order = self.order
+        has_asked = caller.user_id == order["user_id"]
+        is_owner = has_asked or caller.role == "open"
         may_cancel = is_owner or caller.role == "operator"
         has_ended = order["state"] in ENDED
         self.parts["cancel"].set_visibility(may_cancel and not has_ended)
-        self.parts["rerun"].set_visibility(
-            is_owner and order["kind"] in ("train", "evaluate", "statistics")
-        )
+        is_ours = order["kind"] in ("train", "evaluate", "statistics")
+        may_rerun = is_owner and is_ours
+        self.parts["rerun"].set_visibility(may_rerun)
 
     async def cancel(self) -> None:
         order_id = self.order["order_id"]
-        if not await asked(
-            self.visit, self.visit.t("Cancel order {n} for all hospitals?", n=order_id)
-        ):
+        question = self.visit.t("Cancel order {n} for all hospitals?", n=order_id)
+        if not await asked(self.visit, question):
             return
         with told_as_notice(self.visit):
             await self.visit.call("POST", f"/orders/{order_id}/cancel")
 
     async def rerun(self) -> None:
+        order_id = self.order["order_id"]
         self.parts["rerun"].props("loading")
         try:
             with told_as_notice(self.visit):
-                response = await self.visit.call(
-                    "POST", f"/orders/{self.order['order_id']}/rerun"
-                )
-                ui.navigate.to(f"/page/orders/{number_of(response)}")
+                response = await self.visit.call("POST", f"/orders/{order_id}/rerun")
+                again = number_of(response)
+                ui.navigate.to(f"/page/orders/{again}")
         finally:
             self.parts["rerun"].props(remove="loading")
 
@@ -410,7 +418,8 @@ class OrderView:
 
     async def refresh(self) -> bool:
         """Fetches what is new; False when the order has ended and all of it is here."""
-        state, n_rounds = self.order["state"], len(self.rounds)
+        state = self.order["state"]
+        n_rounds = len(self.rounds)
         was_ended = state in ENDED
         path = f"/orders/{self.order['order_id']}"
         if was_ended:
@@ -420,11 +429,13 @@ class OrderView:
             self.rounds = self.order["rounds"]
         else:
             self.order = await self.visit.data(path, rounds_from=n_rounds)
-            self.rounds = [*self.rounds, *self.order["rounds"]]
+            new_rounds = self.order["rounds"]
+            self.rounds = [*self.rounds, *new_rounds]
         self.parts["top"].set_content(self.top())
         self.parts["events"].set_content(self.events())
         self._allow()
-        if self.order["state"] != state or len(self.rounds) != n_rounds:
+        has_new_state = self.order["state"] != state
+        if has_new_state or len(self.rounds) != n_rounds:
             self.draw()
             if self.timeline:
                 self.timeline.news(self.order, self.rounds)
@@ -433,9 +444,7 @@ class OrderView:
 
     def pooled(self) -> Safe:
         """What the model is worth on all hospitals' rows."""
-        return pooled_metrics(
-            self.visit, self.order["summary"], order_id=self.order["order_id"]
-        )
+        return pooled_metrics(self.visit, self.order["summary"])
 
     def draw(self) -> None:
         """Shows the rounds that are here, in the parts that this kind of order has."""
@@ -446,46 +455,35 @@ class OrderView:
         if "pooled" in self.parts:
             self.parts["pooled"].set_content(self.pooled())
         if "metric" in self.figures:
-            self.figures["metric"].show(*self.metric_figure())
+            metric = self.metric_figure()
+            self.figures["metric"].show(*metric)
         if "pace" in self.figures:
-            self.figures["pace"].show(*self.pace_figure())
+            pace = pace_figure(self.visit, self.rounds)
+            self.figures["pace"].show(*pace)
+        self._show_what_there_is()
 
 
-def _measured(hospitals: dict[str, Any], user: str, part: str) -> dict[str, Any]:
-    """A hospital's metrics of a round; none where it had no part in it, or no such
-    rows.
-    """
-    own = hospitals.get(user, {})
-    return own.get(part) or {}
-
-
-def _metrics_of(hospitals: dict[str, Any]) -> list[str]:
-    """The metrics that some hospital has of its training rows."""
-    names: set[str] = set()
-    for user in hospitals:
-        names.update(_measured(hospitals, user, "train"))
-    return [name for name in FIRST if name in names]
-
-
-def _plain(value: Any) -> float | None:
-    """A metric as it is drawn: 6 significant digits, which is all that leaves a
-    hospital.
-    """
-    if not isinstance(value, (int, float)):
-        return None
-    return float(f"{value:.6g}")
+def _head(text: str) -> Safe:
+    words = shown(text)
+    return Safe(f"<h2>{words}</h2>")
 
 
 def number_of(response: Any) -> int:
     """The order's number in an answer of training or of statistics."""
     header = response.headers.get("x-order-id")
-    return int(header or response.json()["data"]["order_id"])
+    if header:
+        return int(header)
+    envelope = response.json()
+    return int(envelope["data"]["order_id"])
 
 
 async def show_order(visit: Visit, order_id: int) -> None:
     with frame(visit, visit.t("Order {n}", n=order_id)):
         order = await visit.data(f"/orders/{order_id}")
         names = await hospital_names(visit)
-        view = OrderView(visit, order, names)
+        info = None
+        if order["kind"] == "train":
+            info = await visit.data("/model/info", model_id=order_id)
+        view = OrderView(visit, order, names, info)
         if order["state"] not in ENDED:
             follow(visit, ("order", order_id), view.refresh)

@@ -27,6 +27,10 @@ METRICS = (
     "rmse",
     "mae",
     "r2",
+    "mean_deviance",
+    "calibration_slope",
+    "calibration_intercept",
+    "calibration_in_the_large",
 )
 
 
@@ -38,7 +42,7 @@ class Line(NamedTuple):
     metrics: Mapping[str, Any]
 
 
-def pooled_metrics(visit: Visit, summary: Mapping[str, Any], *, order_id: int) -> Safe:
+def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
     """A row for each fold's training rows and its held-out rows, and for those of all
     folds; of an evaluation one for its rows. Nothing before the end.
     """
@@ -47,8 +51,13 @@ def pooled_metrics(visit: Visit, summary: Mapping[str, Any], *, order_id: int) -
     if not lines:
         return Safe("")
     measured: set[str] = set()
+    has_held_out = False
     for line in lines:
-        measured.update(line.metrics)
+        has_held_out = has_held_out or line.which == t("held-out rows")
+        for name, value in line.metrics.items():
+            if value is not None:
+                measured.add(name)
+    # A set of texts has another order after each start.
     names = [name for name in METRICS if name in measured]
     rows = []
     for line in lines:
@@ -56,15 +65,12 @@ def pooled_metrics(visit: Visit, summary: Mapping[str, Any], *, order_id: int) -
         values = [number(line.metrics.get(name)) for name in names]
         rows.append([line.model, line.which, n_rows, *values])
     heads = [t("Model"), t("On"), t("Rows"), *map(t, names)]
-    caption = t(
-        "Held-out rows: a fold's own part, the validation part, or the rows of the test SQL"
-    )
-    caption = f"{caption}. {_flow(visit, summary)}".rstrip(". ")
-    if "evaluation" in summary:
+    caption = ""
+    if has_held_out:
         caption = t(
-            "Curves are at the hospitals: ./run agent report --evaluation {n}",
-            n=order_id,
+            "Held-out rows: a fold's own part, the validation part, or the rows of the test SQL"
         )
+    caption = f"{caption}. {_flow(visit, summary)}".strip(". ")
     title = shown(t("All hospitals together"))
     return Safe(f"<h2>{title}</h2>{table(heads, rows, caption=caption)}")
 

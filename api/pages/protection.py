@@ -41,6 +41,13 @@ WORDS = {
         "The receivers can open these, and every hospital that provides rows: so each checks what it is asked.",
         "Of two hospitals that provide rows, each learns the other's counts. The coordinator can open nothing.",
     ],
+    "additive masks, counts opened by all": [
+        "No row leaves its hospital.",
+        "Each hospital adds random numbers to its totals; they cancel out only in the total of all.",
+        "Only the receivers can open means and counts: {receivers}.",
+        "Counts of rows below a value, which find the medians, every hospital that provides rows can open, too.",
+        "Of two hospitals that provide rows, each learns the other's counts. The coordinator can open nothing.",
+    ],
     "additive secret sharing": [
         "No row leaves its hospital.",
         "Each value is split into random parts, one for each hospital; a part alone says nothing.",
@@ -67,6 +74,7 @@ WITHHELD = {
     "pair_rows": "{n} group(s) withheld: fewer than {threshold} rows of a hospital have a pair of values.",
     "min_providers": "{n} group(s) withheld: fewer than {threshold} hospitals have rows in them.",
     "cells": "{n} group(s) withheld: of all hospitals fewer than {threshold} rows, too few have any, or few changed.",
+    "earlier_cohort": "{n} group(s) withheld: with an earlier answer they would tell of fewer than {threshold} people.",
     "complement": "{n} more group(s) withheld: with them, a withheld one could be computed from the rest.",
 }
 
@@ -74,16 +82,22 @@ WITHHELD = {
 def protection_words(
     visit: Visit, order: dict[str, Any], names: dict[int, str]
 ) -> Safe:
-    """The statement as a list, with the API's own sentence below it."""
+    """The statement as a list, with the API's own sentence below it; in Chinese, which
+    the API does not speak, the list alone.
+    """
     statement = order["protection"]
     method = statement["method"]
     # These two kinds have no method of a sum.
     words_of = {"external": "recorded", "infer": "sealed"}.get(order["kind"], method)
-    holder = names.get(order["user_id"], f"{visit.t('Hospital')} {order['user_id']}")
+
+    def named(user: int) -> str:
+        return names.get(user, f"{visit.t('Hospital')} {user}")
+
     values = {
-        "holder": holder,
+        "holder": named(order["user_id"]),
         "bits": statement.get("key_bits"),
-        "receivers": _receivers(statement),
+        # Of statistics alone.
+        "receivers": ", ".join(map(named, statement.get("receivers", []))),
     }
     sentences = [visit.t(text, **values) for text in WORDS.get(words_of, [])]
     # With None the coordinator sees the gradients anyway, as a sentence above says.
@@ -93,14 +107,9 @@ def protection_words(
                 sentences.append(visit.t(text))
     items = "".join(f"<li>{shown(sentence)}</li>" for sentence in sentences)
     sentence_of_api = f"{shown(method)}: {shown(statement['who_could_decrypt'])}"
+    if visit.language == "zh" and sentences:
+        sentence_of_api = f"{shown(visit.t('Method'))}：{shown(method)}"
     return Safe(f'<ul>{items}</ul><p class="soft">{sentence_of_api}</p>')
-
-
-def _receivers(statement: dict[str, Any]) -> str:
-    """The receivers as the API's sentence names them."""
-    _, _, rest = str(statement["who_could_decrypt"]).partition("Only the receivers, ")
-    receivers, _, _ = rest.partition(", can open")
-    return receivers
 
 
 def suppression_words(visit: Visit, withheld: dict[str, Any]) -> str:

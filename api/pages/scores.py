@@ -1,116 +1,56 @@
-"""Anomaly and contribution: one score of all clients by round, and all scores of one
+"""Anomaly and contribution: one score of all hospitals by round, and all scores of one
 round side by side.
 
-`SCORES` says what each score sees, `ScoresQuery` reads the address, `ScoreView` draws.
-Each choice on the page is an address of its own, so that a picture can be sent to
+`score_words` says what each score sees, `ScoresQuery` reads the address, `ScoreView`
+draws. Each choice on the page is an address of its own, so that a picture can be sent to
 somebody as a link.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 
 from api.pages import charts
-from api.pages.frame import Safe, figure, frame, html, link, note, number, shown, table
-from api.pages.order_list import hospital_names
+from api.pages.frame import (
+    Safe,
+    bar,
+    figure,
+    follow,
+    frame,
+    html,
+    link,
+    note,
+    shown,
+    table,
+)
+from api.pages.order_list import KINDS, hospital_names, method_words
+from api.pages.score_words import (
+    ARGUMENTS,
+    CAUTION,
+    NONE_HERE,
+    NONE_YET,
+    SCORES,
+    Score,
+    score_name,
+)
 from api.pages.visit import Visit
-from protocol.errors import ConsiliumError
+from protocol.errors import ConsiliumError, NotFound
 
 MOST_ROUNDS = 100  # in one picture; each is a call of the API
 DEFAULT_SCORE = "geometric_median"
-PARAMETERS = ("k", "p", "n_attackers")
+PARAMETERS = tuple(ARGUMENTS)
+MOST_ORDERS = 100
+"""That are offered; an address takes any."""
 
+FEW = 6
+"""So many hospitals have a column each in the table of one round's scores."""
 
-@dataclass(frozen=True)
-class Score:
-    """What a score takes, and what it can and cannot see (docs/scores.md)."""
-
-    address: str  # of the API
-    takes: dict[
-        str, str
-    ]  # its arguments, each with the report's name for the value used without it
-    sees: str
-    misses: str
-
-
-SCORES = {
-    "krum": Score(
-        "/anomaly/krum",
-        {"k": "k"},
-        "Who is far from its k nearest.",
-        "k + 1 attackers who agree: to each other they are near. k must be larger than their number.",
-    ),
-    "foolsgold": Score(
-        "/anomaly/foolsgold",
-        {"k": "k"},
-        "Who points in another direction than its k nearest.",
-        "Length: who sends ten times its gradient looks honest. And k + 1 attackers who agree.",
-    ),
-    "zeno": Score(
-        "/anomaly/zeno",
-        {"p": "zeno_weight"},
-        "Whose loss fell little while its gradient changed much since the round before.",
-        "Direction, and an attack that goes on as before. Losses are those that hospitals report.",
-    ),
-    "auror": Score(
-        "/anomaly/auror",
-        {"k": "clusters"},
-        "Who is far from the middle of the group it is counted to.",
-        "Attackers who get a group of their own: a low score is no sign of health. k = 1 has no such blind spot.",
-    ),
-    "sniper": Score(
-        "/anomaly/sniper",
-        {"p": "p"},
-        "Who is not in the majority: 0 within, 1 outside.",
-        "Attackers, where p of all is more than there are honest ones.",
-    ),
-    "pca": Score(
-        "/anomaly/pca",
-        {"k": "components"},
-        "Who is not described by the directions in which most differ.",
-        "A strong attacker: the directions then point at it. A low score is no sign of health.",
-    ),
-    "true_krum": Score(
-        "/anomaly/true_krum",
-        {"n_attackers": "n_attackers"},
-        "Who is far from its neighbours; with a proof, for few enough attackers.",
-        "Attackers who keep their length, where honest hospitals have very different rows.",
-    ),
-    "multi_krum": Score(
-        "/anomaly/multi_krum",
-        {"n_attackers": "n_attackers"},
-        "Whom the aggregation multi_krum would leave out: 1, others 0.",
-        "The same as true_krum; where rows differ it leaves out honest hospitals too.",
-    ),
-    "geometric_median": Score(
-        "/anomaly/geometric_median",
-        {},
-        "Who is far from a middle that fewer than half cannot move.",
-        "Attackers who keep their length, where honest hospitals have very different rows.",
-    ),
-    "foolsgold_weight": Score(
-        "/anomaly/foolsgold_weight",
-        {},
-        "Who points the same way as another: the same attacker under several names.",
-        "Everything else; and honest hospitals that agree very well look the same.",
-    ),
-    "grad_diff": Score(
-        "/contribution/grad_diff",
-        {},
-        "How far a hospital pulls away from where the model was going.",
-        "Whether that is good: an attacker who sends a large vector contributes most.",
-    ),
-    "perf_diff": Score(
-        "/contribution/perf_diff",
-        {},
-        "How much worse the model is without the hospital; below 0 it is better without.",
-        "What test rows do not show. In sealed orders each hospital measures it itself.",
-    ),
-}
+NO_ANOMALY = ("foolsgold_weight",)
+"""Whose highest is who is most like another, not unlike them."""
 
 
 class ScoresQuery:
@@ -141,10 +81,12 @@ class ScoresQuery:
             **self.given,
             **changes,
         }
-        chosen = {
-            name: value for name, value in wanted.items() if value not in (None, "")
-        }
-        return f"/page/scores?{urlencode(chosen)}"
+        chosen = {}
+        for name, value in wanted.items():
+            if value not in (None, ""):
+                chosen[name] = value
+        question = urlencode(chosen)
+        return f"/page/scores?{question}"
 
 
 async def show_scores(visit: Visit, question: Any) -> None:
@@ -152,28 +94,59 @@ async def show_scores(visit: Visit, question: Any) -> None:
     asked = ScoresQuery(question)
     with frame(visit, t("Scores")):
         html(f'<p class="soft">{shown(t(CAUTION))}</p>')
-        if asked.order_id is None:
-            # Which order is the newest that this visitor may read is for the API to
-            # say.
-            newest = await visit.call("GET", "/anomaly/report")
-            asked.order_id = int(newest.headers["x-order-id"])
-        found = await visit.data(f"/orders/{asked.order_id}/rounds", limit=1000)
+        if asked.order_id is None and not await _take_newest(visit, asked):
+            new = link("/page/orders/new", t("New order"))
+            sentence = shown(t(NONE_YET))
+            html(note(Safe(f"{sentence} {new}")))
+            return
+        found = await visit.data("/orders", limit=MOST_ORDERS)
         names = await hospital_names(visit)
-        view = ScoreView(visit, asked, found["rounds"], names)
+        view = ScoreView(visit, asked, names)
+        view.choose_order(found["orders"])
+        view.rounds = await _rounds(visit, asked)
+        if not view.rounds:
+            html(note(t(NONE_HERE)))
+            _wait_for_the_first(visit, asked)
+            return
         view.choices()
         response = await visit.call(
             "GET", "/anomaly/report", params=view.params({}, asked.round)
         )
         report = response.json()
         html(view.explained())
-        await view.by_round(report["parameters"])
+        view.show_by_round(report["parameters"])
         view.side_by_side(report)
 
 
-CAUTION = (
-    "A score says how one hospital's gradient lies among the others'. It is no verdict: a hospital with rare patients "
-    "is unlike the others. Look at several rounds and several scores."
-)
+async def _take_newest(visit: Visit, asked: ScoresQuery) -> bool:
+    """Which order is the newest that this visitor may read is for the API to say; False
+    where there is none.
+    """
+    try:
+        newest = await visit.call("GET", "/anomaly/report")
+    except NotFound as error:
+        if error.code != "no_rounds":
+            raise
+        return False
+    asked.order_id = int(newest.headers["x-order-id"])
+    return True
+
+
+async def _rounds(visit: Visit, asked: ScoresQuery) -> list[dict[str, Any]]:
+    """The recorded rounds, the newest first."""
+    found = await visit.data(f"/orders/{asked.order_id}/rounds", limit=1000)
+    rounds: list[dict[str, Any]] = found["rounds"]
+    return rounds
+
+
+def _wait_for_the_first(visit: Visit, asked: ScoresQuery) -> None:
+    async def look() -> bool:
+        if not await _rounds(visit, asked):
+            return True
+        ui.navigate.to(asked.address())
+        return False
+
+    follow(visit, "order", look)
 
 
 class ScoreView:
@@ -183,13 +156,12 @@ class ScoreView:
         self,
         visit: Visit,
         asked: ScoresQuery,
-        rounds: list[dict[str, Any]],
         names: dict[int, str],
     ) -> None:
         self.visit = visit
         self.asked = asked
-        self.rounds = rounds  # the newest first, as the API lists them
         self.names = names
+        self.rounds: list[dict[str, Any]] = []  # the newest first
 
     def name(self, client: int) -> str:
         return self.names.get(client, str(client))
@@ -204,38 +176,71 @@ class ScoreView:
         }
         return {name: value for name, value in sent.items() if value is not None}
 
-    def choices(self) -> None:
-        t, asked = self.visit.t, self.asked
-        order = link(f"/page/orders/{asked.order_id}", t("Order {n}", n=asked.order_id))
-        html(Safe(f"<p>{order}</p>"))
-        layers = list(self.rounds[0]["layers"]) if self.rounds else []
-        numbers = [entry["round"] for entry in self.rounds]
+    def choose_order(self, orders: Iterable[Mapping[str, Any]]) -> None:
+        """Another training; what was chosen of this one's rounds is not of that one."""
+        t = self.visit.t
+        chosen = self.asked.order_id
+        offered: dict[Any, str] = {}
+        for row in orders:
+            kind = row["kind"]
+            if kind in ("train", "external"):
+                order_id = row["order_id"]
+                what = t(KINDS[kind])
+                method = method_words(self.visit, row)
+                state = t(row["state"])
+                offered[order_id] = f"{order_id}: {what}, {method}, {state}"
+        offered.setdefault(chosen, str(chosen))
+        forgotten = dict.fromkeys(("round", "last", "layers"), "")
         with ui.element("div").classes("row"):
-            # Another score takes other arguments.
-            scores = {name: name for name in SCORES}
-            self._select(
+            choice = self._select(
+                t("Order"),
+                offered,
+                chosen,
+                "order_id",
+                **forgotten,
+            )
+            choice.style("min-width:min(100%,340px)")
+            address = f"/page/orders/{chosen}"
+            html(link(address, t("Order {n}", n=chosen)))
+
+    def choices(self) -> None:
+        t = self.visit.t
+        asked = self.asked
+        layers = list(self.rounds[0]["layers"])
+        numbers = {entry["round"]: str(entry["round"]) for entry in self.rounds}
+        # Another score takes other arguments.
+        forgotten = dict.fromkeys(PARAMETERS, "")
+        scores = {name: score_name(self.visit, name) for name in SCORES}
+        with ui.element("div").classes("row"):
+            choice = self._select(
                 t("Score"),
                 scores,
                 asked.score,
                 "score",
-                **dict.fromkeys(PARAMETERS, ""),
+                **forgotten,
             )
+            choice.style("min-width:min(100%,340px)")
             if len(layers) > 1:
-                choices = {"": t("as the default"), ",".join(layers): t("all layers")}
+                choices = {"": t("as the default")}
+                choices[",".join(layers)] = t("all layers")
                 choices |= {name: name for name in layers}
                 self._select(t("Layers"), choices, asked.layers, "layers")
             for name in SCORES[asked.score].takes:
                 self._entry(name)
-            if numbers:
-                rounds = {number_: str(number_) for number_ in numbers}
-                self._select(t("Round side by side"), rounds, asked.round, "round")
-            if len(numbers) > MOST_ROUNDS:
-                ends = {number_: str(number_) for number_ in numbers[::MOST_ROUNDS]}
+            self._select(t("Round side by side"), numbers, asked.round, "round")
+            if len(self.rounds) > MOST_ROUNDS:
+                last = [entry["round"] for entry in self.rounds[::MOST_ROUNDS]]
+                ends = {number_: str(number_) for number_ in last}
                 self._select(t("100 rounds that end with"), ends, asked.last, "last")
 
     def _select(
-        self, label: str, options: dict[Any, str], value: Any, name: str, **changes: Any
-    ) -> None:
+        self,
+        label: str,
+        options: dict[Any, str],
+        value: Any,
+        name: str,
+        **changes: Any,
+    ) -> Any:
         """A choice that goes on to its own address."""
 
         def go(event: Any) -> None:
@@ -243,34 +248,55 @@ class ScoreView:
 
         if value not in options:
             value = next(iter(options), None)
-        ui.select(options, label=label, value=value, on_change=go).style(
-            "min-width:170px"
-        )
+        choice: Any = ui.select(options, label=label, value=value, on_change=go)
+        return choice.style("min-width:170px")
 
     def _entry(self, name: str) -> None:
         """The same for an argument that is typed."""
-        placeholder = self.visit.t("as the default")
+        t = self.visit.t
+        label = t(ARGUMENTS[name][self.asked.score])
         entry = ui.input(
-            name, value=self.asked.given.get(name, ""), placeholder=placeholder
+            label,
+            value=self.asked.given.get(name, ""),
+            placeholder=t("as the default"),
         )
 
         def go() -> None:
             ui.navigate.to(self.asked.address(**{name: entry.value}))
 
-        entry.style("width:120px").on("change", go)
+        entry.style("width:260px").on("change", go)
 
     def explained(self) -> Safe:
         t = self.visit.t
         score = SCORES[self.asked.score]
-        sees = f"<b>{shown(self.asked.score)}</b> {shown(t('sees:'))} {shown(t(score.sees))}"
-        misses = f"<b>{shown(t('Does not see:'))}</b> {shown(t(score.misses))}"
-        return note(Safe(f"{sees} {misses}"))
+        name = shown(score_name(self.visit, self.asked.score))
+        sees = f"<p><b>{name}</b> {shown(t('sees:'))} {shown(t(score.sees))}</p>"
+        misses = f"<p><b>{shown(t('Does not see:'))}</b> {shown(t(score.misses))}</p>"
+        return note(Safe(f"{sees}{misses}"))
 
-    async def by_round(self, defaults: dict[str, Any]) -> None:
-        """The heat map: a row for each client, a column for each round; where there is
-        no score, why.
+    def show_by_round(self, defaults: dict[str, Any]) -> None:
+        """The heat map, once the page is there: each round is a call of the API, and of a
+        hundred a bar says how many have come.
         """
-        t, asked = self.visit.t, self.asked
+        name = score_name(self.visit, self.asked.score)
+        label = self.visit.t("{score} by hospital and round", score=name)
+        html(f"<h2>{shown(label)}</h2>")
+        client = ui.context.client
+        with ui.element("div").classes("part") as place:
+            coming = html("").props('aria-live="polite"')
+
+        async def fill() -> None:
+            await client.connected()
+            with place:
+                await self.by_round(label, defaults, coming)
+                coming.delete()
+
+        background_tasks.create(fill(), name="scores by round")
+
+    async def by_round(self, label: str, defaults: dict[str, Any], coming: Any) -> None:
+        """A row for each hospital, a column for each round; where there is no score, why."""
+        t = self.visit.t
+        asked = self.asked
         score = SCORES[asked.score]
         arguments = {}
         for name, default in score.takes.items():
@@ -279,15 +305,17 @@ class ScoreView:
         if asked.last is not None:
             numbers = [number_ for number_ in numbers if number_ <= asked.last]
         numbers = sorted(numbers[:MOST_ROUNDS])
-        columns, missing = await self._scores_of(score, arguments, numbers)
+        columns, missing = await self._scores_of(score, arguments, numbers, coming)
         clients: set[int] = set()
         for column in columns:
             clients.update(int(client) for client in column)
+        reasons = list(missing.values())
         if not clients and missing:
-            html(note(next(iter(missing.values())), "bad"))
+            html(note(reasons[0], "bad"))
             return
-        names, cells = [], []
-        rows: list[list[Any]] = [["client", *numbers]]
+        names = []
+        cells = []
+        rows: list[list[Any]] = [["hospital", *numbers]]
         for client in sorted(clients):
             name = self.name(client)
             line = [column.get(str(client)) for column in columns]
@@ -295,34 +323,44 @@ class ScoreView:
             cells.append(line)
             rows.append([name, *line])
         options = charts.heat_map(
-            numbers, names, cells, x_name=t("Round"), is_dark=self.visit.is_dark
+            numbers,
+            names,
+            cells,
+            x_name=t("Round"),
+            is_dark=self.visit.is_dark,
         )
-        label = t("{score} of each client by round", score=asked.score)
-        html(f"<h2>{shown(label)}</h2>")
 
         def go(event: Any) -> None:
-            ui.navigate.to(asked.address(round=numbers[event.value[0]]))
+            place = event.value[0]
+            ui.navigate.to(asked.address(round=numbers[place]))
 
         file = f"order-{asked.order_id}-{asked.score}"
         picture = figure(self.visit, file, options, rows, label=label, on_click=go)
         height = max(260, 130 + 22 * len(names))
         picture.chart.style(f"height:{height}px")
         if missing:
-            without = ", ".join(map(str, missing))
-            first = next(iter(missing.values()))
-            html(
-                f'<p class="soft">{shown(t("Without a score:"))} {shown(without)}. {shown(first)}</p>'
-            )
+            words = shown(t("Rounds without a score:"))
+            without = shown(", ".join(map(str, missing)))
+            first = shown(reasons[0])
+            html(f'<p class="soft">{words} {without}. {first}</p>')
 
     async def _scores_of(
-        self, score: Score, arguments: dict[str, Any], numbers: list[int]
+        self,
+        score: Score,
+        arguments: dict[str, Any],
+        numbers: list[int],
+        coming: Any,
     ) -> tuple[list[dict[str, Any]], dict[int, str]]:
         """({client: score} of each round, the sentence of each round that has no
         scores).
         """
         columns: list[dict[str, Any]] = []
         missing: dict[int, str] = {}
-        for number_ in numbers:
+        n_rounds = len(numbers)
+        for n_done, number_ in enumerate(numbers):
+            label = self.visit.t("{n} of {of} rounds", n=n_done, of=n_rounds)
+            grown = bar(n_done, n_rounds, label)
+            coming.set_content(f"{shown(label)} {grown}")
             params = self.params(arguments, number_)
             column = {}
             try:
@@ -338,63 +376,124 @@ class ScoreView:
         and in figures with ranks.
         """
         t = self.visit.t
-        data, round_ = report["data"], report["round"]
+        data = report["data"]
+        round_ = report["round"]
         clients = sorted(data, key=int)
         names = [self.name(int(client)) for client in clients]
         kinds = list(next(iter(data.values()), {}))
         label = t("All scores of round {n}", n=round_)
         html(f"<h2>{shown(label)}</h2>")
-        # Scores have no common unit: each is drawn on its own scale.
-        scaled = []
+        html(self.summary(data))
+        html(f'<p class="soft">{shown(t(OWN_SCALES))}</p>')
+        by_kind = {}
         for kind in kinds:
-            scores = [data[client][kind]["score"] for client in clients]
-            scaled.append(_from_low_to_high(scores))
+            by_kind[kind] = [data[client][kind]["score"] for client in clients]
+        scaled = [charts.from_low_to_high(values) for values in by_kind.values()]
         by_client = [list(line) for line in zip(*scaled, strict=True)]
         options = charts.heat_map(
             kinds,
             names,
             by_client,
-            x_name=t("from the lowest (0) to the highest (1)"),
+            x_name="",
             is_dark=self.visit.is_dark,
         )
         # The names of scores are long: they stand at an angle, with room for them.
-        options["xAxis"]["axisLabel"] |= {"rotate": 35, "hideOverlap": False}
-        options["xAxis"]["nameGap"] = 76
-        options["grid"]["bottom"] = 130
-        file_rows: list[list[Any]] = [["client", *kinds]]
-        table_rows: list[list[str]] = []
-        for client, name in zip(clients, names, strict=True):
-            file_row, table_row = [name], [name]
-            for kind in kinds:
-                own = data[client][kind]
-                file_row.append(own["score"])
-                table_row.append(f"{number(own['score'])} ({own['rank'] or '-'})")
-            file_rows.append(file_row)
-            table_rows.append(table_row)
+        turned = {"rotate": 35, "hideOverlap": False, "interval": 0}
+        options["xAxis"]["axisLabel"] |= turned
+        file_rows: list[list[Any]] = [["hospital", *kinds]]
+        for name, *values in zip(names, *by_kind.values(), strict=True):
+            file_rows.append([name, *values])
         file = f"order-{self.asked.order_id}-round-{round_}"
         picture = figure(self.visit, file, options, file_rows, label=label)
-        height = max(320, 230 + 22 * len(names))
+        height = max(320, 190 + 22 * len(names))
         picture.chart.style(f"height:{height}px")
-        caption = t("Score, and its rank; 1 is the most anomalous")
-        html(table([t("Client"), *kinds], table_rows, caption=caption))
+        html(self.figures(data, clients, names, by_kind))
         reasons = ""
         for kind, text in report["unavailable"].items():
-            reasons += f"<li>{shown(kind)}: {shown(text)}</li>"
+            name = shown(self._called(kind))
+            reasons += f"<li>{name}: {shown(text)}</li>"
         if reasons:
-            html(f'<ul class="soft">{reasons}</ul>')
+            without = shown(t("Scores that this round does not have:"))
+            html(f'<div class="soft">{without}<ul>{reasons}</ul></div>')
+
+    def _called(self, kind: str) -> str:
+        """A score's name, where it has one."""
+        return score_name(self.visit, kind) if kind in SCORES else kind
+
+    def summary(self, data: Mapping[str, Any]) -> Safe:
+        """Who is the most unlike, in words."""
+        t = self.visit.t
+        n_scores, found = most_unlike(data)
+        sentences = []
+        for client, n_first in found.items():
+            sentence = t(
+                "{name} is the most unlike in {n} of {of} scores.",
+                name=self.name(int(client)),
+                n=n_first,
+                of=n_scores,
+            )
+            sentences.append(sentence)
+        if not sentences:
+            sentences = [t("No hospital is by itself the most unlike in any score.")]
+        return note(" ".join(sentences))
+
+    def figures(
+        self,
+        data: Mapping[str, Any],
+        clients: list[str],
+        names: list[str],
+        by_kind: Mapping[str, list[float | None]],
+    ) -> Safe:
+        """The scores with ranks; of few hospitals each has a column, and each score a
+        row that says what it is called.
+        """
+        t = self.visit.t
+        cells: dict[str, list[str]] = {}
+        for kind, values in by_kind.items():
+            sizes = [abs(value) for value in values if value is not None]
+            largest = max(sizes, default=0)
+            line = []
+            for client, value in zip(clients, values, strict=True):
+                digits = _short(value, largest)
+                rank = data[client][kind]["rank"] or "-"
+                line.append(f"{digits} ({rank})")
+            cells[kind] = line
+        caption = t("Score, and its rank; 1 is the most anomalous")
+        if len(clients) <= FEW:
+            rows = []
+            for kind, line in cells.items():
+                rows.append([self._called(kind), *line])
+            return table([t("Score"), *names], rows, caption=caption)
+        by_client = zip(names, *cells.values(), strict=True)
+        return table([t("Hospital"), *cells], by_client, caption=caption)
 
 
-def _from_low_to_high(values: list[float | None]) -> list[float | None]:
-    """(value - lowest) / (highest - lowest); 0 where all are the same."""
-    known = [value for value in values if value is not None]
-    lowest = min(known, default=0.0)
-    span = max(known, default=0.0) - lowest
-    scaled: list[float | None] = []
-    for value in values:
-        if value is None:
-            scaled.append(None)
-        elif not span:
-            scaled.append(0.0)
-        else:
-            scaled.append((value - lowest) / span)
-    return scaled
+OWN_SCALES = "In the picture each score goes from its lowest (0) to its highest (1): scores have no common unit."
+
+
+def most_unlike(data: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
+    """(How many scores there are, in how many of them each hospital alone is first); the
+    most often first, and who is in none is left out.
+
+    >>> most_unlike({"2": {"krum": {"rank": 1}}, "3": {"krum": {"rank": 2}}})
+    (1, {'2': 1})
+    """
+    scores: Iterable[str] = next(iter(data.values()), {})
+    kinds = [kind for kind in scores if kind not in NO_ANOMALY]
+    counts: dict[str, int] = {}
+    for kind in kinds:
+        first = [client for client, own in data.items() if own[kind]["rank"] == 1]
+        if len(first) == 1:
+            (client,) = first
+            counts[client] = counts.get(client, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return len(kinds), dict(ordered)
+
+
+def _short(value: float | None, largest: float) -> str:
+    """Three digits, for a person; what is rounding beside the largest is 0."""
+    if value is None:
+        return "-"
+    if abs(value) < 1e-9 * largest:
+        return "0"
+    return f"{value:.3g}"

@@ -12,7 +12,7 @@ from html import escape
 from urllib.parse import parse_qs, quote
 
 from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from nicegui import core, ui
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Match, Mount
@@ -25,13 +25,13 @@ from api.pages.order_form import show_order_form
 from api.pages.order_list import show_orders
 from api.pages.order_view import show_order
 from api.pages.scores import show_scores
+from api.pages.sign_in import PEOPLES_REASONS, add_sign_in, link_to_provider
 from api.pages.statistics import show_statistics
 from api.pages.statistics_form import show_statistics_form
 from api.pages.visit import (
     COOKIE,
     KEPT_SECONDS,
     LANGUAGE,
-    SESSION_SECONDS,
     THEME,
     Visit,
     VisitorDoor,
@@ -44,11 +44,13 @@ from api.pages.visit import (
     session_name,
 )
 from api.pages.words import LANGUAGES, translated
+from api.store.sessions import SESSION_SECONDS
 from protocol.errors import ConsiliumError
 
 OURS = ("/page", "/_nicegui")
 BUILD_SECONDS = 30.0  # that a view may take to come up
 RECONNECT_SECONDS = 10.0
+# So many stay below 2^31, from which on the API takes none.
 LONGEST_NUMBER = 9  # digits of a number in an address
 THEMES = ("light", "dark")
 
@@ -90,7 +92,9 @@ def add_pages(app: FastAPI, key: bytes) -> None:
     app.router.routes.pop()
     app.router.routes.append(Pages("", app=core.app))
     _add_doors(app, door)
+    add_sign_in(core.app, door, key)
     _add_views(door)
+    app.state.has_pages = True
 
 
 def _add_views(door: VisitorDoor) -> None:
@@ -126,6 +130,25 @@ def _add_views(door: VisitorDoor) -> None:
     @page("/page/hospitals", door)
     async def hospitals(visit: Visit, question: AddressQuery) -> None:
         await show_hospitals(visit)
+
+    # Behind all views.
+    core.app.get("/page/{rest:path}", include_in_schema=False)(_no_such_page)
+
+
+async def _no_such_page(request: Request) -> Response:
+    """For anybody, so it says nothing of what there is."""
+    language, theme = preferences(request)
+    words = escape(translated(NO_SUCH_PAGE, language))
+    orders = escape(translated("Orders", language))
+    dark = " class=body--dark" if theme == "dark" else ""
+    text = (
+        f'<!doctype html><html lang="{language}"><head><title>Consilium</title>'
+        '<meta name="viewport" content="width=device-width">'
+        f"<style>{STYLE}</style></head><body{dark}>"
+        f'<div id="main" role="main"><h1>{words}</h1><p><a href="/page/orders">{orders}</a></p></div>'
+        "</body></html>"
+    )
+    return HTMLResponse(text, status_code=404)
 
 
 class AddressQuery:
@@ -181,6 +204,7 @@ def _to_sign_in(request: Request, error: ConsiliumError) -> Response:
 
 
 def _drop_session(request: Request, response: Response) -> None:
+    # A browser takes no __Host- cookie without Secure, not even to delete it.
     response.delete_cookie(
         session_name(request), secure=not is_on_loopback(request), **COOKIE
     )
@@ -194,7 +218,7 @@ def _add_doors(app: FastAPI, door: VisitorDoor) -> None:
 
     @ui.page("/page/sign-in")
     async def sign_in_form(request: Request) -> None:
-        _show_sign_in(request)
+        _show_sign_in(request, door)
 
     @router.post("/page/sign-in", include_in_schema=False)
     async def sign_in(request: Request) -> Response:
@@ -203,6 +227,7 @@ def _add_doors(app: FastAPI, door: VisitorDoor) -> None:
         form = {name: values[0] for name, values in fields.items()}
         token = form.get("token", "").strip()
         back = local(form.get("back"))
+        # Before the token is looked at: who listens must not learn whether it is good.
         if _is_in_clear(request):
             return RedirectResponse("/page/sign-in?why=insecure", status_code=303)
         # A header holds no other letters, and no token has any.
@@ -262,10 +287,11 @@ REASONS = {
     "token": "This token is not known or was revoked. Ask the operator for a new one.",
     "unauthenticated": "This session has ended. Sign in again.",
     "too_many_requests": "This token makes too many calls. Wait a second, then go on.",
+    **PEOPLES_REASONS,
 }
 
 
-def _show_sign_in(request: Request) -> None:
+def _show_sign_in(request: Request, door: VisitorDoor) -> None:
     """A plain form: the token goes to the coordinator once, and comes back as a cookie
     that no script can read.
     """
@@ -281,17 +307,23 @@ def _show_sign_in(request: Request) -> None:
     why = REASONS.get(request.query_params.get("why", ""))
     reason = note(translated(why, language), "bad") if why else ""
     other, name = ("en", "English") if language == "zh" else ("zh", "中文")
-    back = escape(local(request.query_params.get("back")))
+    wanted = local(request.query_params.get("back"))
+    back = escape(wanted)
+    # In another language one still comes to where one wanted to go.
+    anew = quote(f"/page/sign-in?back={quote(wanted, safe='')}", safe="")
+    people = link_to_provider(door.app, request, language)
     with ui.element("div").props("id=main role=main"):
         html(
             Safe(
                 f'<p class="row"><b>Consilium</b> '
-                f'<a href="/page/preferences?language={other}&back=/page/sign-in">{name}</a></p>'
+                f'<a href="/page/preferences?language={other}&amp;back={anew}">{name}</a></p>'
                 f"<h1>{t('Sign in')}</h1>{reason}"
+                f"{people}"
                 f'<form class="sign" method="post" action="/page/sign-in"><label for="token">{t(TOKEN)}</label>'
                 '<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>'
                 f'<input type="hidden" name="back" value="{back}"><input type="hidden" name="theme" value="">'
                 f"<button type=submit>{t('Sign in')}</button></form>"
+                f'<p class="soft">{t(WHO_GIVES)}</p>'
             )
         )
     ui.add_body_html(
@@ -301,3 +333,5 @@ def _show_sign_in(request: Request) -> None:
 
 
 TOKEN = "Your token for the API: of a hospital's user, or the operator's"  # noqa: S105
+WHO_GIVES = "The operator gives one to each hospital's users. ./run up prints those of its own federation."
+NO_SUCH_PAGE = "There is no such page."

@@ -1,9 +1,10 @@
-"""Joint statistics: what was asked and what became of it, and the schedules. No value
-of a result is here.
+"""Joint statistics: from each question to where its answer is, and the schedules. No
+value of a result is here.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from nicegui import ui
@@ -23,8 +24,10 @@ from api.pages.frame import (
     table,
     told_as_notice,
 )
-from api.pages.order_list import hospital_names, named
+from api.pages.order_list import hospital_names, named, progress
+from api.pages.question_words import METHODS
 from api.pages.visit import Visit
+from api.store.tables import ENDED
 
 PAGE = 50
 
@@ -34,31 +37,45 @@ async def show_statistics(
 ) -> None:
     t = visit.t
     with frame(visit, t("Joint statistics")):
-        html(note(t(WHERE)))
-        html(Safe(f"<p>{link('/page/statistics/new', t('Ask a question'))}</p>"))
+        html(f'<p class="soft">{shown(t(WHERE))}</p>')
+        ask = ui.button(
+            t("Ask a question"), on_click=lambda: ui.navigate.to("/page/statistics/new")
+        )
+        ask.props("no-caps").style("align-self:flex-start")
+        names = await hospital_names(visit)
         runs = await _runs(visit, schedule_id, before)
-        title = t("Runs of schedule {n}", n=schedule_id) if schedule_id else t("Runs")
+        title = t("Questions and answers")
+        if schedule_id:
+            title = t("Runs of schedule {n}", n=schedule_id)
         html(f"<h2>{shown(title)}</h2>")
-        grid = html(_grid(visit, runs, schedule_id, before))
+        grid = html(_grid(visit, runs, names, schedule_id, before))
         save = ui.button(
             t("Save numbers (CSV)"),
             on_click=lambda: save_rows("statistics", _numbers(runs)),
         )
         save.props("no-caps outline dense").style("align-self:flex-start")
+        save.set_visibility(bool(runs["runs"]))
         html(f"<h2>{shown(t('Schedules'))}</h2>")
-        schedules = Schedules(visit, await hospital_names(visit))
+        schedules = Schedules(visit, names)
         await schedules.build()
 
         async def refresh() -> None:
+            # In place, since the button saves these very runs.
             runs.update(await _runs(visit, schedule_id, before))
-            grid.set_content(_grid(visit, runs, schedule_id, before))
+            grid.set_content(_grid(visit, runs, names, schedule_id, before))
+            save.set_visibility(bool(runs["runs"]))
 
         follow(visit, "order", refresh)
 
 
 WHERE = (
-    "The values of an answer are not here: they are with the receivers alone, each in its own results folder, and its "
-    "people read them with ./run agent results. Here is what was asked, what became of it, and where the values are."
+    "A question is answered from the rows of all hospitals that bring some, and none of them shows a row. The values "
+    "are with the receivers alone: in each one's results folder, which its people read on the hospital's own page "
+    "under Results, or with ./run agent results. Here is what was asked and what became of it."
+)
+NOTHING_YET = (
+    "Nothing was asked yet. A mean, a first table, a test or survival curves over the rows of several hospitals begin "
+    "with the button above."
 )
 
 
@@ -73,21 +90,25 @@ async def _runs(
 
 
 def _grid(
-    visit: Visit, found: dict[str, Any], schedule_id: int | None, before: int | None
+    visit: Visit,
+    found: dict[str, Any],
+    names: dict[int, str],
+    schedule_id: int | None,
+    before: int | None,
 ) -> Safe:
     t = visit.t
     if not found["runs"]:
-        return note(t("Nothing was asked yet."))
+        return note(t(NOTHING_YET))
     heads = [
         "Order",
+        "Question",
         "State",
         "When",
+        "Asked by",
         "Rows used",
         "Where the values are",
-        "Schedule",
-        "What happened",
     ]
-    rows = [_run_row(visit, run) for run in found["runs"]]
+    rows = [run_row(visit, run, names) for run in found["runs"]]
     links = []
     if before or schedule_id:
         links.append(link("/page/statistics", t("All runs")))
@@ -100,24 +121,38 @@ def _grid(
     return Safe(f'{grid}<p class="row">{" ".join(links)}</p>')
 
 
-def _run_row(visit: Visit, run: dict[str, Any]) -> list[Any]:
-    """What became of one time; a time that was skipped has no order."""
+def run_row(visit: Visit, run: dict[str, Any], names: dict[int, str]) -> list[Any]:
+    """From the question to where its answer is; a time that was skipped has no order."""
+    t = visit.t
     order: Any = "-"
     if run["order_id"]:
         order = link(f"/page/orders/{run['order_id']}", run["order_id"])
+    question = shown(t(METHODS.get(run["method"], run["method"] or "-")))
+    for sentence in run["opened"] or []:
+        question += _soft(t("Opened: {what}.", what=sentence))
+    if run["schedule_id"]:
+        address = f"/page/statistics?schedule_id={run['schedule_id']}"
+        question += _soft(link(address, t("Schedule {n}", n=run["schedule_id"])))
+    state = str(chip(visit, run["state"]))
+    if run["state"] not in (*ENDED, "refused", "skipped") and run["progress"]:
+        state += progress(visit, run)
+    if run["sentence"]:
+        state += _soft(run["sentence"])
+    who: Any = "-"
+    if run["order_id"]:
+        who = named(visit, run["user_id"], names)
     n_rows: Any = "-"
     if run["rows_used"]:
         n_rows = sum(run["rows_used"].values())
-    schedule: Any = "-"
-    if run["schedule_id"]:
-        schedule = link(
-            f"/page/statistics?schedule_id={run['schedule_id']}", run["schedule_id"]
-        )
-    what = run["sentence"]
-    if not what:
-        what = visit.t("Repeats order {n}", n=run["repeats"]) if run["repeats"] else "-"
-    state, started = chip(visit, run["state"]), moment(run["started"])
-    return [order, state, started, n_rows, run["path"] or "-", schedule, what]
+    where = shown(run["path"] or "-")
+    if run["repeats"]:
+        where += _soft(t("Repeats order {n}", n=run["repeats"]))
+    started = moment(run["started"])
+    return [order, Safe(question), Safe(state), started, who, n_rows, Safe(where)]
+
+
+def _soft(text: str) -> str:
+    return f'<br><span class="soft small">{shown(text)}</span>'
 
 
 def _numbers(found: dict[str, Any]) -> list[list[Any]]:
@@ -126,6 +161,8 @@ def _numbers(found: dict[str, Any]) -> list[list[Any]]:
         "state",
         "scheduled",
         "started",
+        "user_id",
+        "method",
         "path",
         "type",
         "rows_used",
@@ -141,6 +178,39 @@ def _numbers(found: dict[str, Any]) -> list[list[Any]]:
             row["rows_used"] = str(row["rows_used"])
         rows.append(list(row.values()))
     return rows
+
+
+NO_SCHEDULE = "There is no schedule. A question that is asked again and again is made by the same form."
+WEEKDAYS = (
+    "Sundays",
+    "Mondays",
+    "Tuesdays",
+    "Wednesdays",
+    "Thursdays",
+    "Fridays",
+    "Saturdays",
+)
+_DAILY = re.compile(r"(\d{1,2}) (\d{1,2}) \* \* (\*|[0-7](?:-[0-7])?)")
+
+
+def cron_words(visit: Visit, cron: str) -> str:
+    """The usual times in words, with the expression behind; any other as it is."""
+    t = visit.t
+    found = _DAILY.fullmatch(cron.strip())
+    if found is None:
+        return cron
+    minute, hour, days = found.groups()
+    time = f"{int(hour):02}:{int(minute):02}"
+    if days == "*":
+        said = t("each day at {time}", time=time)
+    else:
+        first, _, last = days.partition("-")
+        # In cron 7 is Sunday too.
+        named_days = t(WEEKDAYS[int(first) % 7])
+        if last:
+            named_days += f" - {t(WEEKDAYS[int(last) % 7])}"
+        said = t("{days} at {time}", days=named_days, time=time)
+    return f"{said}, {cron}"
 
 
 class Schedules:
@@ -168,9 +238,7 @@ class Schedules:
             if answer["message"]:
                 html(note(answer["message"]))
             if not schedules:
-                html(
-                    f'<p class="soft">{shown(self.visit.t("There is no schedule."))}</p>'
-                )
+                html(f'<p class="soft">{shown(self.visit.t(NO_SCHEDULE))}</p>')
             for schedule in schedules:
                 self.one(schedule)
 
@@ -178,16 +246,17 @@ class Schedules:
         t = self.visit.t
         number = schedule["schedule_id"]
         request, timing = schedule["request"], schedule["schedule"]
-        times = timing.get("cron") or t(
-            "every {n} seconds", n=timing.get("interval_seconds")
-        )
+        times = t("every {n} seconds", n=timing.get("interval_seconds"))
+        if timing.get("cron"):
+            times = cron_words(self.visit, timing["cron"])
         zone = timing.get("timezone", "UTC")
         next_run = schedule["next_runs"][0] if schedule["next_runs"] else None
         runs = link(
             f"/page/statistics?schedule_id={number}", t("what became of each time")
         )
-        rows = [
-            (t("Question"), f"{request['method']}: {request['result_alias']}"),
+        question = f"{t(METHODS.get(request['method'], request['method']))}: {request['result_alias']}"
+        pairs = [
+            (t("Question"), question),
             (t("Asked by"), named(self.visit, schedule["user_id"], self.names)),
             (t("When"), f"{times} ({zone})"),
             (t("Next time"), moment(next_run)),
@@ -199,7 +268,12 @@ class Schedules:
         caller = self.visit.caller
         is_owner = caller.user_id == schedule["user_id"] or caller.role == "open"
         with ui.element("section").classes("note"):
-            html(f"{title}{table([t('What'), t('Is')], rows)}")
+            lines = ""
+            for name, value in pairs:
+                lines += (
+                    f'<p><span class="soft">{shown(name)}:</span> {shown(value)}</p>'
+                )
+            html(f"{title}{lines}")
             if is_owner:
                 self.buttons(number, is_active=schedule["active"])
 

@@ -4,15 +4,19 @@ the API does.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from nicegui import ui
 from pydantic import ValidationError
 
-from api.pages.form import Draft, Fields, number_or_text, show_body, show_buttons
-from api.pages.frame import frame, html, note, shown
-from api.pages.order_form import read_category, write_category
+from analytics.statistics import EventWeights
+from api.pages.column_rows import read_category, write_category
+from api.pages.form import Draft, Fields, box, number_or_text, show_body, show_buttons
+from api.pages.frame import frame, heading, html, note, shown
 from api.pages.order_view import number_of
+from api.pages.question_words import method_name
 from api.pages.visit import Visit
 from api.routes import schedules, statistics
 from api.routes.schedules import ScheduleRequest
@@ -42,15 +46,21 @@ ONLY_FOR = {
     "columns": OF_COLUMNS,
     "group_by": BY_GROUPS,
     "event_name": ("logrank", "kaplan_meier"),
+    "weights": ("logrank",),
     "categorical": POOLED,
     "quantile": ("quantile",),
+    "quartiles": ("describe",),
     "bins": ("histogram", "kaplan_meier"),
+    "histograms": ("describe",),
     "threshold": ("is_investor_accredited",),
     "comparison": ("is_investor_accredited",),
 }
 
 
-def example_question(user_id: int | None, names: dict[int, str]) -> dict[str, Any]:
+def example_question(
+    user_id: int | None,
+    names: dict[int, str],
+) -> dict[str, Any]:
     """A mean over a file of each hospital, for the visitor's own."""
     own = names.get(user_id or 0)
     if not own:
@@ -58,8 +68,13 @@ def example_question(user_id: int | None, names: dict[int, str]) -> dict[str, An
     providers = []
     for user, name in names.items():
         kind = "parquet" if user == KEEPS_PARQUET else "csv"
-        place = {"data_path": f"lab_values.{kind}", "data_type": kind}
-        providers.append({"name": name, **place, "key_column": "glucose"})
+        provider = {
+            "name": name,
+            "data_path": f"lab_values.{kind}",
+            "data_type": kind,
+            "key_column": "glucose",
+        }
+        providers.append(provider)
     return {
         "data_providers": providers,
         "result_receivers": [own],
@@ -73,7 +88,10 @@ def address_of(body: dict[str, Any]) -> str:
     return SCHEDULES if "schedule" in body else PATH
 
 
-async def check_question(visit: Visit, body: dict[str, Any]) -> None:
+async def check_question(
+    visit: Visit,
+    body: dict[str, Any],
+) -> None:
     """The API's own checks, of a question and of a schedule.
 
     ConsiliumError says what is wrong.
@@ -84,9 +102,17 @@ async def check_question(visit: Visit, body: dict[str, Any]) -> None:
     except ValidationError as error:
         raise describe(error) from None
     if isinstance(sent, ScheduleRequest):
-        _, asked = await schedules.checked(visit.services, visit.caller, sent)
+        _, asked = await schedules.checked(
+            visit.services,
+            visit.caller,
+            sent,
+        )
     else:
-        asked = await statistics.resolved(visit.services, visit.caller, sent)
+        asked = await statistics.resolved(
+            visit.services,
+            visit.caller,
+            sent,
+        )
     await statistics.seal_places(visit.services, asked)
 
 
@@ -95,74 +121,146 @@ async def show_statistics_form(visit: Visit) -> None:
     with frame(visit, t("Ask a question")):
         found = await visit.data("/hospitals")
         # One without a fingerprint has never connected.
-        names = {
-            row["user_id"]: row["name"]
-            for row in found["hospitals"]
-            if row["fingerprint"]
-        }
-        draft = Draft(example_question(visit.caller.user_id, names))
+        names = {}
+        for row in found["hospitals"]:
+            if row["fingerprint"]:
+                user = row["user_id"]
+                names[user] = row["name"]
+        example = example_question(visit.caller.user_id, names)
+        draft = Draft(example)
         if visit.caller.role == "operator":
-            html(
-                note(
-                    t(
-                        "Questions are asked by hospitals: sign in with the token of a hospital's user."
-                    )
-                )
+            sentence = t(
+                "Questions are asked by hospitals: sign in with the token of a hospital's user."
             )
+            html(note(sentence))
         fields = Fields(visit, draft)
-        _show_question(fields)
-        html(f"<h2>{shown(t('Hospitals and their rows'))}</h2>")
-        for name in names.values():
-            ProviderFields(fields, name).build()
-        _show_schedule(fields)
-        show_body(visit, draft, lambda: address_of(draft.body))
+        with box("two"):
+            with box("part"):
+                QuestionForm(fields, names).build()
+            with box("part beside"):
+                show_body(
+                    visit,
+                    draft,
+                    lambda: address_of(draft.body),
+                    is_beside=True,
+                )
 
-        async def send() -> None:
-            response = await visit.call("POST", address_of(draft.body), json=draft.body)
-            if "schedule" in draft.body:
-                ui.navigate.to("/page/statistics")
-            else:
-                ui.navigate.to(f"/page/orders/{number_of(response)}")
 
+class QuestionForm:
+    """The form's parts, each field shown for the methods that it means something for."""
+
+    def __init__(
+        self,
+        fields: Fields,
+        names: dict[int, str],
+    ) -> None:
+        self.fields = fields
+        self.visit = fields.visit
+        self.names = names  # of the hospitals that have connected
+
+    def build(self) -> None:
+        t = self.visit.t
+        html(heading(1, t("What do you want to know?")))
+        with box("fields"):
+            self._show_question()
+        title = t("More about the rows: missing values, derived columns, histograms")
+        more = ui.expansion(title)
+        with (
+            more.classes("wide"),
+            box("fields"),
+        ):
+            self._show_rows()
+        html(heading(2, t("Hospitals and their rows")))
+        for name in self.names.values():
+            ProviderFields(self.fields, name).build()
+        with box("fields"):
+            self.fields.start()
+        html(heading(3, t("Once, or again and again")))
+        _show_schedule(self.fields)
+        html(heading(4, t("Send")))
+        label = t("Purpose (stands in every hospital's ledger)")
+        purpose = self.fields.text(("purpose",), label)
+        purpose.style("width:100%")
+        self.fields.reader()
         show_buttons(
-            visit, draft, check=lambda body: check_question(visit, body), send=send
+            self.visit,
+            self.fields.draft,
+            check=self._check,
+            send=self._send,
         )
 
+    async def _check(self, body: dict[str, Any]) -> None:
+        await check_question(self.visit, body)
 
-def _show_question(fields: Fields) -> None:
-    t, draft = fields.visit.t, fields.draft
-    with ui.element("div").classes("fields"):
-        fields.choice(("method",), t("Method"), [*POOLED, *JOINED])
+    async def _send(self) -> None:
+        body = self.fields.draft.body
+        address = address_of(body)
+        response = await self.visit.call(
+            "POST",
+            address,
+            json=body,
+        )
+        if "schedule" in body:
+            ui.navigate.to("/page/statistics")
+        else:
+            order_id = number_of(response)
+            ui.navigate.to(f"/page/orders/{order_id}")
+
+    def _only_for(self, field: Any, name: str) -> None:
+        methods = ONLY_FOR[name]
+
+        def is_wanted(body: Mapping[str, Any]) -> bool:
+            return body.get("method") in methods
+
+        self.fields.shown_while(field, is_wanted)
+
+    def _show_question(self) -> None:
+        t = self.visit.t
+        fields = self.fields
+        methods = {}
+        for name in (*POOLED, *JOINED):
+            methods[name] = method_name(self.visit, name)
+        fields.choice(("method",), t("Method"), methods)
         fields.text(("result_alias",), t("Name of the result"))
-        fields.words(("complete_on",), t("Leave out rows without a value in (columns)"))
-        fields.choice(("missing",), t("Missing values"), [None, *get_args(Missing)])
-        fields.named(
-            ("derive",),
-            t("Derived columns: a line each, name = expression"),
-            read=str,
-            write=str,
-        )
         only = {
-            "group_by": fields.words(("group_by",), t("For each group of (columns)")),
-            "event_name": fields.text(
-                ("event_name",), t("Column of the event (1 or 0)")
-            ),
-            "categorical": fields.named(
-                ("categorical",),
-                t("Columns whose rare values are one level: a line each"),
-                read=read_category,
-                write=write_category,
-            ),
             "columns": fields.words(
-                ("columns",), t("The columns: two, or up to 50 of a matrix")
+                ("columns",),
+                t("The columns, with commas between (up to 50)"),
+            ),
+            "event_name": fields.text(
+                ("event_name",),
+                t("Column of the event (1 or 0)"),
+            ),
+            "group_by": fields.words(
+                ("group_by",),
+                t("For each group of (columns)"),
+            ),
+            "weights": fields.choice(
+                ("weights",),
+                t("Weights of event times"),
+                [None, *get_args(EventWeights)],
+                unsaid="logrank",
             ),
             "quantile": fields.words(
-                ("quantile",), t("Quantiles, from 0 to 1"), number_or_text
+                ("quantile",),
+                t("Quantiles, from 0 to 1"),
+                number_or_text,
             ),
-            "bins": fields.words(("bins",), t("Edges of the bins"), number_or_text),
+            "quartiles": fields.flag(
+                ("quartiles",),
+                t("Median and quartiles of numbers, too"),
+            ),
+            "bins": fields.words(
+                ("bins",),
+                t("Edges of the bins, or times of the curve"),
+                number_or_text,
+            ),
             "threshold": fields.text(("threshold",), t("Threshold")),
             "comparison": fields.choice(
-                ("comparison",), t("Comparison"), [None, ">=", ">", "<=", "<"]
+                ("comparison",),
+                t("Comparison"),
+                [None, ">=", ">", "<=", "<"],
+                unsaid=">=",
             ),
             "expression": fields.text(
                 ("expression",),
@@ -170,35 +268,85 @@ def _show_question(fields: Fields) -> None:
                 is_wide=True,
             ),
         }
-        fields.text(("purpose",), t("Purpose (stands in every hospital's ledger)"))
-
-    def follow() -> None:
-        method = draft.body.get("method")
         for name, field in only.items():
-            field.set_visibility(method in ONLY_FOR[name])
+            self._only_for(field, name)
 
-    follow()
-    draft.watch(follow)
+    def _show_rows(self) -> None:
+        t = self.visit.t
+        fields = self.fields
+        fields.choice(
+            ("missing",),
+            t("Missing values"),
+            [None, *get_args(Missing)],
+            unsaid=t("as usual for the method"),
+        )
+        fields.words(("complete_on",), t("Columns that must have a value"))
+        fields.named(
+            ("derive",),
+            t("Derived columns: a line each, name = expression"),
+            read=str,
+            write=str,
+        )
+        categorical = fields.named(
+            ("categorical",),
+            t("Columns whose rare values are one level: a line each"),
+            read=read_category,
+            write=write_category,
+        )
+        histograms = fields.named(
+            ("histograms",),
+            t("Histograms: a line each, such as age = 50, 60, 70"),
+            read=read_edges,
+            write=write_edges,
+        )
+        self._only_for(categorical, "categorical")
+        self._only_for(histograms, "histograms")
+
+
+def read_edges(text: str) -> list[Any]:
+    """The edges of one column's histogram.
+
+    >>> read_edges("50, 62.5,70"), read_edges("")
+    ([50, 62.5, 70], [])
+    """
+    edges = []
+    for part in text.split(","):
+        word = part.strip()
+        if word:
+            edges.append(number_or_text(word))
+    return edges
+
+
+def write_edges(edges: Any) -> str:
+    if not isinstance(edges, list):
+        return ""
+    return ", ".join(map(str, edges))
 
 
 def _show_schedule(fields: Fields) -> None:
     t = fields.visit.t
-    html(f"<h2>{shown(t('Again and again'))}</h2><p class='soft'>{shown(t(AGAIN))}</p>")
-    with ui.element("div").classes("fields"):
-        cron = fields.text(("schedule", "cron"), t("Cron, such as 0 6 * * 1-5"))
+    sentence = shown(t(AGAIN))
+    html(f"<p class='soft'>{sentence}</p>")
+    with box("fields"):
+        cron = fields.text(
+            ("schedule", "cron"),
+            t("Cron, such as 0 6 * * 1-5"),
+        )
         zone = fields.text(
-            ("schedule", "timezone"), t("Time zone, such as Asia/Shanghai")
+            ("schedule", "timezone"),
+            t("Time zone, such as Asia/Shanghai"),
         )
 
     def follow() -> None:
-        timing = fields.draft.body.get("schedule")
+        body = fields.draft.body
+        timing = body.get("schedule")
         # Without times it is a question that is sent once, whatever its time zone.
         if (
             isinstance(timing, dict)
             and "cron" not in timing
             and "interval_seconds" not in timing
         ):
-            del fields.draft.body["schedule"]
+            del body["schedule"]
         zone.set_visibility(bool(cron.value))
 
     follow()
@@ -218,40 +366,51 @@ class ProviderFields:
         self.name = name
 
     def build(self) -> None:
-        t, draft = self.fields.visit.t, self.fields.draft
-        with ui.element("div").classes("row"):
-            html(f"<b>{shown(self.name)}</b>")
-            self.brings = ui.checkbox(t("brings rows"), value=True)
-            self.gets = ui.checkbox(t("gets the result"), value=self.is_receiver)
-        with ui.element("div").classes("fields") as self.place:
-            self.inputs = {
-                "data_path": ui.input(t("File, schema.table or SELECT")),
-                "data_type": ui.select(list(DATA_TYPES), label=t("Type"), value="csv"),
-                "key_column": ui.input(t("Column (joined rows: the person's number)")),
-                "value_column": ui.input(t("Column added up")),
-            }
+        t = self.fields.visit.t
+        with box("party"):
+            with box("row"):
+                name = shown(self.name)
+                html(f"<b>{name}</b>")
+                self.brings = ui.checkbox(t("brings rows"), value=True)
+                self.gets = ui.checkbox(t("gets the result"), value=self.is_receiver)
+            with box("fields") as self.place:
+                self.inputs = {
+                    "data_path": ui.input(t("File, schema.table or SELECT")),
+                    "data_type": ui.select(
+                        list(DATA_TYPES),
+                        label=t("Type"),
+                        value="csv",
+                    ),
+                    "key_column": ui.input(t("Column that is computed")),
+                    "value_column": ui.input(t("Column added up")),
+                }
         self.follow()
-        self.brings.on_value_change(
-            lambda event: self.change(lambda: self.bring(event.value))
-        )
-        self.gets.on_value_change(
-            lambda event: self.change(lambda: self.get(event.value))
-        )
+        self._on_change(self.brings, self.bring)
+        self._on_change(self.gets, self.get)
         for key, field in self.inputs.items():
-            field.on_value_change(
-                lambda event, key=key: self.change(lambda: self.put(key, event.value))
-            )
-        draft.watch(self.follow)
+            self._on_change(field, functools.partial(self.put, key))
+        self.fields.draft.watch(self.follow)
+
+    def _on_change(
+        self,
+        field: Any,
+        take: Callable[[Any], None],
+    ) -> None:
+        def changed(event: Any) -> None:
+            self.change(lambda: take(event.value))
+
+        field.on_value_change(changed)
 
     @property
     def providers(self) -> list[dict[str, Any]]:
         """The body's providers, as far as they have the form of some: people may write
         anything there.
         """
-        found = self.fields.draft.body.get("data_providers")
-        if not isinstance(found, list):
-            return []
-        return [provider for provider in found if isinstance(provider, dict)]
+        providers = []
+        for provider in self.fields.draft.members("data_providers"):
+            if isinstance(provider, dict):
+                providers.append(provider)
+        return providers
 
     @property
     def own(self) -> dict[str, Any] | None:
@@ -263,8 +422,7 @@ class ProviderFields:
 
     @property
     def is_receiver(self) -> bool:
-        found = self.fields.draft.body.get("result_receivers")
-        return isinstance(found, list) and self.name in found
+        return self.name in self.fields.draft.members("result_receivers")
 
     def follow(self) -> None:
         """Shows the draft."""
@@ -272,14 +430,21 @@ class ProviderFields:
         self.brings.value = own is not None
         self.gets.value = self.is_receiver
         self.place.set_visibility(own is not None)
+        told = own or {}
         for key, field in self.inputs.items():
-            value = (own or {}).get(key)
+            value = told.get(key)
             # A choice cannot show a type that it has not.
             if key == "data_type" and value not in DATA_TYPES:
                 value = "csv"
             field.value = value
+        t = self.fields.visit.t
         method = self.fields.draft.body.get("method")
-        self.inputs["value_column"].set_visibility(method == "is_investor_accredited")
+        words = t("Column that is computed")
+        if method in JOINED:
+            words = t("Column of the person's number")
+        self.inputs["key_column"].props(f'label="{words}"')
+        has_values = method == "is_investor_accredited"
+        self.inputs["value_column"].set_visibility(has_values)
 
     def change(self, how: Any) -> None:
         """Changes the draft and shows that everywhere, unless the change is what the
@@ -293,23 +458,26 @@ class ProviderFields:
         """Whether the hospital brings rows; the place of another's is where its own are
         likely to be.
         """
-        providers = [
-            provider for provider in self.providers if provider.get("name") != self.name
-        ]
+        providers = []
+        for provider in self.providers:
+            if provider.get("name") != self.name:
+                providers.append(provider)
         if is_in:
             like = providers[0] if providers else EXAMPLE_PLACE
-            providers.append({**like, "name": self.name})
+            own = {**like, "name": self.name}
+            providers.append(own)
         self.fields.draft.body["data_providers"] = providers
 
     def get(self, is_in: bool) -> None:
         """Whether the hospital gets the result."""
-        body = self.fields.draft.body
-        receivers = [
-            name for name in body.get("result_receivers", []) if name != self.name
-        ]
+        draft = self.fields.draft
+        receivers = []
+        for name in draft.members("result_receivers"):
+            if name != self.name:
+                receivers.append(name)
         if is_in:
             receivers.append(self.name)
-        body["result_receivers"] = receivers
+        draft.body["result_receivers"] = receivers
 
     def put(self, key: str, value: Any) -> None:
         """Sets a part of the hospital's own; None and empty texts are left out."""

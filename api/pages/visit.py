@@ -30,15 +30,19 @@ from api.settings import LOOPBACK
 from api.store import Store
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
+from api.store.sessions import SESSION_SECONDS
 from protocol.errors import ConsiliumError, Unauthenticated
 
 # Names of cookies.
 SESSION = "consilium_session"
 LANGUAGE = "consilium_language"
 THEME = "consilium_theme"
-SESSION_SECONDS = 43_200
 KEPT_SECONDS = 31_536_000  # of the visitor's preferences
-COOKIE: dict[str, Any] = {"httponly": True, "samesite": "strict", "path": "/"}
+COOKIE: dict[str, Any] = {
+    "httponly": True,
+    "samesite": "strict",
+    "path": "/",
+}
 # The code for an answer in the form of joint statistics, which has a status and a
 # sentence and no code.
 CODES_BY_STATUS: dict[int, str] = {
@@ -91,21 +95,38 @@ class Visit:
     def t(self, text: str, **values: Any) -> str:
         """The text in the visitor's language, with its values filled in."""
         sentence = translated(text, self.language)
-        return sentence.format(**values) if values else sentence
+        if not values:
+            return sentence
+        return sentence.format(**values)
 
     def error(self, error: ConsiliumError) -> str:
         """The API's sentence; for a reader of Chinese the Chinese one of its code, with
         the API's in brackets.
         """
-        return with_chinese(CHINESE_ERRORS, error.code, str(error), self.language)
+        return with_chinese(
+            CHINESE_ERRORS,
+            error.code,
+            str(error),
+            self.language,
+        )
 
     def waiting(self, one: Mapping[str, Any]) -> str:
         """The same for an entry of the API's that names a cause and says why a hospital
         is waited for.
         """
-        return with_chinese(CHINESE_CAUSES, one["cause"], one["message"], self.language)
+        return with_chinese(
+            CHINESE_CAUSES,
+            one["cause"],
+            one["message"],
+            self.language,
+        )
 
-    async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+    async def call(
+        self,
+        method: str,
+        path: str,
+        **options: Any,
+    ) -> httpx.Response:
         """The API's answer to this visitor.
 
         ConsiliumError with its own sentence when it is an error.
@@ -118,29 +139,40 @@ class Visit:
         headers = {}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
+        # A fault in a route becomes its answer 500, as for any other caller.
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(
             transport=transport,
             base_url="http://coordinator",
             timeout=None,  # noqa: S113
         ) as client:
-            response = await client.request(method, path, headers=headers, **options)
+            response = await client.request(
+                method,
+                path,
+                headers=headers,
+                **options,
+            )
         if response.status_code >= 400:
             raise _told(response)
         return response
 
     async def data(self, path: str, **params: Any) -> Any:
         """What stands in the envelope of a GET."""
-        given = {name: value for name, value in params.items() if value is not None}
+        given = {}
+        for name, value in params.items():
+            if value is not None:
+                given[name] = value
         response = await self.call("GET", path, params=given)
-        return response.json()["data"]
+        envelope = response.json()
+        return envelope["data"]
 
 
 def _told(response: httpx.Response) -> ConsiliumError:
     """The error that an answer carries, in whichever form."""
     try:
         body = response.json()
-        error = (body.get("data") or {}).get("error")
+        data = body.get("data") or {}
+        error = data.get("error")
     except (ValueError, AttributeError):
         return ConsiliumError(
             "The coordinator met an unplanned error.",
@@ -158,8 +190,15 @@ def request_of(app: FastAPI, token: str | None) -> Request:
     """A request with this token, for functions of the API that take one."""
     headers = []
     if token:
-        headers.append((b"authorization", f"Bearer {token}".encode()))
-    return Request({"type": "http", "app": app, "headers": headers})
+        bearer = f"Bearer {token}"
+        headers.append((b"authorization", bearer.encode()))
+    return Request(
+        {
+            "type": "http",
+            "app": app,
+            "headers": headers,
+        }
+    )
 
 
 class VisitorDoor:
@@ -172,12 +211,27 @@ class VisitorDoor:
     async def begin(self, token: str) -> str:
         """Begins a session; the cookie's text."""
         secret = secrets.token_urlsafe(32)
+        digest = session_digest(secret)
         store: Store = self.app.state.store
-        await in_thread(store.sessions.begin, session_digest(secret))
+        await in_thread(store.sessions.begin, digest)
         return self.seal(token, secret)
 
+    async def begin_person(self, person: Caller) -> str:
+        """The same for whom an identity provider has signed in: the session's secret
+        stands in the place of a token.
+        """
+        secret = secrets.token_urlsafe(32)
+        # Here the secret stands for a token: who reads the store must find no more than
+        # its digest.
+        digest = session_digest(secret)
+        store: Store = self.app.state.store
+        await in_thread(store.sessions.begin, digest, person)
+        return self.seal(secret, secret)
+
     def seal(self, token: str, secret: str) -> str:
-        return self._box.encrypt(json.dumps([token, secret]).encode()).decode()
+        text = json.dumps([token, secret])
+        sealed = self._box.encrypt(text.encode())
+        return sealed.decode()
 
     async def end(self, request: Request) -> None:
         """Forgets the session of a request, if it has one."""
@@ -200,13 +254,14 @@ class VisitorDoor:
             await require_session(self.app, session)
         caller = await current_caller(request_of(self.app, token))
         language, theme = preferences(request)
+        address = str(request.base_url)
         return Visit(
             app=self.app,
             token=token,
             caller=caller,
             language=language,
             theme=theme,
-            address=str(request.base_url).rstrip("/"),
+            address=address.rstrip("/"),
             here=here(request),
             session=session,
         )
@@ -216,6 +271,7 @@ class VisitorDoor:
         if not cookie:
             return None, None
         try:
+            # The browser forgets it after max_age; who has copied it does not.
             text = self._box.decrypt(cookie.encode(), ttl=SESSION_SECONDS)
             token, secret = json.loads(text)
         except (InvalidToken, ValueError):
@@ -224,13 +280,15 @@ class VisitorDoor:
 
 
 def session_digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    digest = hashlib.sha256(secret.encode())
+    return digest.hexdigest()
 
 
 async def require_session(app: FastAPI, session: str) -> None:
     """Unauthenticated where the store does not know it (any more)."""
     store: Store = app.state.store
-    if not await in_thread(store.sessions.is_open, session):
+    is_open = await in_thread(store.sessions.is_open, session)
+    if not is_open:
         raise _ended()
 
 
@@ -242,18 +300,23 @@ def is_on_loopback(request: Request) -> bool:
     """Whether the visitor's browser is on the coordinator's own machine, or at the end
     of a tunnel: there it may keep cookies without TLS.
     """
-    return not is_encrypted(request.scope) and request.url.hostname in LOOPBACK
+    if is_encrypted(request.scope):
+        return False
+    return request.url.hostname in LOOPBACK
 
 
 def session_name(request: Request) -> str:
     """The cookie's name. A browser takes one of `__Host-` only with Secure, for this
     host alone, so that no other site of the same domain can set it.
     """
-    return SESSION if is_on_loopback(request) else f"__Host-{SESSION}"
+    if is_on_loopback(request):
+        return SESSION
+    return f"__Host-{SESSION}"
 
 
 def session_cookie(request: Request) -> str | None:
-    return request.cookies.get(session_name(request))
+    name = session_name(request)
+    return request.cookies.get(name)
 
 
 def preferences(request: Request) -> tuple[str, str]:
@@ -262,24 +325,32 @@ def preferences(request: Request) -> tuple[str, str]:
     """
     language = request.cookies.get(LANGUAGE)
     if not language:
-        wanted = request.headers.get("accept-language", "").lower()
-        language = "zh" if wanted.startswith("zh") else "en"
+        language = "en"
+        accepted = request.headers.get("accept-language", "")
+        if accepted.lower().startswith("zh"):
+            language = "zh"
     if language not in LANGUAGES:
         language = "en"
-    theme = "dark" if request.cookies.get(THEME) == "dark" else "light"
+    theme = "light"
+    if request.cookies.get(THEME) == "dark":
+        theme = "dark"
     return language, theme
 
 
 def here(request: Request) -> str:
     """The address that was asked for, with its question."""
-    if not request.url.query:
-        return request.url.path
-    return f"{request.url.path}?{request.url.query}"
+    path = request.url.path
+    question = request.url.query
+    if not question:
+        return path
+    return f"{path}?{question}"
 
 
 def local(address: str | None) -> str:
     """An address of this coordinator to go on to; the start page for any other."""
+    if not address or not address.startswith("/"):
+        return "/"
     # A browser reads //elsewhere, and /\elsewhere too, as another server's address.
-    if not address or not address.startswith("/") or address.startswith(("//", "/\\")):
+    if address.startswith(("//", "/\\")):
         return "/"
     return quote(address, safe="/?=&%")

@@ -8,10 +8,14 @@ sentences are the same in both.
 from __future__ import annotations
 
 from analytics.training.outcome import WARNINGS
+from api.pages.form_words import CHINESE_FORMS
+from api.pages.view_words import CHINESE_VIEWS
 
 LANGUAGES = ("en", "zh")
 
 CHINESE: dict[str, str] = {
+    **CHINESE_FORMS,
+    **CHINESE_VIEWS,
     # The frame
     "To the content": "跳到正文",
     "Dark": "深色",
@@ -22,11 +26,37 @@ CHINESE: dict[str, str] = {
         "此地址未加密。请用 https:// 打开，或通过隧道连接到协调方的机器。"
     ),
     "Your token for the API: of a hospital's user, or the operator's": "您的 API 令牌（医院用户或管理员）",
+    "The operator gives one to each hospital's users. ./run up prints those of its own federation.": (
+        "令牌由管理员发给各医院用户；./run up 会打印其联邦的令牌。"
+    ),
     "This token is not known or was revoked. Ask the operator for a new one.": (
         "令牌无效或已被撤销，请向管理员索取新令牌。"
     ),
+    "There is no such page.": "没有这个页面。",
     "This session has ended. Sign in again.": "会话已结束，请重新登录。",
     "This token makes too many calls. Wait a second, then go on.": "此令牌调用过于频繁，请稍候再试。",
+    "Sign in with your organisation's account": "使用本机构账号登录",
+    "The identity provider does not answer. Try again later, or sign in with a token.": (
+        "身份提供方没有应答。请稍后再试，或用令牌登录。"
+    ),
+    "Too many people sign in at this moment. Try again in a minute.": "此刻登录的人过多，请一分钟后再试。",
+    "This sign-in was begun in another browser, was used, or is older than ten minutes. Begin again.": (
+        "此次登录由另一浏览器发起、已被使用或超过十分钟，请重新开始。"
+    ),
+    "The identity provider's answer is not valid. Begin again; the operator's log says what is wrong.": (
+        "身份提供方的应答无效。请重新开始；原因见管理员的日志。"
+    ),
+    "The identity provider has not signed you in.": "身份提供方未让您登录。",
+    "Your account is in no group that this coordinator knows. Ask the operator.": (
+        "您的账号不属于此协调方所知的任何组，请联系管理员。"
+    ),
+    "Your account is in groups of more than one hospital, or of the operator too. Ask the operator.": (
+        "您的账号属于多家医院的组，或同时属于管理员的组，请联系管理员。"
+    ),
+    "Your account's group is of a hospital that is not registered here. Ask the operator.": (
+        "您的账号所在组的医院未在此登记，请联系管理员。"
+    ),
+    "The coordinator cannot begin a session now. Try again later.": "协调方目前无法建立会话，请稍后再试。",
     "Save picture (PNG)": "保存图片（PNG）",
     "Save numbers (CSV)": "保存数据（CSV）",
     "Yes": "是",
@@ -50,6 +80,9 @@ CHINESE: dict[str, str] = {
     "State": "状态",
     "Last seen": "最近在线",
     "Agent": "代理程序版本",
+    "Protocol": "协议号",
+    "{n} of {window}": "{n}（{window}）",
+    "Written in protocol {n} or newer": "任务采用协议号 {n} 或更新",
     "Scoring": "评分级别",
     "Fingerprint": "密钥指纹",
     "Online": "在线",
@@ -69,6 +102,8 @@ CHINESE: dict[str, str] = {
     ),
     "What each policy lets others do": "各医院策略允许他人做什么",
     "nothing told": "未上报",
+    "none told": "未公布",
+    "Cohorts": "队列",
     "From: {names}": "可发起方：{names}",
     "Results to: {names}": "可接收方：{names}",
     "Methods: {words}": "方法：{words}",
@@ -82,7 +117,12 @@ CHINESE: dict[str, str] = {
     "Layers of at least {n} coefficients": "每层至少 {n} 个系数",
     "May be asked again with other hospitals over the same rows": "同样的行可以与其他医院再次计算",
     "Opens sums of its rows alone": "可公开仅含本院行的合计",
+    "May tell the hospitals of an order what its rows alone give": "允许任务的各医院得知仅由本院行得出的结果",
+    "Of more than 64 hospitals masks with some of the others only": "医院超过 64 家时，只与其中一部分医院成对加掩码",
     "The same people compared once in {n} days": "同一批人在 {n} 天内只比较一次",
+    "This order has many hospitals: each shows its whole work as one part, and the coordinator shows the rounds.": (
+        "此任务的医院较多：每家医院将全部工作显示为一个步骤，各轮由协调方显示。"
+    ),
     "The coordinator's parts last until all hospitals have sent theirs; each hospital's times are by its own clock.": (
         "协调方的步骤包含等待各医院的时间；各医院的时间以其自身时钟为准。"
     ),
@@ -102,7 +142,7 @@ CHINESE: dict[str, str] = {
     ),
     # Orders
     "Orders": "任务",
-    "New order": "新建训练任务",
+    "New order": "新建任务",
     "Order": "任务",
     "Order {n}": "任务 {n}",
     "Kind": "类别",
@@ -117,11 +157,12 @@ CHINESE: dict[str, str] = {
     "evaluation": "评估",
     "new rows": "新数据",
     "Model {n}": "模型 {n}",
-    "Curves are at the hospitals: ./run agent report --evaluation {n}": (
-        "曲线在各医院查看：./run agent report --evaluation {n}"
-    ),
     "log_loss": "对数损失 log_loss",
     "brier": "Brier 评分",
+    "mean_deviance": "平均偏差",
+    "calibration_slope": "校准斜率",
+    "calibration_intercept": "校准截距",
+    "calibration_in_the_large": "总体校准",
     "auc_se": "AUC 的标准误 auc_se",
     "sensitivity": "灵敏度 sensitivity",
     "specificity": "特异度 specificity",
@@ -194,6 +235,7 @@ CHINESE: dict[str, str] = {
     "Timeline": "时间线",
     "Sent by {name}": "由 {name} 发起",
     "Rows counted by {names}": "已统计行数：{names}",
+    "Began without {names}": "未等 {names} 即已开始",
     "Parts of": "显示",
     "Round {n}": "第 {n} 轮",
     "Final metrics": "最终指标",
@@ -202,6 +244,8 @@ CHINESE: dict[str, str] = {
     "Which part ran where and when": "各步骤在何处、何时运行",
     "Prefect has recorded no part of it yet.": "Prefect 尚未记录任何步骤。",
     "coordinator": "协调方",
+    "whole order": "全部工作",
+    "local training": "本地训练",
     "local gradient": "本地梯度",
     "scoring": "评分",
     "encryption": "加密",
@@ -238,8 +282,35 @@ CHINESE: dict[str, str] = {
     "Run again": "重新运行",
     "Cancel order {n} for all hospitals?": "要为所有医院取消任务 {n} 吗？",
     "The values are with the receivers alone, in their results folders: {path}. Their people read them "
-    "with ./run agent results show {order_id}.": "结果只在接收方的结果文件夹中：{path}。接收方人员用 "
-    "./run agent results show {order_id} 查看。",
+    "with ./run agent results show {order_id}.": (
+        "结果只在接收方的结果文件夹中：{path}。接收方人员用 ./run agent results show {order_id} 查看。"
+    ),
+    "The answer is sealed to the reader {reader} too, and the coordinator has not read it. The reader's own client "
+    "opens it: federation.order({n}) in a notebook, or python -m consilium_client open.": (
+        "答案同时密封给读者 {reader}，协调方没有读过。由读者自己的客户端打开："
+        "笔记本中用 federation.order({n})，或用 python -m consilium_client open。"
+    ),
+    "The estimates with their intervals are with each hospital of the order: on the hospital's own page "
+    "under Models, or by ./run agent report --model {n}.": (
+        "估计值及其区间在任务的各家医院：见医院自己页面的“模型”，或用 ./run agent report --model {n}。"
+    ),
+    "The model is with each hospital of the order: on the hospital's own page under Models, or by ./run "
+    "agent export --model {n}.": (
+        "模型在任务的各家医院：见医院自己页面的“模型”，或用 ./run agent export --model {n}。"
+    ),
+    "Curves and tables are with each hospital of the order: on the hospital's own page under Models, or "
+    "by ./run agent report --evaluation {n}.": (
+        "曲线和表格在任务的各家医院：见医院自己页面的“模型”，或用 ./run agent report --evaluation {n}。"
+    ),
+    "A study shows the coordinator no loss and no metrics by round: its estimates are at the hospitals "
+    "alone.": "研究不向协调方显示各轮的损失和指标：其估计值只在各医院。",
+    "What was asked: {what}.": "提问内容：{what}。",
+    "{model} of {label} by {columns}": "{model}：{label}，列 {columns}",
+    " and {n} more": " 等另外 {n} 列",
+    "Opened: {what}.": "已公开：{what}。",
+    "Round by round": "各轮情况",
+    "Rows of each hospital": "各医院行数",
+    "{n} of at most {most}": "{n}（最多 {most}）",
     # Protection
     "No row leaves its hospital.": "任何数据行都不离开医院。",
     "Each hospital encrypts what it has computed and adds random numbers that cancel out only in the sum of all.": (
@@ -269,6 +340,10 @@ CHINESE: dict[str, str] = {
     ),
     "Each hospital adds random numbers to its counts of rows; they cancel out only in the counts of all.": (
         "各医院在其行数上加随机数；这些随机数只有在全体合计中才相互抵消。"
+    ),
+    "Only the receivers can open means and counts: {receivers}.": "只有接收方能打开均值与计数：{receivers}。",
+    "Counts of rows below a value, which find the medians, every hospital that provides rows can open, too.": (
+        "用于查找中位数的“低于某值的行数”，每家提供数据的医院也能打开。"
     ),
     "The receivers can open these, and every hospital that provides rows: so each checks what it is asked.": (
         "接收方和每家提供数据的医院都能打开这些合计：各医院因此能核对对自己的提问。"
@@ -308,172 +383,15 @@ CHINESE: dict[str, str] = {
     "{n} group(s) withheld: of all hospitals fewer than {threshold} rows, too few have any, or few changed.": (
         "{n} 个分组未给出：各医院合计少于 {threshold} 行，有此类行的医院过少，或自以前的结果以来只有少数变动。"
     ),
+    "{n} group(s) withheld: with an earlier answer they would tell of fewer than {threshold} people.": (
+        "{n} 个分组未给出：与以前的结果放在一起，会得知少于 {threshold} 人的情况。"
+    ),
     "{n} more group(s) withheld: with them, a withheld one could be computed from the rest.": (
         "另有 {n} 个分组未给出：否则可由其余分组推算出未给出的分组。"
     ),
     "{n} group(s) withheld by the rule {rule} (threshold {threshold}).": (
         "{n} 个分组按规则 {rule} 未给出（阈值 {threshold}）。"
     ),
-    # Forms
-    "as the default": "默认",
-    "Model": "模型",
-    "Rounds at the most": "最多轮数",
-    "Learning rate": "学习率",
-    "Decay of the rate": "学习率衰减",
-    "Rows of a mini-batch (-1: all)": "小批量行数（-1：全部）",
-    "Penalty": "正则项",
-    "Weight of the penalty": "正则系数",
-    "Family (glm)": "分布族（glm）",
-    "Link (glm)": "连接函数（glm）",
-    "Dispersion (glm)": "离散参数（glm）",
-    "Standardise the columns": "对各列做标准化",
-    "Ends when the loss changes by less than": "损失变化小于此值时结束（eps）",
-    "Optimizer": "优化器",
-    "Key length (Paillier)": "密钥长度（Paillier）",
-    "Aggregation": "聚合方式",
-    "Column of the patient's number": "患者编号列",
-    "Feature columns, with commas between": "特征列（用逗号分隔）",
-    "Column of the label": "标签列",
-    "Column of the event (cox)": "事件列（cox）",
-    "Leave out rows without a value in (columns)": "排除这些列缺少数值的行",
-    "Missing values": "缺失值",
-    "Of {selected} rows selected, {left_out} were left out and {used} used": (
-        "选出 {selected} 行，排除 {left_out} 行，使用 {used} 行"
-    ),
-    "Categories: a line each, column = reference level": "分类列：每行一个，列 = 参照水平",
-    "Columns whose rare values are one level: a line each": "将少见取值并为一类的列：每行一个",
-    "Derived columns: a line each, name = expression": "派生列：每行一个，名称 = 表达式",
-    "Purpose (stands in every hospital's ledger)": "用途（记入各医院台账）",
-    "Hospitals and their rows": "医院及其数据",
-    "SELECT for {name}": "{name} 的 SELECT",
-    "Orders are made by hospitals: sign in with the token of a hospital's user.": (
-        "任务由医院发起：请用医院用户的令牌登录。"
-    ),
-    "Questions are asked by hospitals: sign in with the token of a hospital's user.": (
-        "统计由医院发起：请用医院用户的令牌登录。"
-    ),
-    "The body as JSON: every field of the API": "JSON 正文：API 的全部字段",
-    "This is not a JSON object.": "这不是 JSON 对象。",
-    "The same with curl": "等价的 curl 命令",
-    "Check": "检查",
-    "Send": "发送",
-    "Nothing is wrong with it. The hospitals check it again.": "检查通过。各医院还会再次检查。",
-    "Sent. Waiting for the hospitals' first answer ...": "已发送，正在等待医院的首次答复……",
-    # Scores
-    "Scores": "评分",
-    "Score": "评分",
-    "Layers": "层",
-    "all layers": "所有层",
-    "Client": "客户端",
-    "Round side by side": "并列显示的轮次",
-    "100 rounds that end with": "截至此轮的 100 轮",
-    "{score} of each client by round": "各客户端各轮的 {score}",
-    "All scores of round {n}": "第 {n} 轮的全部评分",
-    "Score, and its rank; 1 is the most anomalous": "评分及名次；1 为最异常",
-    "from the lowest (0) to the highest (1)": "从最低（0）到最高（1）",
-    "Without a score:": "没有评分的轮次：",
-    "sees:": "能看到：",
-    "Does not see:": "看不到：",
-    "A score says how one hospital's gradient lies among the others'. It is no verdict: a hospital with rare patients "
-    "is unlike the others. Look at several rounds and several scores.": (
-        "评分说明一家医院的梯度在其他医院中的位置，并不是结论：患者特殊的医院本来就与众不同。请看多轮、多种评分。"
-    ),
-    "Who is far from its k nearest.": "离最近的 k 个邻居很远者。",
-    "k + 1 attackers who agree: to each other they are near. k must be larger than their number.": (
-        "k + 1 个串通的攻击者：他们彼此很近。k 必须大于攻击者人数。"
-    ),
-    "Who points in another direction than its k nearest.": "方向与最近的 k 个邻居不同者。",
-    "Length: who sends ten times its gradient looks honest. And k + 1 attackers who agree.": (
-        "长度：发送十倍梯度者看起来诚实；以及 k + 1 个串通的攻击者。"
-    ),
-    "Whose loss fell little while its gradient changed much since the round before.": (
-        "损失下降很少而梯度较上一轮变化很大者。"
-    ),
-    "Direction, and an attack that goes on as before. Losses are those that hospitals report.": (
-        "方向，以及一成不变的持续攻击。损失由医院自行报告。"
-    ),
-    "Who is far from the middle of the group it is counted to.": "离所属分组中心很远者。",
-    "Attackers who get a group of their own: a low score is no sign of health. k = 1 has no such blind spot.": (
-        "自成一组的攻击者：低分并不代表正常。k = 1 没有这个盲点。"
-    ),
-    "Who is not in the majority: 0 within, 1 outside.": "不在多数派中者：0 在内，1 在外。",
-    "Attackers, where p of all is more than there are honest ones.": "当 p 的比例超过诚实者数量时的攻击者。",
-    "Who is not described by the directions in which most differ.": "不能用主要差异方向描述者。",
-    "A strong attacker: the directions then point at it. A low score is no sign of health.": (
-        "强攻击者：主方向会指向它。低分并不代表正常。"
-    ),
-    "Who is far from its neighbours; with a proof, for few enough attackers.": "离邻居很远者；攻击者足够少时有证明。",
-    "Attackers who keep their length, where honest hospitals have very different rows.": (
-        "诚实医院数据差异很大时，保持长度不变的攻击者。"
-    ),
-    "Whom the aggregation multi_krum would leave out: 1, others 0.": "multi_krum 聚合会排除者为 1，其他为 0。",
-    "The same as true_krum; where rows differ it leaves out honest hospitals too.": (
-        "与 true_krum 相同；数据差异大时也会排除诚实医院。"
-    ),
-    "Who is far from a middle that fewer than half cannot move.": "离中位点很远者，不足半数者无法移动该点。",
-    "Who points the same way as another: the same attacker under several names.": (
-        "与他人方向相同者：同一攻击者的多个身份。"
-    ),
-    "Everything else; and honest hospitals that agree very well look the same.": (
-        "其他一切；非常一致的诚实医院看起来也一样。"
-    ),
-    "How far a hospital pulls away from where the model was going.": "医院偏离模型原方向的程度。",
-    "Whether that is good: an attacker who sends a large vector contributes most.": (
-        "这是好是坏：发送大向量的攻击者贡献最大。"
-    ),
-    "How much worse the model is without the hospital; below 0 it is better without.": (
-        "没有该医院时模型变差多少；小于 0 表示没有它更好。"
-    ),
-    "What test rows do not show. In sealed orders each hospital measures it itself.": (
-        "测试数据未体现的内容。在加密任务中由各医院自行测量。"
-    ),
-    # Joint statistics
-    "Joint statistics": "联合统计",
-    "The values of an answer are not here: they are with the receivers alone, each in its own results folder, and its "
-    "people read them with ./run agent results. Here is what was asked, what became of it, and where the values are.": (
-        "结果数值不在这里：只在各接收方自己的结果文件夹中，由其人员用 ./run agent results 查看。"
-        "这里显示问了什么、结果如何、数值在哪里。"
-    ),
-    "Ask a question": "提出统计问题",
-    "Runs": "运行记录",
-    "All runs": "全部记录",
-    "Runs of schedule {n}": "计划 {n} 的运行记录",
-    "Nothing was asked yet.": "还没有提出过问题。",
-    "Rows used": "使用行数",
-    "Where the values are": "数值位置",
-    "Schedule": "计划",
-    "Schedules": "计划",
-    "What happened": "说明",
-    "Repeats order {n}": "沿用任务 {n} 的结果",
-    "There is no schedule.": "没有计划。",
-    "Question": "问题",
-    "Next time": "下次时间",
-    "every {n} seconds": "每 {n} 秒",
-    "what became of each time": "每次的结果",
-    "Pause": "暂停",
-    "Resume": "恢复",
-    "Delete": "删除",
-    "Delete schedule {n}? Its orders stay.": "要删除计划 {n} 吗？其任务会保留。",
-    "Name of the result": "结果名称",
-    "For each group of (columns)": "分组列",
-    "Column of the event (1 or 0)": "事件列（1 或 0）",
-    "The columns: two, or up to 50 of a matrix": "列：两列，或矩阵的至多 50 列",
-    "Quantiles, from 0 to 1": "分位数（0 到 1）",
-    "Edges of the bins": "分箱边界",
-    "Threshold": "阈值",
-    "Comparison": "比较",
-    "Expression, such as df1.price * df2.units": "表达式，如 df1.price * df2.units",
-    "brings rows": "提供数据",
-    "gets the result": "接收结果",
-    "File, schema.table or SELECT": "文件、schema.table 或 SELECT",
-    "Column (joined rows: the person's number)": "列（按人连接时：人员编号）",
-    "Column added up": "求和列",
-    "Again and again": "定期运行",
-    "Leave this empty to ask once. Minute, hour, day of the month, month, day of the week.": (
-        "留空则只运行一次。分、时、日、月、星期。"
-    ),
-    "Cron, such as 0 6 * * 1-5": "Cron，如 0 6 * * 1-5",
-    "Time zone, such as Asia/Shanghai": "时区，如 Asia/Shanghai",
 }
 
 

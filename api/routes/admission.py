@@ -25,7 +25,7 @@ from api.duties import Duty
 from api.routes.services import FLOWS, OrderInPath, Services, readable
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
-from api.store.places import PLACED
+from api.store.places import PLACED, undecided
 from api.store.rows import OrderRow, stop_of
 from protocol.errors import NotFound, OrderWaits, Unavailable
 from protocol.messages import COORDINATOR
@@ -71,14 +71,12 @@ async def begin(services: Services, order: OrderRow) -> None:
     """
     with contextlib.suppress(Unavailable):
         await _make_run(services, order)
-        await _ask_hospitals(
-            services, await in_thread(services.store.orders.get, order.order_id)
-        )
+        begun = await in_thread(services.store.orders.get, order.order_id)
+        await _ask_hospitals(services, begun)
     try:
         await admit(services)
-    except (
-        Unavailable
-    ):  # of a full disk; the order exists, and whoever sent it shall hear so
+    except Unavailable:
+        # of a full disk; the order exists, and whoever sent it shall hear so
         services.bell.ring(PLACES)
     services.bell.ring(("order", order.order_id))
 
@@ -94,9 +92,18 @@ async def _make_run(services: Services, order: OrderRow) -> None:
         tags.append(body["method"])
     if order.schedule_id:
         tags.append(f"schedule-{order.schedule_id}")
-    flow_run_id = await services.runs.start(FLOWS[order.kind], order.order_id, tags)
+    deployment = FLOWS[order.kind]
+    # First made, then noted: after a crash in between Prefect answers the same call
+    # with the same run.
+    flow_run_id = await services.runs.start(
+        deployment,
+        order.order_id,
+        tags,
+    )
     await in_thread(
-        services.store.orders.change, order.order_id, flow_run_id=flow_run_id
+        services.store.orders.change,
+        order.order_id,
+        flow_run_id=flow_run_id,
     )
 
 
@@ -105,15 +112,26 @@ async def _ask_hospitals(services: Services, order: OrderRow) -> None:
     which signs.
     """
     order_id = order.order_id
-    for user, asking in (order.asked or {}).items():
+    asked = order.asked or {}
+    for user, asking in asked.items():
         if asking["run"] is not None:
             continue
-        deployment = f"{APPROVAL_FLOW[order.kind]}/hospital-{user}"
+        flow = APPROVAL_FLOW[order.kind]
+        deployment = f"{flow}/hospital-{user}"
         tags = ["hospital", f"hospital-{user}"]
         attempt = asking.get("attempt", 0)
-        run = await services.runs.start(deployment, order_id, tags, attempt=attempt)
+        run = await services.runs.start(
+            deployment,
+            order_id,
+            tags,
+            attempt=attempt,
+        )
         await in_thread(
-            services.store.places.note_asking, order_id, int(user), run, attempt=attempt
+            services.store.places.note_asking,
+            order_id,
+            int(user),
+            run,
+            attempt=attempt,
         )
         services.inbox.tell(int(user), "look", order_id)
 
@@ -154,7 +172,8 @@ async def give_back(services: Services, order: OrderRow) -> None:
     Its processes hear OrderWaits at the exchange, end, and are begun again when it has
     places again.
     """
-    if await in_thread(services.store.places.give_back, order.order_id):
+    had_places = await in_thread(services.store.places.give_back, order.order_id)
+    if had_places:
         log.warning("Order %s gives its places back and waits", order.order_id)
         _wake(services, order.order_id)
 
@@ -174,8 +193,10 @@ async def give_back_if_stuck(services: Services, order: OrderRow) -> None:
     """
     if order.admitted is None or order.kind not in PLACED:
         return
-    away = [services.presence.away_seconds(user) for user in order.hospitals]
-    held_up = [services.conditions.held_up_seconds(user) for user in order.hospitals]
+    presence = services.presence
+    conditions = services.conditions
+    away = [presence.away_seconds(user) for user in order.needed]
+    held_up = [conditions.held_up_seconds(user) for user in order.needed]
     longest_seconds = max(away + held_up)
     if longest_seconds > services.settings.grace_seconds:
         await give_back(services, order)
@@ -188,14 +209,22 @@ async def forget_lost_runs(services: Services, active: list[OrderRow]) -> None:
     """
     order_of: dict[str, int] = {}
     for order in active:
-        if order.kind in PLACED and order.flow_run_id is not None:
+        is_placed = order.kind in PLACED
+        if is_placed and order.flow_run_id is not None:
             order_of[order.flow_run_id] = order.order_id
     known = await services.runs.known(order_of)
-    for flow_run_id in set(order_of) - known:
+    lost = set(order_of) - known
+    for flow_run_id in lost:
         order_id = order_of[flow_run_id]
-        if await in_thread(services.store.places.forget_runs, order_id, flow_run_id):
+        is_forgotten = await in_thread(
+            services.store.places.forget_runs,
+            order_id,
+            flow_run_id,
+        )
+        if is_forgotten:
             log.warning(
-                "Prefect has lost the run of order %s: it gets a new one", order_id
+                "Prefect has lost the run of order %s: it gets a new one",
+                order_id,
             )
 
 
@@ -204,7 +233,9 @@ async def forget_lost_runs(services: Services, active: list[OrderRow]) -> None:
 
 @router.post("/orders/{order_id}/ask")
 async def ask_first(
-    request: Request, caller: CallerOf, order_id: OrderInPath
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
 ) -> JSONResponse:
     """An agent that works on an order finds that a person has to decide: its policy is
     not the one reported.
@@ -219,9 +250,17 @@ async def ask_first(
         return answer({"order_id": order_id})
     if order.has_ended:
         raise stop_of(order_id, order.state, order.stop)
-    await in_thread(services.store.places.ask, order_id, [caller.user_id])
+    # Of an order that starts with who is there, the others go on meanwhile.
+    keeps_places = caller.user_id not in order.needed
+    await in_thread(
+        services.store.places.ask,
+        order_id,
+        [caller.user_id],
+        keeps_places=keeps_places,
+    )
     _wake(services, order_id)
-    await begin(services, await in_thread(services.store.orders.get, order_id))
+    asked = await in_thread(services.store.orders.get, order_id)
+    await begin(services, asked)
     raise OrderWaits(
         f"Order {order_id} waits for a person.",
         remedy="It goes on by itself when one has decided.",
@@ -230,7 +269,9 @@ async def ask_first(
 
 @router.post("/orders/{order_id}/decided")
 async def decided(
-    request: Request, caller: CallerOf, order_id: OrderInPath
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
 ) -> JSONResponse:
     """An agent has verified an order, and whoever decides at its hospital has approved
     it.
@@ -239,7 +280,13 @@ async def decided(
     services = Services(request)
     await readable(services, caller, order_id)
     if caller.user_id is not None:
-        await in_thread(services.store.places.note_decided, order_id, caller.user_id)
+        await in_thread(
+            services.store.places.note_decided,
+            order_id,
+            caller.user_id,
+        )
+        # Where the order has its places already, it may begin here now.
+        services.inbox.tell(caller.user_id, "look", order_id)
     await admit(services)
     services.bell.ring(("order", order_id))
     return answer({"order_id": order_id})
@@ -278,7 +325,9 @@ class RunVerdict:
 
 @router.post("/exchange/runs")
 async def judge_runs(
-    request: Request, caller: CallerOf, body: FoundRuns
+    request: Request,
+    caller: CallerOf,
+    body: FoundRuns,
 ) -> JSONResponse:
     """By flow run id, what to do with it.
 
@@ -289,7 +338,10 @@ async def judge_runs(
     verdicts: dict[str, dict[str, str]] = {}
     for run in body.runs:
         verdict = await _judge(services, caller, run)
-        verdicts[run.flow_run_id] = {"what": verdict.what, "sentence": verdict.sentence}
+        verdicts[run.flow_run_id] = {
+            "what": verdict.what,
+            "sentence": verdict.sentence,
+        }
     return answer({"runs": verdicts})
 
 
@@ -301,14 +353,20 @@ async def admitted_runs(request: Request, caller: CallerOf) -> JSONResponse:
     """
     require_role(caller, COORDINATOR_ROLE)
     flow_run_ids: list[str] = []
-    for order in await in_thread(Services(request).store.orders.active):
+    services = Services(request)
+    active = await in_thread(services.store.orders.active)
+    for order in active:
         has_places = order.kind in PLACED and order.admitted is not None
         if has_places and order.flow_run_id:
             flow_run_ids.append(order.flow_run_id)
     return answer({"flow_run_ids": flow_run_ids})
 
 
-async def _judge(services: Services, caller: Caller, run: FoundRun) -> RunVerdict:
+async def _judge(
+    services: Services,
+    caller: Caller,
+    run: FoundRun,
+) -> RunVerdict:
     """Nothing of the order is read or changed for a run of another kind, number or
     pool.
     """
@@ -322,37 +380,62 @@ async def _judge(services: Services, caller: Caller, run: FoundRun) -> RunVerdic
     if caller.role == COORDINATOR_ROLE:
         return _judge_own(order, run)
     if caller.user_id not in order.hospitals:
-        return RunVerdict("end", f"Order {run.order_id} is not one of this hospital's.")
+        sentence = f"Order {run.order_id} is not one of this hospital's."
+        return RunVerdict("end", sentence)
     return _judge_hospitals(order, run, str(caller.user_id))
 
 
 def _judge_own(order: OrderRow, run: FoundRun) -> RunVerdict:
-    if run.flow != COORDINATOR_FLOW.get(order.kind):
-        return RunVerdict(
-            "end", f"Order {run.order_id} is not for the flow {run.flow}."
-        )
+    own_flow = COORDINATOR_FLOW.get(order.kind)
+    if run.flow != own_flow:
+        return _of_another_flow(run)
     return _of_its_own(order, run, order.flow_run_id)
 
 
-def _judge_hospitals(order: OrderRow, run: FoundRun, user: str) -> RunVerdict:
+def _judge_hospitals(
+    order: OrderRow,
+    run: FoundRun,
+    user: str,
+) -> RunVerdict:
     if run.flow == APPROVAL_FLOW.get(order.kind):
-        asking = (order.asked or {}).get(user)
-        if asking is None:
-            return RunVerdict(
-                "end", f"Nobody at this hospital is asked about order {run.order_id}."
-            )
-        may_be_its_own = asking["run"] in (None, run.flow_run_id)
-        return RunVerdict("begin") if may_be_its_own else _stray(run)
+        return _judge_approval(order, run, user)
     if run.flow != HOSPITAL_FLOW.get(order.kind):
-        return RunVerdict(
-            "end", f"Order {run.order_id} is not for the flow {run.flow}."
-        )
+        return _of_another_flow(run)
     if order.kind == "infer":  # each new one-time key has a run of its own
         return RunVerdict("begin")
-    return _of_its_own(order, run, (order.runs or {}).get(user))
+    if int(user) in order.late:  # as of one that has ended
+        return RunVerdict("begin")
+    runs = order.runs or {}
+    own = runs.get(user)
+    verdict = _of_its_own(order, run, own)
+    if verdict.what != "begin" or order.has_ended:
+        return verdict
+    if int(user) in undecided(order.asked):
+        return RunVerdict("wait")
+    return verdict
 
 
-def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> RunVerdict:
+def _judge_approval(
+    order: OrderRow,
+    run: FoundRun,
+    user: str,
+) -> RunVerdict:
+    asked = order.asked or {}
+    asking = asked.get(user)
+    if asking is None:
+        sentence = f"Nobody at this hospital is asked about order {run.order_id}."
+        return RunVerdict("end", sentence)
+    may_be_its_own = asking["run"] in (None, run.flow_run_id)
+    if may_be_its_own:
+        return RunVerdict("begin")
+    return _stray(run)
+
+
+def _of_its_own(
+    order: OrderRow,
+    run: FoundRun,
+    own: str | None,
+) -> RunVerdict:
     """A run whose number has not been noted yet may be the order's own: its worker
     hears when it is.
     """
@@ -366,7 +449,12 @@ def _of_its_own(order: OrderRow, run: FoundRun, own: str | None) -> RunVerdict:
 
 
 def _stray(run: FoundRun) -> RunVerdict:
-    return RunVerdict(
-        "end",
-        f"This is not the run that the coordinator has made for order {run.order_id}.",
+    sentence = (
+        f"This is not the run that the coordinator has made for order {run.order_id}."
     )
+    return RunVerdict("end", sentence)
+
+
+def _of_another_flow(run: FoundRun) -> RunVerdict:
+    sentence = f"Order {run.order_id} is not for the flow {run.flow}."
+    return RunVerdict("end", sentence)

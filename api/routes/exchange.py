@@ -3,123 +3,234 @@
 A hospital puts in its own name and reads what is for it or for everyone. What is for
 the coordinator is read by the coordinator's own flow, by nobody else, and dropped when
 used.
+
+Decisions 145 and 153.
 """
 
 from __future__ import annotations
 
-import time
-from typing import Annotated, Any
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.auth import AGENT, COORDINATOR_ROLE, OPEN, CallerOf, require_role
-from api.live import Inbox, rang, read_until
-from api.routes.budgets import body_within
+from api.auth import (
+    AGENT,
+    COORDINATOR_ROLE,
+    OPEN,
+    CallerOf,
+    current_caller,
+    require_role,
+)
+from api.live import read_until
+from api.routes.budgets import body_within, message_too_large
+from api.routes.order_end import tell_ended
 from api.routes.services import ORDER_ENDED, Services
 from api.store import Store
+from api.store.bodies import Body, DamagedBody
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
+from api.store.messages import Arrived, Found
+from api.store.rows import stop_of
 from protocol.errors import Forbidden, InvalidInput
-from protocol.exchange import LONGEST_WAIT_SECONDS, Address, encode_frames
+from protocol.exchange import (
+    FRAME_BYTES,
+    LONGEST_WAIT_SECONDS,
+    Address,
+    Counted,
+    Named,
+    Topic,
+    Used,
+    decode_sent,
+    frame_head,
+    is_worth_reading,
+    read_at_once,
+)
+from protocol.fields import describe
 from protocol.message_plan import BOXES
 from protocol.messages import COORDINATOR, EVERYONE, KINDS
 
 router = APIRouter(prefix="/exchange", include_in_schema=False)
 
+BYTES = "application/octet-stream"
+
+Pieces = Callable[[], Iterator[bytes]]
+"""Reads something from its beginning, piece by piece."""
+
+MOST_DISCARDED = 100
+"""Addresses in one call; a round has a handful."""
+
 MOST_DIGITS = 10
 """Of a user id."""
 
 Number = Annotated[int, Path(ge=0, lt=2**31)]
-Recipient = Annotated[int, Query(ge=0, lt=2**31)]
-Wait = Annotated[float, Query(ge=0, allow_inf_nan=False)]
-Topic = Annotated[str, Path(max_length=32, pattern=r"^[a-z_-]+$")]
 
 
-def _address(
-    run: Number, topic: Topic, fold: Number, round_: Number, attempt: Number
-) -> Address:
-    """The part of every path that names a set of messages."""
-    return Address(run, topic, fold, round_, attempt)
-
-
-AddressOf = Annotated[Address, Depends(_address)]
-
-
-@router.get("/inbox")
-async def read_inbox(
-    request: Request,
-    caller: CallerOf,
-    boot: str = "",
-    cursor: Annotated[int, Query(ge=0)] = 0,
-    wait: Wait = LONGEST_WAIT_SECONDS,
-) -> dict[str, Any]:
-    """News for an agent or the coordinator's worker; waits until there is some. Marks
-    the hospital as seen.
+class _OfOrder(BaseModel):
+    """What the path and the query of a call for messages say, read in one go: these
+    are most of the coordinator's calls (decision 153).
     """
-    require_role(caller, AGENT, COORDINATOR_ROLE)
-    services = Services(request)
-    user_id = caller.user_id
-    if user_id is None:
-        return await _news(request, services.inbox, COORDINATOR, boot, cursor, wait)
-    await in_thread(services.store.hospitals.seen, user_id)
-    with services.presence.poll(user_id):
-        news = await _news(request, services.inbox, user_id, boot, cursor, wait)
-        if await request.is_disconnected():
-            services.presence.gone(user_id)
-    return news
+
+    run: Counted
+    takes_place: bool = True
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """InvalidInput names every field that is wrong."""
+        said = {**request.query_params, **request.path_params}
+        try:
+            return cls.model_validate(said)
+        except ValidationError as error:
+            raise describe(error) from None
 
 
-async def _news(
-    request: Request, inbox: Inbox, user_id: int, boot: str, cursor: int, wait: float
-) -> dict[str, Any]:
-    if (
-        boot != inbox.boot
-    ):  # an earlier process's cursor says nothing: it has to look at everything
-        newest, _ = inbox.since(user_id, 0)
-        return _as_answer(inbox, newest, [{"what": "look", "order_id": 0}])
-    deadline = time.monotonic() + min(wait, LONGEST_WAIT_SECONDS)
-    with inbox.bell.listening(user_id) as event:
-        while True:
-            event.clear()
-            end, news = inbox.since(user_id, cursor)
-            is_over = time.monotonic() > deadline or event.over
-            # Nobody hears the news of a closed connection; its agent asks again, and
-            # gets them then.
-            if news or is_over or await request.is_disconnected():
-                return _as_answer(inbox, end, news)
-            await rang(event, min(deadline, time.monotonic() + 1.0))
+class _AtAddress(_OfOrder, Named):
+    @property
+    def address(self) -> Address:
+        return self.address_in(self.run)
 
 
-def _as_answer(inbox: Inbox, cursor: int, news: list[dict[str, Any]]) -> dict[str, Any]:
-    """News, and our time: an agent looks at Prefect by this clock, so that a wrong one
-    of its own delays nothing.
+class _Put(_AtAddress):
+    sender: Counted
+
+
+class _PutTogether(_OfOrder):
+    sender: Counted
+
+
+class _Gathered(_AtAddress):
+    senders: Annotated[str, Field(max_length=20_000)]
+    wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = LONGEST_WAIT_SECONDS
+    some: bool = False
+    present: bool = False
+    along: Topic | None = None
+
+
+def _messages_at(address: Address) -> tuple[Any, ...]:
+    """What the bell rings for a message there: who waits for another message of the
+    order sleeps on (decision 141).
     """
-    return {"boot": inbox.boot, "cursor": cursor, "news": news, "time": time.time()}
+    return ("messages", address.run, address.topic, address.fold, address.round)
 
 
-@router.put("/{run}/{topic}/{fold}/{round_}/{attempt}/{sender}/{recipient}")
-async def put_message(
-    request: Request,
-    caller: CallerOf,
-    address: AddressOf,
-    sender: Number,
-    recipient: Number,
-    takes_place: bool = True,
-) -> Response:
+async def put_message(request: Request) -> Response:
     """Keeps a message; the same bytes again are fine, other bytes are a conflict.
 
     Who works on an order before it has places says `takes_place=false`; everybody else
     hears OrderWaits then.
     """
+    asked = _Put.of(request)
+    address = asked.address
+    sender = asked.sender
+    recipient = asked.recipient
+    run = address.run
+    caller = await current_caller(request)
     _check_sender(caller, sender)
     _check_topic(caller, address.topic)
-    services, run = Services(request), address.run
+    services = Services(request)
     await _require_party(services.store, caller, run)
     most_bytes = services.settings.max_message_bytes
     if caller.role == AGENT:
         most_bytes = await services.budgets.most_bytes(address, sender, recipient)
-    body = await body_within(request, most_bytes)
-    with services.budgets.reserving(run, sender, len(body)):
+    is_new = await _keep(
+        services,
+        request,
+        address,
+        sender,
+        recipient,
+        most_bytes,
+        asked.takes_place,
+    )
+    await _tell(services, address)
+    return Response(status_code=201 if is_new else 200)
+
+
+async def _tell(services: Services, address: Address) -> None:
+    """Wakes whoever waits for a message that has been put."""
+    run = address.run
+    services.bell.ring(_messages_at(address))
+    if address.topic == "acceptance":
+        services.bell.ring(("order", run))
+    if address.topic == "predictions":
+        await in_thread(
+            services.store.orders.end_inference,
+            run,
+            address.attempt,
+        )
+        services.bell.ring(ORDER_ENDED)
+    if address.topic in BOXES:
+        # For these the API itself waits, and for the order's end.
+        services.bell.ring(run)
+
+
+async def put_together(request: Request) -> Response:
+    """Keeps several small messages of one sender, all or none, as `put_message` keeps
+    one.
+    """
+    asked = _PutTogether.of(request)
+    run = asked.run
+    sender = asked.sender
+    caller = await current_caller(request)
+    _check_sender(caller, sender)
+    services = Services(request)
+    await _require_party(services.store, caller, run)
+    # The door has bounded it.
+    messages = decode_sent(run, await request.body())
+    budgets = services.budgets
+    arrived = []
+    for message in messages:
+        address = message.address
+        _check_topic(caller, address.topic)
+        body = Body.of(message.body)
+        if caller.role == AGENT:
+            most_bytes = await budgets.most_bytes(address, sender, message.recipient)
+            if body.size > most_bytes:
+                raise message_too_large(most_bytes)
+        arrived.append(Arrived(address, message.recipient, body))
+    with budgets.reserving(run, sender) as reserve:
+        # Of all before any is kept: they stay within the room together.
+        reserve(sum(one.body.size for one in arrived))
+        are_new = await in_thread(
+            services.store.messages.put_together,
+            run,
+            sender,
+            arrived,
+            takes_place=asked.takes_place,
+            most_bytes=budgets.most_held(run, sender),
+        )
+    for one, is_new in zip(arrived, are_new, strict=True):
+        if not is_new:
+            budgets.freed(run, {sender: one.body.size})
+        await _tell(services, one.address)
+    return Response(status_code=201 if any(are_new) else 200)
+
+
+async def _keep(
+    services: Services,
+    request: Request,
+    address: Address,
+    sender: int,
+    recipient: int,
+    most_bytes: int,
+    takes_place: bool,
+) -> bool:
+    """Brings the body to disk, then enters it; whether it is new."""
+    run = address.run
+    budgets = services.budgets
+    with (
+        services.store.bodies.writing(run) as writer,
+        budgets.reserving(run, sender) as reserve,
+    ):
+        body = await body_within(
+            request,
+            most_bytes,
+            writer,
+            reserve,
+        )
         is_new = await in_thread(
             services.store.messages.put,
             address,
@@ -127,75 +238,179 @@ async def put_message(
             recipient,
             body,
             takes_place=takes_place,
+            most_bytes=budgets.most_held(run, sender),
         )
+        if is_new:
+            writer.keep()
     if not is_new:
-        services.budgets.freed(run, {sender: len(body)})
-    services.bell.ring(run)
-    if address.topic == "acceptance":
-        services.bell.ring(("order", run))
-    if address.topic == "predictions":
-        await in_thread(services.store.orders.end_inference, run)
-        services.bell.ring(ORDER_ENDED)
-    return Response(status_code=201 if is_new else 200)
+        budgets.freed(run, {sender: body.size})
+    return is_new
 
 
-@router.get("/{run}/{topic}/{fold}/{round_}/{attempt}")
-async def gather_messages(
-    request: Request,
-    caller: CallerOf,
-    address: AddressOf,
-    senders: Annotated[str, Query(max_length=20_000)],
-    recipient: Recipient,
-    wait: Wait = LONGEST_WAIT_SECONDS,
-    takes_place: bool = True,
-) -> Response:
+async def gather_messages(request: Request) -> Response:
     """All senders' messages for one recipient, or 204 when they are not all there in
-    time.
+    time; with `present` those that are there when it is over, with `some` a part of them as
+    soon as it is worth an answer.
     """
-    _check_recipient(caller, recipient, senders)
-    services, run = Services(request), address.run
+    asked = _Gathered.of(request)
+    address = asked.address
+    run = address.run
+    caller = await current_caller(request)
+    _check_recipient(caller, asked.recipient, asked.senders)
+    services = Services(request)
     await _require_party(services.store, caller, run)
-    wanted = _user_ids(senders)
+    wanted = _user_ids(asked.senders)
     # Whom the coordinator's flow waits for is whom the order waits for; a mere look is
     # no waiting.
-    is_waiting_flow = caller.role == COORDINATOR_ROLE and wait > 0
+    is_waiting_flow = caller.role == COORDINATOR_ROLE and asked.wait > 0
 
-    async def gather() -> dict[int, bytes]:
+    def choose(n_bytes: dict[int, int]) -> list[int]:
+        if asked.some:
+            is_enough = is_worth_reading(n_bytes, len(wanted))
+            return read_at_once(n_bytes) if is_enough else []
+        return wanted if len(n_bytes) == len(wanted) else []
+
+    async def look() -> Found:
         found = await in_thread(
-            services.store.messages.gather,
+            services.store.messages.find_enough,
             address,
             wanted,
-            recipient,
-            takes_place=takes_place,
+            asked.recipient,
+            choose,
+            takes_place=asked.takes_place,
+            reader=caller.user_id,
+            along=asked.along,
         )
         if is_waiting_flow:
-            services.waits.note(run, set(wanted) - set(found))
+            missing = set(wanted) - set(found.n_bytes)
+            services.waits.note(run, missing)
         return found
 
     found = await read_until(
         services.bell,
         run,
-        gather,
-        is_enough=lambda found: len(found) == len(wanted),
-        seconds=min(wait, LONGEST_WAIT_SECONDS),
+        look,
+        is_enough=lambda found: bool(found.bodies),
+        seconds=min(asked.wait, LONGEST_WAIT_SECONDS),
+        or_key=_messages_at(address),
     )
-    if len(found) < len(wanted):
+    if asked.present and not found.bodies:
+        found.bodies = await in_thread(
+            services.store.messages.find,
+            address,
+            found.n_bytes,
+            asked.recipient,
+        )
+    elif not found.bodies:
         return Response(status_code=204)
-    return Response(encode_frames(found), media_type="application/octet-stream")
+    return await _frames(services, run, found.bodies)
 
 
-@router.delete("/{run}/{topic}/{fold}/{round_}/{attempt}")
+# Not by FastAPI's own decorators: reading the arguments of a call one by one took a
+# third of the coordinator's work for an order (decision 153).
+router.add_route(
+    "/exchange/{run}/messages/{sender}",
+    put_together,
+    methods=["POST"],
+    include_in_schema=False,
+)
+_AT = "/exchange/{run}/{topic}/{fold}/{round}/{attempt}"
+router.add_route(_AT, gather_messages, methods=["GET"], include_in_schema=False)
+router.add_route(
+    _AT + "/{sender}/{recipient}",
+    put_message,
+    methods=["PUT"],
+    include_in_schema=False,
+)
+
+
+async def _frames(
+    services: Services,
+    run: int,
+    found: dict[int, Body],
+) -> Response:
+    """The messages in one body, of large ones a piece in memory at a time.
+
+    A damaged file ends the order before a byte of it is sent.
+    """
+    opened = contextlib.ExitStack()
+    pieces: list[Pieces] = []
+    n_bytes = 0
+    try:
+        for sender, body in found.items():
+            head = frame_head(sender, body.size)
+            pieces.append(_bytes_once(head))
+            if body.data is not None:
+                pieces.append(_bytes_once(body.data))
+            else:
+                reading = services.store.bodies.open(body)
+                pieces.append(await in_thread(opened.enter_context, reading))
+            n_bytes += FRAME_BYTES + body.size
+    except DamagedBody as damage:
+        opened.close()
+        is_new = await in_thread(
+            services.store.orders.end,
+            run,
+            "failed",
+            damage,
+        )
+        if is_new:
+            order = await in_thread(services.store.orders.get, run)
+            tell_ended(services, order)
+        raise stop_of(run, "failed", damage.to_json()) from None
+    except BaseException:
+        opened.close()
+        raise
+    if all(body.data is not None for body in found.values()):
+        each = (piece() for piece in pieces)
+        whole = b"".join(itertools.chain.from_iterable(each))
+        return Response(whole, media_type=BYTES)
+
+    def content() -> Iterator[bytes]:
+        with opened:
+            for piece in pieces:
+                yield from piece()
+
+    # Its length is known: an answer that is cut short is found and asked for again.
+    headers = {"Content-Length": str(n_bytes)}
+    return StreamingResponse(content(), media_type=BYTES, headers=headers)
+
+
+def _bytes_once(data: bytes) -> Pieces:
+    return lambda: iter((data,))
+
+
+class UsedMessages(Named):
+    """Messages of one address for one recipient."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Discarded(BaseModel):
+    """What nobody reads again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    used: Annotated[list[UsedMessages], Field(max_length=MOST_DISCARDED)]
+
+
+@router.post("/{run}/discard")
 async def discard_messages(
     request: Request,
     caller: CallerOf,
-    address: AddressOf,
-    recipient: Recipient,
+    run: Number,
+    body: Discarded,
 ) -> Response:
-    """Drops what was for the coordinator alone."""
+    """Drops messages that the coordinator's flow has used, several in one call: each
+    call is a commit of the store (decision 151).
+    """
     require_role(caller, COORDINATOR_ROLE)
     services = Services(request)
-    n_bytes = await in_thread(services.store.messages.discard, address, recipient)
-    services.budgets.freed(address.run, n_bytes)
+    used = []
+    for one in body.used:
+        used.append(Used(one.address_in(run), one.recipient))
+    n_bytes = await in_thread(services.store.messages.discard, run, used)
+    services.budgets.freed(run, n_bytes)
     return Response(status_code=204)
 
 
@@ -222,6 +437,8 @@ def _check_topic(caller: Caller, topic: str) -> None:
 def _check_recipient(caller: Caller, recipient: int, senders: str) -> None:
     require_role(caller, AGENT, COORDINATOR_ROLE)
     if caller.role == COORDINATOR_ROLE:
+        # Its flow may read again what it has sent itself, and nothing that one hospital
+        # sends another.
         allowed = recipient in (COORDINATOR, EVERYONE) or senders == str(COORDINATOR)
     else:
         allowed = caller.role == OPEN or recipient in (caller.user_id, EVERYONE)
@@ -232,10 +449,16 @@ def _check_recipient(caller: Caller, recipient: int, senders: str) -> None:
         )
 
 
-async def _require_party(store: Store, caller: Caller, run: int) -> None:
+async def _require_party(
+    store: Store,
+    caller: Caller,
+    run: int,
+) -> None:
     """An agent takes part only in orders of its hospital."""
     if caller.role == AGENT:
-        parties = await in_thread(store.orders.hospitals_of, run)
+        parties = store.orders.known_hospitals_of(run)
+        if parties is None:
+            parties = await in_thread(store.orders.hospitals_of, run)
         if caller.user_id not in parties:
             raise Forbidden(
                 "This order is not one of this hospital's.",
@@ -245,7 +468,7 @@ async def _require_party(store: Store, caller: Caller, run: int) -> None:
 
 def _user_ids(senders: str) -> list[int]:
     parts = senders.split(",")
-    are_numbers = all(part.isdecimal() and len(part) <= MOST_DIGITS for part in parts)
+    are_numbers = all(_is_number(part) for part in parts)
     has_doubles = len(set(parts)) < len(parts)
     if not are_numbers or has_doubles:
         raise InvalidInput(
@@ -253,3 +476,7 @@ def _user_ids(senders: str) -> list[int]:
             remedy="Write each once, with commas between.",
         )
     return [int(part) for part in parts]
+
+
+def _is_number(part: str) -> bool:
+    return part.isdecimal() and len(part) <= MOST_DIGITS

@@ -7,17 +7,18 @@ from __future__ import annotations
 import logging
 import time
 from importlib.metadata import version as installed
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from api.answers import answer
-from api.auth import AGENT, CallerOf, require_role
-from api.conditions import Condition, shown
+from api.auth import AGENT, ENROLMENT_ADDRESS, CallerOf, require_role
+from api.conditions import Condition, shown, version_troubles
 from api.routes.services import FLOWS, Services
 from api.store.engine import in_thread
+from api.store.hospitals import ENROLMENT
 from api.store.places import USUAL_PLACES
 from api.store.rows import HospitalRow
 from protocol import VERSION
@@ -25,6 +26,13 @@ from protocol.fields import describe
 from protocol.policy import PolicyTold
 from protocol.sealing import PublicIdentity
 from protocol.training_request import Scoring
+from protocol.versions import (
+    LARGEST_PROTOCOL,
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    UNSAID,
+    Window,
+)
 
 log = logging.getLogger("consilium.api")
 router = APIRouter()
@@ -40,6 +48,15 @@ class Enrolment(BaseModel):
     scoring: Scoring = "none"
     policy: dict[str, Any] | None = None
     max_orders: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    # Which protocol numbers it takes; an agent that does not say knows of one only.
+    protocol: Annotated[int, Field(ge=1, le=LARGEST_PROTOCOL)] = UNSAID
+    oldest_protocol: Annotated[int, Field(ge=1, le=LARGEST_PROTOCOL)] = UNSAID
+
+    @model_validator(mode="after")
+    def _check_window(self) -> Self:
+        if self.oldest_protocol > self.protocol:
+            raise ValueError("oldest_protocol is larger than protocol")
+        return self
 
     def told(self) -> dict[str, Any] | None:
         """Its policy in the form that is shown.
@@ -64,19 +81,28 @@ async def health(request: Request) -> JSONResponse:
     else what it waits for.
     """
     state = request.app.state
-    ready = await state.runs.is_ready(sorted(set(FLOWS.values())))
-    present = state.presence.count()
     if state.disk.is_short():
         trouble = state.disk.trouble()
         return _not_ready(str(trouble), cause="disk", **trouble.detail)
-    if not ready:
-        return _not_ready("Waiting for Prefect and its deployments.", cause="prefect")
-    n_missing = state.expected - present
+    # Before Prefect is asked, which has enough to do while agents start.
+    n_missing = state.expected - state.presence.count()
     if n_missing > 0:
         return _not_ready(
-            f"Waiting for {n_missing} of the local agents.", cause="agents"
+            # How many and not which: anybody may ask here, without a token.
+            f"Waiting for {n_missing} of the local agents.",
+            cause="agents",
         )
-    return answer({"ready": True, "version": VERSION, "prefect": installed("prefect")})
+    if not await state.runs.is_ready(sorted(set(FLOWS.values()))):
+        return _not_ready("Waiting for Prefect and its deployments.", cause="prefect")
+    return answer(
+        {
+            "ready": True,
+            "version": VERSION,
+            "protocol": PROTOCOL,
+            "oldest_protocol": OLDEST_PROTOCOL,
+            "prefect": installed("prefect"),
+        }
+    )
 
 
 def _not_ready(message: str, **facts: Any) -> JSONResponse:
@@ -120,6 +146,7 @@ async def enrol(
             scoring=enrolment.scoring,
             policy=enrolment.told(),
             max_orders=enrolment.max_orders,
+            speaks=Window(enrolment.oldest_protocol, enrolment.protocol),
         )
         services.conditions.forget(caller.user_id)
     services.bell.ring("hospitals")
@@ -128,8 +155,30 @@ async def enrol(
             "user_id": caller.user_id,
             "fingerprint": identity.fingerprint,
             "version": VERSION,
+            "protocol": PROTOCOL,
+            "oldest_protocol": OLDEST_PROTOCOL,
         }
     )
+
+
+class NewToken(BaseModel):
+    """What the coordinator ever has of the token that an agent has made itself."""
+
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+@router.put(ENROLMENT_ADDRESS, include_in_schema=False)
+async def take_enrolment(
+    request: Request, caller: CallerOf, new: NewToken
+) -> JSONResponse:
+    """An agent's token is known from now on; the enrolment that says so is used up."""
+    require_role(caller, ENROLMENT)
+    if caller.user_id is None:  # authentication is off, and nobody has a token
+        return answer({"user_id": None})
+    token = request.headers["authorization"].partition(" ")[2].strip()
+    store = Services(request).store
+    await in_thread(store.hospitals.take_enrolment, token, new.digest)
+    return answer({"user_id": caller.user_id})
 
 
 @router.put("/hospitals/me/condition", include_in_schema=False)
@@ -152,14 +201,21 @@ def _shown(services: Services, hospital: HospitalRow, n_orders: int) -> dict[str
         if is_online
         else []
     )
-    last_seen = hospital.last_seen
     identity = hospital.identity
+    # Also while it is away: who lags is asked before all upgrade.
+    if identity:
+        troubles += version_troubles(
+            hospital.agent_version, hospital.speaks, hospital.name
+        )
+    last_seen = hospital.last_seen
     return {
         "user_id": hospital.user_id,
         "name": hospital.name,
         "online": is_online,
         "last_seen": last_seen.isoformat() + "Z" if last_seen else None,
         "agent_version": hospital.agent_version,
+        "protocol": hospital.speaks.newest if identity else None,
+        "oldest_protocol": hospital.speaks.oldest if identity else None,
         "troubles": shown(troubles),
         "orders": n_orders,
         "max_orders": hospital.max_orders or USUAL_PLACES,

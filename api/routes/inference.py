@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
@@ -19,12 +19,14 @@ from fastapi.responses import JSONResponse
 from api.answers import answer, failure
 from api.auth import AGENT, CallerOf, require_owner, require_role
 from api.live import read_until
+from api.routes.sealed_answers import sealed_record
 from api.routes.services import (
     ORDER_ENDED,
     IdempotencyKey,
     OrderId,
     OrderInPath,
     Services,
+    ended_order,
     identities,
     readable,
 )
@@ -55,13 +57,24 @@ async def infer(
     require_owner(caller, user_id)
     services = Services(request)
     await check_model(services, body.model_id, [user_id])
-    identity = (await identities(services, [user_id]))[user_id]
+    keys = await identities(services, [user_id])
+    identity = keys[user_id]
     own = HospitalSql(secrets.token_bytes(KEY_BYTES), body.input_data.asked)
-    reply = secrets.token_bytes(KEY_BYTES)
+    # To this key the hospital seals what this process opens; none where a reader's own
+    # key takes its place.
+    reply = secrets.token_bytes(KEY_BYTES) if body.reader is None else None
 
     def prepare(order_id: int) -> Prepared:
-        document = _document(order_id, body.model_id, user_id, own.commitment, reply)
-        sealed = SealedBox(own.seal(user_id, identity.seal_key), own.commitment)
+        document = _document(
+            order_id,
+            body.model_id,
+            user_id,
+            own.commitment,
+            reply,
+            reader=body.reader,
+        )
+        box = own.seal(user_id, identity.seal_key)
+        sealed = SealedBox(box, own.commitment)
         return Prepared(document, {user_id: sealed})
 
     order_id, made = await in_thread(
@@ -69,16 +82,31 @@ async def infer(
         kind="infer",
         initiator=user_id,
         hospital_ids=[user_id],
-        body={"model_id": body.model_id, "user_id": user_id},
+        body=_kept(body),
         prepare=prepare,
-        once=Once.of(caller, idempotency_key, body.model_dump(mode="json")),
+        once=Once.of(
+            caller,
+            idempotency_key,
+            body.model_dump(mode="json"),
+        ),
     )
     if made:
-        services.keep_key(order_id, reply)
+        if reply is not None:
+            services.keep_key(order_id, reply)
         try:
-            await _ask(services, order_id, user_id, attempt=0)
+            await _ask(
+                services,
+                order_id,
+                user_id,
+                attempt=0,
+            )
         except ConsiliumError as error:
-            await in_thread(services.store.orders.end, order_id, "failed", error)
+            await in_thread(
+                services.store.orders.end,
+                order_id,
+                "failed",
+                error,
+            )
             services.bell.ring(ORDER_ENDED)
             raise
     return await _answer(services, order_id, services.settings.accept_seconds)
@@ -94,18 +122,29 @@ async def infer_status(
     """The same answer as /model/infer, for who did not wait for it."""
     services = Services(request)
     order = await readable(
-        services, caller, order_id, kind="infer", what="inference order"
+        services,
+        caller,
+        order_id,
+        kind="infer",
+        what="inference order",
     )
     require_owner(caller, order.initiator)
-    has_key = order_id in services.reply_keys
+    has_key = order_id in services.reply_keys or "reader" in order.body
     if not has_key and order.state not in ("failed", "cancelled"):
         wait = max(wait, services.settings.accept_seconds)
-        await _ask_again(services, order)
+        if services.store.conninfo is not None:
+            # Another process may have the key and wait with it: the hospital is asked
+            # once it has answered that one.
+            order = await ended_order(services, order_id, wait)
+        if services.store.conninfo is None or order.state == "success":
+            await _ask_again(services, order)
     return await _answer(services, order_id, wait)
 
 
 async def check_model(
-    services: Services, model_id: int, user_ids: Iterable[int]
+    services: Services,
+    model_id: int,
+    user_ids: Iterable[int],
 ) -> OrderRow:
     """The order that made a model, which these hospitals hold.
 
@@ -118,7 +157,7 @@ async def check_model(
             remedy="GET /orders lists what there is.",
             code="model",
         )
-    without = sorted(set(user_ids) - set(order.hospitals))
+    without = sorted(set(user_ids) - set(order.members))
     if without:
         named = ", ".join(str(user) for user in without)
         raise BadRequest(
@@ -135,14 +174,29 @@ async def check_model(
     return order
 
 
+def _kept(body: InferRequest) -> dict[str, Any]:
+    """The request as the store has it."""
+    # Neither SQL nor rows, which stand in the hospital's box alone.
+    kept = {"model_id": body.model_id, "user_id": body.input_data.user_id}
+    if body.reader is None:
+        return kept
+    return {**kept, "reader": body.reader}
+
+
 def _document(
     order_id: int,
     model_id: int,
     user_id: int,
     commitment: str,
-    reply: bytes,
+    reply: bytes | None,
+    *,
     attempt: int = 0,
+    reader: str | None = None,
 ) -> str:
+    if reply is None:
+        to_whom = {"reader": reader}
+    else:
+        to_whom = {"reply_key": exchange_public(reply).hex()}
     return canonical(
         {
             "version": 1,
@@ -150,7 +204,7 @@ def _document(
             "order_id": order_id,
             "model_id": model_id,
             "user_id": user_id,
-            "reply_key": exchange_public(reply).hex(),
+            **to_whom,
             "attempt": attempt,
             "sql": commitment,
         }
@@ -158,23 +212,33 @@ def _document(
 
 
 async def _ask(
-    services: Services, order_id: int, user_id: int, *, attempt: int
+    services: Services,
+    order_id: int,
+    user_id: int,
+    *,
+    attempt: int,
 ) -> None:
     """Starts the hospital's run. Raises Unavailable when Prefect does not answer."""
     tags = ["infer", f"hospital-{user_id}", f"attempt-{attempt}"]
     run = await services.runs.start(
-        f"infer/hospital-{user_id}", order_id, tags, attempt=attempt
+        f"infer/hospital-{user_id}",
+        order_id,
+        tags,
+        attempt=attempt,
     )
     # Prefect has a run of it again, where earlier ones were deleted.
     await in_thread(
-        services.store.orders.change, order_id, flow_run_id=run, runs_deleted=None
+        services.store.orders.change,
+        order_id,
+        flow_run_id=run,
+        runs_deleted=None,
     )
     services.inbox.tell(user_id, "look", order_id)
 
 
 async def _ask_again(services: Services, order: OrderRow) -> None:
-    """The one-time key was lost with an earlier process: the hospital seals what it has
-    to a new one.
+    """The one-time key was lost with an earlier process, or another process has it: the
+    hospital seals what it has to a new one.
 
     The key stands before anything is waited for, so that who asks at the same moment
     waits for the same answer. When Prefect does not answer the key goes again, so that
@@ -187,25 +251,53 @@ async def _ask_again(services: Services, order: OrderRow) -> None:
     reply = secrets.token_bytes(KEY_BYTES)
     services.keep_key(order_id, reply, attempt=attempt)
     renewed = _document(
-        order_id, document["model_id"], user_id, document["sql"], reply, attempt=attempt
+        order_id,
+        document["model_id"],
+        user_id,
+        document["sql"],
+        reply,
+        attempt=attempt,
     )
-    await in_thread(
-        services.store.orders.change, order_id, document=renewed, state="pending"
+    is_first = await in_thread(
+        services.store.orders.renew_document,
+        order_id,
+        order.document,
+        renewed,
     )
+    if not is_first:
+        # Another process asks for its own key; what is sealed to this one comes never.
+        services.reply_keys.pop(order_id, None)
+        return
     try:
-        await _ask(services, order_id, user_id, attempt=attempt)
+        await _ask(
+            services,
+            order_id,
+            user_id,
+            attempt=attempt,
+        )
     except ConsiliumError:
         services.reply_keys.pop(order_id, None)
-        await in_thread(services.store.orders.change, order_id, state=order.state)
+        await in_thread(
+            services.store.orders.change,
+            order_id,
+            state=order.state,
+        )
         raise
 
 
-async def _answer(services: Services, order_id: int, wait: float) -> JSONResponse:
+async def _answer(
+    services: Services,
+    order_id: int,
+    wait: float,
+) -> JSONResponse:
     """The predictions, as soon as the hospital has sealed them to the order's one-time
     key; or the state after `wait`.
 
     Discloses the predictions to who asked, and to this process's memory.
     """
+    asked = await in_thread(services.store.orders.get, order_id)
+    if "reader" in asked.body:
+        return await _sealed(services, asked, wait)
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
 
@@ -214,7 +306,10 @@ async def _answer(services: Services, order_id: int, wait: float) -> JSONRespons
         box: bytes | None = None
         if reply:
             box = await in_thread(
-                services.store.messages.read_box, address, order.initiator, COORDINATOR
+                services.store.messages.read_box,
+                address,
+                order.initiator,
+                COORDINATOR,
             )
         return order, box
 
@@ -223,7 +318,11 @@ async def _answer(services: Services, order_id: int, wait: float) -> JSONRespons
         return box is not None or order.has_ended
 
     order, box = await read_until(
-        services.bell, order_id, look, is_enough=is_enough, seconds=wait
+        services.bell,
+        order_id,
+        look,
+        is_enough=is_enough,
+        seconds=wait,
     )
     if order.state in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order.stop or {})
@@ -233,26 +332,74 @@ async def _answer(services: Services, order_id: int, wait: float) -> JSONRespons
         # asked again.
         state = "pending" if order.state == "success" else order.state
         return answer(
-            {"order_id": order_id, "infer_status": state, "result": None},
+            {
+                "order_id": order_id,
+                "infer_status": state,
+                "result": None,
+            },
             message="The hospital has not answered yet.",
         )
-    if await in_thread(services.store.orders.end, order_id, "success"):
+    is_new = await in_thread(
+        services.store.orders.end_inference,
+        order_id,
+        attempt,
+    )
+    if is_new:
         services.bell.ring(ORDER_ENDED)
     plain = unseal_from(reply, box, associated=b"predictions/%d" % order_id)
     result = json.loads(plain)
-    return answer({"order_id": order_id, "infer_status": "success", "result": result})
+    return answer(
+        {
+            "order_id": order_id,
+            "infer_status": "success",
+            "result": result,
+        }
+    )
+
+
+async def _sealed(
+    services: Services,
+    order: OrderRow,
+    wait: float,
+) -> JSONResponse:
+    """The predictions as the hospital has sealed them to the reader's own key."""
+    order_id = order.order_id
+    order, found = await sealed_record(services, order, wait=wait)
+    if order.state in ("failed", "cancelled"):
+        cause = ConsiliumError.from_json(order.stop or {})
+        return failure(cause, data={"order_id": order_id, "infer_status": order.state})
+    told = {
+        "order_id": order_id,
+        "infer_status": order.state,
+        "result": None,
+    }
+    if found is not None:
+        return answer({**told, "sealed": found.to_json()})
+    return answer(told, message="The hospital has not answered yet.")
 
 
 @router.get("/orders/{order_id}/request", include_in_schema=False)
 async def read_request(
-    request: Request, caller: CallerOf, order_id: OrderInPath
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
 ) -> JSONResponse:
     """An inference order as its hospital needs it: the document, and the SQL sealed to
     the hospital.
     """
     require_role(caller, AGENT)
     services = Services(request)
-    order = await readable(services, caller, order_id, kind="infer")
+    order = await readable(
+        services,
+        caller,
+        order_id,
+        kind="infer",
+    )
     boxes = await in_thread(services.store.orders.boxes, order_id)
+    # With authentication off the caller has no number; an inference has one hospital.
     sealed = boxes[caller.user_id or order.initiator]
-    return answer({"document": order.document, "box": sealed.box.hex()})
+    told = {
+        "document": order.document,
+        "box": sealed.box.hex(),
+    }
+    return answer(told)

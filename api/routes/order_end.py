@@ -39,6 +39,8 @@ async def cancel_order(
             remedy="There is nothing to cancel.",
         )
     if order.flow_run_id:
+        # The order has ended in the store. A run that stays at Prefect is begun, finds
+        # that out, and ends.
         with contextlib.suppress(Unavailable):
             await services.runs.cancel_waiting(order_id)
     return answer({"order_id": order_id, "state": "cancelled"})

@@ -12,6 +12,7 @@ def method_of(order: OrderRow) -> str:
     """Paillier, Mask or None, as the training order says it in any case; null is None,
     and unsaid it is Paillier.
     """
+    # The body stands as it was sent: what is unsaid there has no default filled in.
     encrypt = order.body.get("model_params", {}).get("encrypt_param", {})
     unsaid = "None" if "method" in encrypt else "Paillier"
     method = str(encrypt.get("method") or unsaid)
@@ -64,7 +65,7 @@ def protection(order: OrderRow) -> dict[str, Any]:
 
 
 def _members(order: OrderRow) -> str:
-    whole = f"all {len(order.hospitals)}"
+    whole = f"all {len(order.members)}"
     takes_everybody = order.body.get("aggregation", "mean") == "mean"
     return whole if takes_everybody else f"the chosen of {whole}"
 

@@ -17,7 +17,7 @@ from api.routes.order_end import tell_ended
 from api.routes.services import ORDER_ENDED, OrderInPath, Services, readable
 from api.store.engine import in_thread
 from api.store.orders import OrderChange
-from api.store.rows import OrderRow
+from api.store.rows import OrderRow, late_stop
 from protocol.errors import Conflict, ConsiliumError
 
 router = APIRouter(include_in_schema=False)
@@ -34,18 +34,33 @@ async def refuse_order(
     require_role(caller, AGENT)
     services = Services(request)
     order = await readable(services, caller, order_id)
+    if caller.user_id in order.late:
+        raise late_stop(order_id)
     if order.kind == "external":
         raise Conflict(
             f"Order {order_id} asks nothing of a hospital.",
             remedy="Its owner can cancel it.",
         )
     cause = ConsiliumError.from_json(error)
+    # By the token, whatever was sent: nobody refuses in another hospital's name.
     cause.detail["user_id"] = caller.user_id
     # The coordinator's own list of other hospitals' reasons.
     cause.detail.pop("also", None)
-    if await in_thread(services.store.orders.end, order_id, "failed", cause):
+    is_new = await in_thread(
+        services.store.orders.end,
+        order_id,
+        "failed",
+        cause,
+    )
+    if is_new:
         tell_ended(services, order)
-    elif await in_thread(services.store.orders.add_reason, order_id, cause):
+        return answer({"order_id": order_id})
+    is_added = await in_thread(
+        services.store.orders.add_reason,
+        order_id,
+        cause,
+    )
+    if is_added:
         services.bell.ring(("order", order_id))
     return answer({"order_id": order_id})
 
@@ -84,6 +99,7 @@ class ProgressReport(BaseModel):
     stage: Stage | None = None
     summary: dict[str, Any] | None = None
     runs: dict[str, Annotated[str, Field(max_length=36)]] | None = None
+    party: list[int] | None = None
     end: str | None = None
     stop: dict[str, Any] | None = None
     leave_one_out: LeaveOneOut | None = None
@@ -92,7 +108,10 @@ class ProgressReport(BaseModel):
 
 @router.post("/orders/{order_id}/progress")
 async def report_progress(
-    request: Request, caller: CallerOf, order_id: OrderInPath, report: ProgressReport
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
+    report: ProgressReport,
 ) -> JSONResponse:
     """Keeps what the coordinator's flow reports, and wakes who waits for it."""
     require_role(caller, COORDINATOR_ROLE)
@@ -101,21 +120,38 @@ async def report_progress(
     await _keep_facts(services, order, report)
     await _keep_round(services, order, report)
     # Read before anything is ended by it: a bad one ends no order.
-    stop = ConsiliumError.from_json(report.stop) if report.stop else None
+    stop = None
+    if report.stop:
+        stop = ConsiliumError.from_json(report.stop)
     if report.runs:
-        await in_thread(services.store.orders.change, order_id, runs=report.runs)
+        await in_thread(
+            services.store.orders.change,
+            order_id,
+            runs=report.runs,
+        )
         for user in order.hospitals:
             services.inbox.tell(user, "look", order_id)
+    if report.party is not None:
+        await _keep_party(services, order, report.party)
+    # Who waits is woken after all of it is kept; for a message only by the order's end,
+    # or where it may have started without who waits.
     if report.end:
-        await _end_by_report(services, order, report.end, stop)
-    # Who waits is woken after all of it is kept.
-    services.bell.ring(order_id)
+        await _end_by_report(
+            services,
+            order,
+            report.end,
+            stop,
+        )
+    if report.end or report.party is not None:
+        services.bell.ring(order_id)
     services.bell.ring(("order", order_id))
     return answer({"order_id": order_id})
 
 
 async def _keep_facts(
-    services: Services, order: OrderRow, report: ProgressReport
+    services: Services,
+    order: OrderRow,
+    report: ProgressReport,
 ) -> None:
     """What the report says of the order as a whole."""
     change: OrderChange = {}
@@ -125,21 +161,49 @@ async def _keep_facts(
         change["summary"] = report.summary
     # Gradients that one policy keeps for the operator stay so: a policy that was opened
     # later opens no earlier round.
-    if report.score_readers is not None and order.score_readers != "operator":
+    may_change_readers = order.score_readers != "operator"
+    if report.score_readers is not None and may_change_readers:
         change["score_readers"] = report.score_readers
     if report.stage is not None:
         change["stage"] = report.stage.model_dump()
     if change:
-        await in_thread(services.store.orders.change, order.order_id, **change)
+        await in_thread(
+            services.store.orders.change,
+            order.order_id,
+            **change,
+        )
     if report.state:
         # An order that has ended meanwhile stays so.
         await in_thread(
-            services.store.orders.leave_pending, order.order_id, report.state
+            services.store.orders.leave_pending,
+            order.order_id,
+            report.state,
         )
 
 
+async def _keep_party(
+    services: Services,
+    order: OrderRow,
+    party: list[int],
+) -> None:
+    """The order has started, perhaps without some: their places are free, and their
+    agents look at what their runs are to do.
+    """
+    await in_thread(
+        services.store.orders.name_party,
+        order.order_id,
+        party,
+    )
+    left_out = set(order.hospitals) - set(party)
+    for user in left_out:
+        services.inbox.tell(user, "look", order.order_id)
+    services.bell.ring(PLACES)
+
+
 async def _keep_round(
-    services: Services, order: OrderRow, report: ProgressReport
+    services: Services,
+    order: OrderRow,
+    report: ProgressReport,
 ) -> None:
     """What the report says of a round, and of the one before."""
     entry = report.round
@@ -163,9 +227,17 @@ async def _keep_round(
 
 
 async def _end_by_report(
-    services: Services, order: OrderRow, end: str, stop: ConsiliumError | None
+    services: Services,
+    order: OrderRow,
+    end: str,
+    stop: ConsiliumError | None,
 ) -> None:
-    is_new = await in_thread(services.store.orders.end, order.order_id, end, stop)
+    is_new = await in_thread(
+        services.store.orders.end,
+        order.order_id,
+        end,
+        stop,
+    )
     if not is_new:
         return
     services.bell.ring(PLACES)
@@ -177,9 +249,13 @@ async def _end_by_report(
 
 @router.get("/orders/{order_id}/progress")
 async def read_progress(
-    request: Request, caller: CallerOf, order_id: OrderInPath
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
 ) -> JSONResponse:
     """The rounds recorded so far, for a coordinator's flow that starts again."""
     require_role(caller, COORDINATOR_ROLE)
-    recorded = await in_thread(Services(request).store.rounds.of_order, order_id)
-    return answer([recorded_round.report for recorded_round in recorded])
+    services = Services(request)
+    recorded = await in_thread(services.store.rounds.of_order, order_id)
+    reports = [recorded_round.report for recorded_round in recorded]
+    return answer(reports)

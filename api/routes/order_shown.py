@@ -29,6 +29,7 @@ from api.store.engine import in_thread
 from api.store.rows import OrderRow, RoundRow
 from protocol.errors import Unavailable
 from protocol.messages import COORDINATOR
+from protocol.readers import reader_fingerprint
 from protocol.training_request import MODEL_NAMES
 
 router = APIRouter()
@@ -63,7 +64,15 @@ async def model_info(
     body = order.body
     columns = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
     # Beside the request document's keys, where an order has them.
-    for key in ("event_name", "categorical", "derive", "missing", "complete_on"):
+    for key in (
+        "event_name",
+        "entry_name",
+        "strata",
+        "categorical",
+        "derive",
+        "missing",
+        "complete_on",
+    ):
         if body.get(key):
             columns[key] = body[key]
     return answer(
@@ -71,7 +80,7 @@ async def model_info(
             "data_volum": data_volum(order),
             "model_params": {**body.get("model_params", {}), **columns},
             "model_type": MODEL_NAMES[body["model_type"]],
-            "party_id": body["party_id"],
+            "party_id": [user for user in body["party_id"] if user in order.members],
             "user_id": body["user_id"],
             **ending(order),
             "refusal": order.stop,
@@ -120,6 +129,8 @@ def _summary(order: OrderRow, n_recorded: int) -> dict[str, Any]:
         "state": order.state,
         "user_id": None if is_operators else order.initiator,
         "hospitals": order.hospitals,
+        "party": order.party,
+        "late": order.late,
         "model_type": order.body.get("model_type"),
         "method": method_of(order)
         if order.kind in ("train", "evaluate")
@@ -148,9 +159,11 @@ async def show_order(
     """
     services = Services(request)
     order = await readable(services, caller, order_id)
-    known = max(
-        0, rounds_from - 1
-    )  # the last of those left out may be the newest that there is
+    # Who wants no rounds at all asks beyond what is recorded.
+    counts = await in_thread(services.store.rounds.counts, [order_id])
+    n_left_out = min(rounds_from, counts.get(order_id, 0))
+    # The last of those left out may be the newest that there is.
+    known = max(0, n_left_out - 1)
     recorded = await in_thread(services.store.rounds.of_order, order_id, skip=known)
     last = recorded[-1] if recorded else None
     return answer(
@@ -171,10 +184,17 @@ async def show_order(
             "waiting_for": await waiting_shown(services, order),
             "refusal": order.stop,
             "protection": protection(order),
+            "reader": _reader(order),
             "prefect_run": _prefect_page(services, order),
             "prefect_run_deleted": deleted_run(order),
         }
     )
+
+
+def _reader(order: OrderRow) -> str | None:
+    """The fingerprint of whose key the answer is sealed to."""
+    key = order.body.get("reader")
+    return None if key is None else reader_fingerprint(bytes.fromhex(key))
 
 
 async def _gradients(services: Services, order: OrderRow) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from api.routes.services import (
     data_volum,
     identities,
     not_counted,
+    order_protocol,
     readable,
     waiting_for,
 )
@@ -37,7 +38,7 @@ from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.once import Once
 from api.store.orders import Prepared
-from api.store.rows import OrderRow, SealedBox, cause_of
+from api.store.rows import DueTime, OrderRow, SealedBox, cause_of
 from protocol.errors import NotFound
 from protocol.fields import Asked
 from protocol.messages import COORDINATOR, HospitalSql
@@ -69,10 +70,15 @@ async def train(
     """Submits a training order and answers when the hospitals have counted their rows."""
     services = Services(request)
     keys = await checked(services, caller, body)
-    once = Once.of(
-        caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True)
+    sent = body.model_dump(mode="json", exclude_unset=True)
+    once = Once.of(caller, idempotency_key, sent)
+    order = await _with_scoring(services, body)
+    return await send(
+        services,
+        order,
+        keys,
+        once,
     )
-    return await send(services, await _with_scoring(services, body), keys, once)
 
 
 async def send(
@@ -82,14 +88,22 @@ async def send(
     once: Once | None,
 ) -> JSONResponse:
     """Keeps an order, begins it, and answers when the hospitals have counted."""
-    order_id, made = await _add(services, body, keys, once)
+    order_id, made = await _add(
+        services,
+        body,
+        keys,
+        once,
+    )
     if made:
-        await begin(services, await in_thread(services.store.orders.get, order_id))
+        order = await in_thread(services.store.orders.get, order_id)
+        await begin(services, order)
     return await _answer_with_rows(services, order_id)
 
 
 async def checked(
-    services: Services, caller: Caller, body: TrainingRequest
+    services: Services,
+    caller: Caller,
+    body: TrainingRequest,
 ) -> dict[int, PublicIdentity]:
     """The keys to seal an order with, when it may be sent: all that is checked before
     the hospitals see it.
@@ -136,9 +150,16 @@ async def _add(
     for user in body.hospitals:
         # The salt keeps whoever sees the commitment from trying likely texts; it goes
         # into the box with the SQL.
-        sql = HospitalSql(secrets.token_bytes(KEY_BYTES), body.sql_of(user))
-        sealed[user] = SealedBox(sql.seal(user, keys[user].seal_key), sql.commitment)
-    return await _keep(services, body, sealed, once=once)
+        salt = secrets.token_bytes(KEY_BYTES)
+        sql = HospitalSql(salt, body.sql_of(user))
+        box = sql.seal(user, keys[user].seal_key)
+        sealed[user] = SealedBox(box, sql.commitment)
+    return await _keep(
+        services,
+        body,
+        sealed,
+        once=once,
+    )
 
 
 async def _keep(
@@ -148,11 +169,19 @@ async def _keep(
     *,
     once: Once | None = None,
     rerun_of: int | None = None,
+    due: DueTime | None = None,
 ) -> tuple[int, bool]:
     commitments = {user: own.commitment for user, own in sealed.items()}
+    protocol = await order_protocol(services, body.hospitals, body)
 
     def prepare(order_id: int) -> Prepared:
-        document = order_document(order_id, body, commitments, rerun_of=rerun_of)
+        document = order_document(
+            order_id,
+            body,
+            commitments,
+            rerun_of=rerun_of,
+            protocol=protocol,
+        )
         return Prepared(document, sealed)
 
     return await in_thread(
@@ -164,6 +193,7 @@ async def _keep(
         prepare=prepare,
         once=once,
         rerun_of=rerun_of,
+        due=due,
     )
 
 
@@ -174,7 +204,8 @@ def _without_sql(body: TrainingRequest) -> dict[str, Any]:
     sent = body.model_dump(
         mode="json", exclude_unset=True, exclude={"data_info", "test_data_info"}
     )
-    return {**sent, "tested": sorted(body.test_data_info)}
+    sent["tested"] = sorted(body.test_data_info)
+    return sent
 
 
 async def _answer_with_rows(services: Services, order_id: int) -> JSONResponse:
@@ -188,26 +219,40 @@ async def _answer_with_rows(services: Services, order_id: int) -> JSONResponse:
     # A training order makes the model of its own number.
     model_id = order.body.get("model_id", order_id)
     if order.state in ("failed", "cancelled"):
-        return failure(
-            cause_of(order), data={"order_id": order_id, "model_id": model_id}
-        )
-    data = {"data_volum": data_volum(order), "model_id": model_id, "order_id": order_id}
-    return answer(data, message=await _say_rows(services, order, missing))
+        cause = cause_of(order)
+        numbers = {"order_id": order_id, "model_id": model_id}
+        return failure(cause, data=numbers)
+    data = {
+        "data_volum": data_volum(order),
+        "model_id": model_id,
+        "order_id": order_id,
+    }
+    message = await _say_rows(services, order, missing)
+    return answer(data, message=message)
 
 
 async def _say_rows(
-    services: Services, order: OrderRow, missing: list[str]
+    services: Services,
+    order: OrderRow,
+    missing: list[str],
 ) -> str | None:
     """Who has not counted yet and what the order waits for; None when there is nothing
     to say.
     """
     subject = "The order"
+    if order.late:
+        named = ", ".join(str(user) for user in order.late)
+        return f"The order began without hospital {named}, which had not accepted it in time."
     if missing:
-        subject = f"No count yet from hospital {', '.join(missing)}; the order"
+        named = ", ".join(missing)
+        subject = f"No count yet from hospital {named}; the order"
     if order.admitted is None and not order.has_ended:
-        causes = [waiting.message for waiting in await waiting_for(services, order)]
-        return f"{subject} waits for its places. {' '.join(causes)}".strip()
-    return f"{subject} waits for it." if missing else None
+        waited_for = await waiting_for(services, order)
+        causes = " ".join(waiting.message for waiting in waited_for)
+        return f"{subject} waits for its places. {causes}".strip()
+    if not missing:
+        return None
+    return f"{subject} waits for it."
 
 
 async def _wait_for_rows(
@@ -261,7 +306,11 @@ async def open_external_order(
         initiator=COORDINATOR if owner is None else owner,
         hospital_ids=[] if owner is None else [owner],
         body={"name": body.name},
-        once=Once.of(caller, idempotency_key, body.model_dump(mode="json")),
+        once=Once.of(
+            caller,
+            idempotency_key,
+            body.model_dump(mode="json"),
+        ),
     )
     return JSONResponse({"order_id": order_id})
 
@@ -288,7 +337,28 @@ async def rerun_order(
         )
     require_owner(caller, order.initiator)
     if order.kind == "statistics":
-        return await statistics.ask_again(services, caller, order, idempotency_key)
+        return await statistics.ask_again(
+            services,
+            caller,
+            order,
+            idempotency_key,
+        )
+    once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
+    again = await run_again(services, order, once=once)
+    return await _answer_with_rows(services, again)
+
+
+async def run_again(
+    services: Services,
+    order: OrderRow,
+    *,
+    once: Once | None = None,
+    due: DueTime | None = None,
+) -> int:
+    """The number of a new order of training, or an evaluation, of the same request, with
+    the sealed SQL that is there; at a due time of a schedule, or by who asks.
+    """
+    order_id = order.order_id
     # The SQL is in the hospitals' boxes only (decision 6); the request's form wants a
     # text for each.
     sent = {key: value for key, value in order.body.items() if key != "tested"}
@@ -297,8 +367,15 @@ async def rerun_order(
     form = EvaluationRequest if order.kind == "evaluate" else TrainingRequest
     body = form.model_validate(sent)
     sealed = await in_thread(services.store.orders.boxes, order_id)
-    once = Once.of(caller, idempotency_key, {"rerun_of": order_id})
-    again, made = await _keep(services, body, sealed, once=once, rerun_of=order_id)
+    again, made = await _keep(
+        services,
+        body,
+        sealed,
+        once=once,
+        rerun_of=order_id,
+        due=due,
+    )
     if made:
-        await begin(services, await in_thread(services.store.orders.get, again))
-    return await _answer_with_rows(services, again)
+        new_order = await in_thread(services.store.orders.get, again)
+        await begin(services, new_order)
+    return again

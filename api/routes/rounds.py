@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import numpy as np
 import safetensors.numpy
@@ -36,11 +36,10 @@ from api.store.round_checks import (
     Facts,
     check_round,
     not_finite,
-    parse_facts,
-    parse_json,
     shown,
 )
 from api.store.round_files import RoundFiles
+from api.store.round_json import parse_facts, parse_json
 from api.store.rows import OrderRow, RoundEntry, stop_of
 from protocol.errors import Conflict, InvalidInput, NotFound, TooLarge
 from protocol.messages import canonical
@@ -54,7 +53,10 @@ SAFETENSORS = "application/octet-stream"
 RoundInPath = Annotated[int, InPath(alias="round", ge=0, lt=2**31)]
 
 
-def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+def _inlined(
+    schema: Any,
+    definitions: Mapping[str, Any],
+) -> Any:
     """A JSON schema without references, which could not be followed inside the OpenAPI
     description.
     """
@@ -63,7 +65,8 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        name = schema["$ref"].rsplit("/", 1)[1]
+        address = schema["$ref"]
+        name = address.rsplit("/", 1)[1]
         return _inlined(definitions[name], definitions)
     inlined = {}
     for key, part in schema.items():
@@ -74,7 +77,11 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 def _round_schema() -> Any:
     """The JSON body of PUT /orders/{order_id}/rounds/{round}."""
-    vector = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+    vector = {
+        "type": "array",
+        "items": {"type": "number"},
+        "minItems": 1,
+    }
     vectors = {
         "type": "object",
         "propertyNames": {"pattern": f"^{LAYER}$"},
@@ -88,13 +95,18 @@ def _round_schema() -> Any:
         "minProperties": 1,
     }
     facts = Facts.model_json_schema()
-    schema = _inlined(facts, facts.get("$defs", {}))
+    definitions = facts.get("$defs", {})
+    schema = _inlined(facts, definitions)
     schema["properties"] = {
         "gradients": gradients,
         "average": vectors,
         **schema["properties"],
     }
-    return {**schema, "required": ["gradients"], "title": "ExternalRound"}
+    return {
+        **schema,
+        "required": ["gradients"],
+        "title": "ExternalRound",
+    }
 
 
 ROUND_SCHEMA = _round_schema()
@@ -116,7 +128,10 @@ ROUND_SCHEMA = _round_schema()
     },
 )
 async def put_round(
-    request: Request, caller: CallerOf, order_id: OrderInPath, round_: RoundInPath
+    request: Request,
+    caller: CallerOf,
+    order_id: OrderInPath,
+    round_: RoundInPath,
 ) -> JSONResponse:
     """Records a round of an external order.
 
@@ -125,17 +140,30 @@ async def put_round(
     services = Services(request)
     order = await in_thread(services.store.orders.get, order_id)
     _require_recorder(caller, order)
-    standing = await in_thread(services.store.rounds.file, order_id, round_)
+    standing = await in_thread(
+        services.store.rounds.file,
+        order_id,
+        round_,
+    )
     is_flow = order.kind in OF_FLOWS
     if standing is None and order.has_ended:
         raise stop_of(order_id, order.state, order.stop)
     if standing is None or not is_flow:
         standing = await _record(request, order, round_)
         services.bell.ring(("order", order_id))
-    return JSONResponse({"order_id": order_id, "round": round_, **_entry(standing)})
+    told = {
+        "order_id": order_id,
+        "round": round_,
+        **_entry(standing),
+    }
+    return JSONResponse(told)
 
 
-async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
+async def _record(
+    request: Request,
+    order: OrderRow,
+    round_: int,
+) -> RoundEntry:
     """Takes the body to disk, checks it, and keeps it; returns what stands for the
     round.
     """
@@ -143,16 +171,28 @@ async def _record(request: Request, order: OrderRow, round_: int) -> RoundEntry:
     is_flow = order.kind in OF_FLOWS
     # What the coordinator's own flow sends is of the order's hospitals; an external
     # trainer names clients as it likes.
-    allowed = set(order.hospitals) if is_flow else None
+    allowed = set(order.members) if is_flow else None
     with files.part(order.order_id) as part:
         await _receive(request, part, is_flow=is_flow)
         checked = await to_thread.run_sync(lambda: check_round(part, allowed=allowed))
-        entry = _as_entry(order.order_id, round_, checked, part.stat().st_size)
-        loss, report = None, None
+        n_bytes = part.stat().st_size
+        entry = _as_entry(
+            order.order_id,
+            round_,
+            checked,
+            n_bytes,
+        )
+        loss = None
+        report = None
         if checked.facts is not None:
             loss, report = _as_report(round_, checked, checked.facts)
         standing = await to_thread.run_sync(
-            lambda: files.publish(part, entry, loss=loss, report=report)
+            lambda: files.publish(
+                part,
+                entry,
+                loss=loss,
+                report=report,
+            )
         )
     if standing.digest != entry.digest and not is_flow:
         raise Conflict(
@@ -191,10 +231,16 @@ async def list_rounds(
     services = Services(request)
     await readable(services, caller, order_id)
     found = await in_thread(
-        services.store.rounds.files, order_id, limit=limit, before=before
+        services.store.rounds.files,
+        order_id,
+        limit=limit,
+        before=before,
     )
-    rows = [{"round": entry.round, **_entry(entry)} for entry in found]
-    next_before = rows[-1]["round"] if len(rows) == limit else None
+    rows = []
+    for entry in found:
+        row = {"round": entry.round, **_entry(entry)}
+        rows.append(row)
+    next_before = found[-1].round if len(rows) == limit else None
     return answer({"rounds": rows, "next": next_before})
 
 
@@ -218,7 +264,12 @@ def _entry(entry: RoundEntry) -> dict[str, Any]:
 # What was sent, to disk
 
 
-async def _receive(request: Request, part: Path, *, is_flow: bool) -> None:
+async def _receive(
+    request: Request,
+    part: Path,
+    *,
+    is_flow: bool,
+) -> None:
     """Brings a body to disk, in the form of a file in either case."""
     content_type = request.headers.get("content-type", "")
     kind, _, _ = content_type.partition(";")
@@ -236,7 +287,8 @@ async def _receive(request: Request, part: Path, *, is_flow: bool) -> None:
             )
     except ClientDisconnect:
         raise InvalidInput(
-            "The body was cut short.", remedy="Send the round again."
+            "The body was cut short.",
+            remedy="Send the round again.",
         ) from None
 
 
@@ -272,9 +324,7 @@ def _write_json_round(body: bytes, part: Path) -> None:
     gradients = None
     if isinstance(sent, dict):
         gradients = sent.pop("gradients", None)
-    if not isinstance(gradients, dict) or not all(
-        _is_full_object(own) for own in gradients.values()
-    ):
+    if not _are_of_clients(gradients):
         raise InvalidInput(
             "gradients has to be an object of clients, each an object of layers.",
             remedy='Send {"gradients": {"0": {"dense": [0.5, 1.5]}}}.',
@@ -286,15 +336,25 @@ def _write_json_round(body: bytes, part: Path) -> None:
     tensors |= _vectors("average", average)
     # All the rest are facts; a name that is none of them is an error there.
     facts = parse_facts(Facts, sent).model_dump(mode="json")
-    content = safetensors.numpy.save(tensors, metadata={"round": canonical(facts)})
+    metadata = {"round": canonical(facts)}
+    content = safetensors.numpy.save(tensors, metadata=metadata)
     part.write_bytes(content)
+
+
+def _are_of_clients(gradients: Any) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(gradients, dict):
+        return False
+    return all(_is_full_object(own) for own in gradients.values())
 
 
 def _is_full_object(value: Any) -> bool:
     return isinstance(value, dict) and bool(value)
 
 
-def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
+def _vectors(
+    owner: str,
+    layers: Any,
+) -> dict[str, NDArray[np.float64]]:
     """An object of layers by tensor name."""
     if not isinstance(layers, dict):
         raise InvalidInput(
@@ -309,9 +369,8 @@ def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
                 f"{shown(name)} is no name of a client and a layer.",
                 remedy="Clients are whole numbers below 2^31, layers at most 100 letters, digits and _ . : / -",
             )
-        # By type and not isinstance: true and false are integers to Python.
-        is_list = isinstance(values, list)
-        if not is_list or not all(type(value) in (int, float) for value in values):
+
+        if not _are_numbers(values):
             raise InvalidInput(
                 f"{shown(name)} has to be a list of numbers.",
                 remedy="Send a flat list of numbers.",
@@ -320,14 +379,30 @@ def _vectors(owner: str, layers: Any) -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def _as_floats(name: str, values: list[float]) -> NDArray[np.float64]:
+def _are_numbers(values: Any) -> bool:
+    if not isinstance(values, list):
+        return False
+    # By type and not isinstance: true and false are integers to Python.
+    return all(type(value) in (int, float) for value in values)
+
+
+def _as_floats(
+    name: str,
+    values: list[float],
+) -> NDArray[np.float64]:
     try:
         return np.array(values, dtype=np.float64)
     except OverflowError:
         raise not_finite(name) from None
 
 
-def _as_entry(order_id: int, round_: int, checked: Checked, n_bytes: int) -> RoundEntry:
+def _as_entry(
+    order_id: int,
+    round_: int,
+    checked: Checked,
+    n_bytes: int,
+) -> RoundEntry:
+    now = datetime.now(UTC)
     return RoundEntry(
         order_id=order_id,
         round=round_,
@@ -338,22 +413,27 @@ def _as_entry(order_id: int, round_: int, checked: Checked, n_bytes: int) -> Rou
         frame=secrets.token_hex(32),
         digest=checked.digest,
         n_bytes=n_bytes,
-        recorded=datetime.now(UTC).replace(tzinfo=None),
+        recorded=now.replace(tzinfo=None),
     )
 
 
 def _as_report(
-    round_: int, checked: Checked, facts: Facts
+    round_: int,
+    checked: Checked,
+    facts: Facts,
 ) -> tuple[float | None, dict[str, Any]]:
     """(loss, report) in the form of a training order's round: the row-weighted mean of
     the training losses.
     """
     given = facts.model_dump(mode="json", exclude_none=True)
-    clients: dict[str, dict[str, Any]] = {str(client): {} for client in checked.clients}
+    clients: dict[str, dict[str, Any]] = {}
+    for number in checked.clients:
+        clients[str(number)] = {}
     sizes = given.get("sizes") or {}
     for client, size in sizes.items():
         clients[client]["n_rows"] = size
-    for part, metrics in given["performance"].items():
+    performance = given["performance"]
+    for part, metrics in performance.items():
         for client, own in metrics.items():
             clients[client][part] = own
     losses = []
@@ -373,7 +453,10 @@ def _as_report(
     return loss, report
 
 
-def _weighted_mean(values: list[float | None], weights: list[int]) -> float | None:
+def _weighted_mean(
+    values: list[float | None],
+    weights: list[int],
+) -> float | None:
     """None where a value is missing, or the mean is no finite number."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
@@ -386,4 +469,6 @@ def _weighted_mean(values: list[float | None], weights: list[int]) -> float | No
         share = weight / total
         halves.append(value / 2 * share)
     mean = 2 * math.fsum(halves)
-    return mean if math.isfinite(mean) else None
+    if not math.isfinite(mean):
+        return None
+    return mean

@@ -1,5 +1,5 @@
 """Questions of joint statistics that are asked again and again, and what became of each
-time (decision 45).
+time (decision 45). `model_schedules.py` has the routes of models in the same form.
 
 A schedule is a question, its sealed places and a timing, kept in the store, and one
 deployment in Prefect, which says when. Each time its flow run asks here for an order;
@@ -8,21 +8,17 @@ the hospitals check and answer that order as any other.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from api.answers import answer
 from api.auth import (
     AGENT,
-    COORDINATOR_ROLE,
     HOSPITAL,
     OPERATOR,
     CallerOf,
@@ -30,21 +26,17 @@ from api.auth import (
     require_reader,
     require_role,
 )
-from api.due_times import Timing, check_timing, due_after, latest_due
-from api.duties import Duty
-from api.live import rang
+from api.due_times import Timing, check_timing
 from api.prefect_runs import Deployed
 from api.routes.services import (
-    ORDER_ENDED,
     Before,
     IdempotencyKey,
     Limit,
     Services,
-    ended_order,
+    progress,
     waiting_for,
 )
 from api.routes.statistics import (
-    add_order,
     resolved,
     seal_places,
     summary_of,
@@ -54,24 +46,13 @@ from api.routes.statistics import (
 from api.store.engine import in_thread
 from api.store.hospitals import Caller
 from api.store.once import Once
-from api.store.rows import DueTime, FiringRow, OrderRow, ScheduleRow, cause_of
-from protocol.errors import BadRequest, ConsiliumError, Unavailable
-from protocol.exchange import LONGEST_WAIT_SECONDS
+from api.store.rows import FiringRow, OrderRow, ScheduleRow, cause_of
+from protocol.errors import BadRequest, ConsiliumError, NotFound, Unavailable
 from protocol.fields import Asked, printable
-from protocol.messages import COORDINATOR
-from protocol.statistics_request import StatisticsRequest, parse_statistics_request
+from protocol.start_window import check_no_window
+from protocol.statistics_request import StatisticsRequest
 
 router = APIRouter(prefix="/statistics")
-log = logging.getLogger("consilium.api")
-
-LATE_SECONDS = 60.0
-"""A time that is asked for later than this was missed: a part was away."""
-
-SETTLE_SECONDS = 15.0
-"""So long after the start agents may not have come back yet; none counts as away."""
-
-LOOK_SECONDS = 60.0
-"""The longest that the due times are not looked at again."""
 
 CHANGED = "schedules"
 """Rung when a schedule is made, changed or deleted."""
@@ -93,17 +74,6 @@ class ScheduleChange(Asked):
     active: bool | None = None
     schedule: Timing | None = None
     name: Name | None = None
-
-
-class FiringRequest(BaseModel):
-    """What the flow run of a schedule asks with: the time it is for, and how long it
-    waits for the order's end.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    scheduled: AwareDatetime
-    wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS)] = 0
 
 
 # Making and changing
@@ -133,16 +103,8 @@ async def add_schedule(
         timing=timing,
         once=once,
     )
-    schedule = await in_thread(services.store.schedules.get, schedule_id)
-    if made:
-        try:
-            await _deploy(services, schedule, active=True)
-        except (
-            ConsiliumError
-        ):  # whoever sent it hears that there is no schedule, so there is none
-            await in_thread(services.store.schedules.drop, schedule_id)
-            raise
-    return answer(await _shown(services, schedule))
+    schedule = await deploy_or_drop(services, schedule_id, made=made)
+    return answer(await shown(services, schedule))
 
 
 async def checked(
@@ -158,15 +120,36 @@ async def checked(
     if asked.disclose:
         raise BadRequest(
             "disclose is true, and nobody waits for a schedule's answers.",
-            remedy="Leave disclose out; each result is in the receivers' folders.",
+            remedy="Leave disclose out, and give a reader to whose own key each answer is sealed; each result is in the"
+            " receivers' folders too.",
             code="disclose",
         )
-    return check_timing(body.schedule, now=_now()), asked
+    check_no_window(asked)
+    return check_timing(body.schedule, now=utc_now()), asked
+
+
+async def deploy_or_drop(
+    services: Services, schedule_id: int, *, made: bool
+) -> ScheduleRow:
+    """The schedule, which Prefect has when it was made now; whoever sent one that Prefect
+    does not take hears that there is none, so there is none.
+    """
+    schedule: ScheduleRow = await in_thread(services.store.schedules.get, schedule_id)
+    if made:
+        try:
+            await _deploy(services, schedule, active=True)
+        except ConsiliumError:
+            await in_thread(services.store.schedules.drop, schedule_id)
+            raise
+    return schedule
 
 
 async def _deploy(services: Services, schedule: ScheduleRow, *, active: bool) -> None:
-    name = schedule.name or schedule.body["result_alias"]
-    about = f"{name}: {schedule.body['method']}"
+    if schedule.reruns is None:
+        name = schedule.name or schedule.body["result_alias"]
+        about = f"{name}: {schedule.body['method']}"
+    else:
+        about = f"{schedule.name or 'a model'}: order {schedule.reruns} again"
     await services.runs.deploy_schedule(
         schedule.schedule_id, schedule.timing, active=active, about=about
     )
@@ -181,14 +164,26 @@ async def list_schedules(
     before: Before = None,
 ) -> JSONResponse:
     """Newest first; `before` is the schedule_id to go on from."""
-    services = Services(request)
+    return await listed(Services(request), caller, limit, before, reruns=False)
+
+
+async def listed(
+    services: Services,
+    caller: Caller,
+    limit: int,
+    before: int | None,
+    *,
+    reruns: bool,
+) -> JSONResponse:
+    """The answer of a list, of questions or of orders that are run again."""
     found = await in_thread(
         services.store.schedules.newest,
         hospital=_own(caller),
         limit=limit,
         before=before,
+        reruns=reruns,
     )
-    deployed, message = await _deployed(services, found)
+    deployed, message = await in_prefect(services, found)
     rows = [await _shown_as(services, schedule, deployed) for schedule in found]
     goes_on_from = found[-1].schedule_id if len(found) == limit else None
     return answer({"schedules": rows, "next": goes_on_from}, message=message)
@@ -204,9 +199,33 @@ async def show_schedule(
 ) -> JSONResponse:
     """What is asked, when, and whether Prefect has it switched on."""
     services = Services(request)
-    schedule = await in_thread(services.store.schedules.get, schedule_id)
+    return await shown_to(services, caller, schedule_id, reruns=False)
+
+
+async def scheduled(
+    services: Services, schedule_id: int, *, reruns: bool, or_deleted: bool = False
+) -> ScheduleRow:
+    """A schedule of a question, or of an order that is run again. Raises NotFound."""
+    schedule: ScheduleRow = await in_thread(
+        services.store.schedules.get, schedule_id, or_deleted=or_deleted
+    )
+    if (schedule.reruns is not None) != reruns:
+        where = "/model/schedules" if reruns else "/statistics/schedules"
+        raise NotFound(
+            f"There is no schedule {schedule_id} here.",
+            remedy=f"GET {where} lists them.",
+            code="schedule",
+        )
+    return schedule
+
+
+async def shown_to(
+    services: Services, caller: Caller, schedule_id: int, *, reruns: bool
+) -> JSONResponse:
+    """The answer that shows one schedule."""
+    schedule = await scheduled(services, schedule_id, reruns=reruns)
     require_reader(caller, schedule.hospitals)
-    deployed, message = await _deployed(services, [schedule])
+    deployed, message = await in_prefect(services, [schedule])
     return answer(await _shown_as(services, schedule, deployed), message=message)
 
 
@@ -216,7 +235,19 @@ async def change_schedule(
 ) -> JSONResponse:
     """Pauses it or goes on, at other times or under another name."""
     services = Services(request)
-    schedule = await in_thread(services.store.schedules.get, schedule_id)
+    return await changed(services, caller, schedule_id, body, reruns=False)
+
+
+async def changed(
+    services: Services,
+    caller: Caller,
+    schedule_id: int,
+    body: ScheduleChange,
+    *,
+    reruns: bool,
+) -> JSONResponse:
+    """The answer of a change."""
+    schedule = await scheduled(services, schedule_id, reruns=reruns)
     require_owner(caller, schedule.initiator)
     if body.active is None and body.schedule is None and body.name is None:
         raise BadRequest(
@@ -224,16 +255,16 @@ async def change_schedule(
             remedy="Give active, schedule or name.",
             code="schedule",
         )
-    deployed, _ = await _deployed(services, [schedule])
-    active = _is_active(schedule, deployed) if body.active is None else body.active
+    deployed, _ = await in_prefect(services, [schedule])
+    active = is_active(schedule, deployed) if body.active is None else body.active
     timing = (
         schedule.timing
         if body.schedule is None
-        else check_timing(body.schedule, now=_now())
+        else check_timing(body.schedule, now=utc_now())
     )
     name = schedule.name if body.name is None else body.name
-    changed = replace(schedule, active=active, timing=timing, name=name)
-    await _deploy(services, changed, active=active)
+    new = replace(schedule, active=active, timing=timing, name=name)
+    await _deploy(services, new, active=active)
     await in_thread(
         services.store.schedules.change,
         schedule_id,
@@ -243,7 +274,7 @@ async def change_schedule(
     )
     services.bell.ring(CHANGED)
     return answer(
-        await _shown(
+        await shown(
             services, await in_thread(services.store.schedules.get, schedule_id)
         )
     )
@@ -254,8 +285,14 @@ async def delete_schedule(
     request: Request, caller: CallerOf, schedule_id: ScheduleId
 ) -> JSONResponse:
     """Ends it. Its orders and their history stay."""
-    services = Services(request)
-    schedule = await in_thread(services.store.schedules.get, schedule_id)
+    return await deleted(Services(request), caller, schedule_id, reruns=False)
+
+
+async def deleted(
+    services: Services, caller: Caller, schedule_id: int, *, reruns: bool
+) -> JSONResponse:
+    """The answer of a deletion."""
+    schedule = await scheduled(services, schedule_id, reruns=reruns)
     require_owner(caller, schedule.initiator)
     await services.runs.delete_schedule(schedule_id)
     await in_thread(services.store.schedules.delete, schedule_id)
@@ -266,7 +303,7 @@ async def delete_schedule(
 # What is shown
 
 
-async def _deployed(
+async def in_prefect(
     services: Services, found: list[ScheduleRow]
 ) -> tuple[dict[int, Deployed] | None, str | None]:
     """What Prefect says of these schedules; None and a sentence while it does not
@@ -276,12 +313,12 @@ async def _deployed(
         return {}, None
     numbers = [schedule.schedule_id for schedule in found]
     try:
-        return await services.runs.schedules(numbers, now=_now()), None
+        return await services.runs.schedules(numbers, now=utc_now()), None
     except Unavailable as error:
         return None, f"{error.sentence} What it was told last is shown."
 
 
-def _is_active(schedule: ScheduleRow, deployed: dict[int, Deployed] | None) -> bool:
+def is_active(schedule: ScheduleRow, deployed: dict[int, Deployed] | None) -> bool:
     """By Prefect, where somebody may have switched it on or off; by the store's last
     state while it does not answer.
     """
@@ -291,8 +328,8 @@ def _is_active(schedule: ScheduleRow, deployed: dict[int, Deployed] | None) -> b
     return here is not None and here.active
 
 
-async def _shown(services: Services, schedule: ScheduleRow) -> dict[str, Any]:
-    deployed, _ = await _deployed(services, [schedule])
+async def shown(services: Services, schedule: ScheduleRow) -> dict[str, Any]:
+    deployed, _ = await in_prefect(services, [schedule])
     return await _shown_as(services, schedule, deployed)
 
 
@@ -306,7 +343,7 @@ async def _shown_as(
     prefect_page: str | None = None
     if deployed is not None and schedule_id in deployed:
         here = deployed[schedule_id]
-        next_runs = [_text(due) for due in here.next_runs]
+        next_runs = [as_text(due) for due in here.next_runs]
         prefect_page = f"{services.settings.prefect_page}/deployments/deployment/{here.deployment_id}"
     newest = await in_thread(
         services.store.schedules.history, schedule_id, limit=1, before=None
@@ -319,12 +356,12 @@ async def _shown_as(
         "hospitals": schedule.hospitals,
         "request": schedule.body,
         "schedule": timing,
-        "active": _is_active(schedule, deployed),
+        "active": is_active(schedule, deployed),
         "next_runs": next_runs,
         "last_run": last_run,
         "prefect_deployment": prefect_page,
-        "created": _text(schedule.created),
-        "updated": _text(schedule.updated),
+        "created": as_text(schedule.created),
+        "updated": as_text(schedule.updated),
     }
 
 
@@ -344,16 +381,29 @@ async def history(
     if schedule_id is None:
         rows, last = await _all_orders(services, _own(caller), limit, before)
     else:
-        schedule = await in_thread(
-            services.store.schedules.get, schedule_id, or_deleted=True
+        rows, last = await times_of(
+            services, caller, schedule_id, limit, before, reruns=False
         )
-        require_reader(caller, schedule.hospitals)
-        found = await in_thread(
-            services.store.schedules.history, schedule_id, limit=limit, before=before
-        )
-        rows = [await _entry(services, firing) for firing in found]
-        last = found[-1].firing_id if found else None
     return answer({"runs": rows, "next": last if len(rows) == limit else None})
+
+
+async def times_of(
+    services: Services,
+    caller: Caller,
+    schedule_id: int,
+    limit: int,
+    before: int | None,
+    *,
+    reruns: bool,
+) -> tuple[list[dict[str, Any]], int | None]:
+    """What became of each time of a schedule, and the entry to go on from."""
+    schedule = await scheduled(services, schedule_id, reruns=reruns, or_deleted=True)
+    require_reader(caller, schedule.hospitals)
+    found = await in_thread(
+        services.store.schedules.history, schedule_id, limit=limit, before=before
+    )
+    rows = [await _entry(services, firing) for firing in found]
+    return rows, found[-1].firing_id if found else None
 
 
 async def _all_orders(
@@ -369,19 +419,25 @@ async def _all_orders(
     times = await in_thread(
         services.store.schedules.scheduled_times, [order.order_id for order in orders]
     )
-    rows = [await _run(services, order, times.get(order.order_id)) for order in orders]
+    rows = [
+        await run_entry(services, order, times.get(order.order_id)) for order in orders
+    ]
     return rows, orders[-1].order_id if orders else None
 
 
 async def _entry(services: Services, firing: FiringRow) -> dict[str, Any]:
     if firing.order_id is not None:
         order = await in_thread(services.store.orders.get, firing.order_id)
-        return await _run(services, order, firing.scheduled)
+        return await run_entry(services, order, firing.scheduled)
     return {
         "schedule_id": firing.schedule_id,
-        "scheduled": _text(firing.scheduled),
-        "started": _text(firing.started),
+        "scheduled": as_text(firing.scheduled),
+        "started": as_text(firing.started),
         "order_id": None,
+        "user_id": None,
+        "method": None,
+        "opened": None,
+        "progress": None,
         "state": "skipped",
         "path": None,
         "type": None,
@@ -391,11 +447,15 @@ async def _entry(services: Services, firing: FiringRow) -> dict[str, Any]:
     }
 
 
-async def _run(
+async def run_entry(
     services: Services, order: OrderRow, scheduled: datetime | None
 ) -> dict[str, Any]:
     """One order as an entry of the history."""
-    summary = summary_of(order)
+    # A model and a report of it are no file of receivers.
+    summary = dict.fromkeys(("path", "type", "repeats", "opened"), None)
+    summary["rows_used"] = order.n_rows
+    if order.kind == "statistics":
+        summary = summary_of(order)
     has_result = order.state == "success"
     state = order.state
     sentence: str | None = None
@@ -411,9 +471,13 @@ async def _run(
             state = "waiting"
     return {
         "schedule_id": order.schedule_id,
-        "scheduled": _text(scheduled) if scheduled else None,
-        "started": _text(order.created),
+        "scheduled": as_text(scheduled) if scheduled else None,
+        "started": as_text(order.created),
         "order_id": order.order_id,
+        "user_id": order.initiator,
+        "method": order.body.get("method"),
+        "opened": summary["opened"] if has_result else None,
+        "progress": progress(order, 0) if order.kind == "statistics" else None,
         "state": state,
         "path": summary["path"] if has_result else None,
         "type": summary["type"] if has_result else None,
@@ -423,165 +487,9 @@ async def _run(
     }
 
 
-def _text(moment: datetime) -> str:
+def as_text(moment: datetime) -> str:
     return moment.isoformat() + "Z"
 
 
-def _now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-# Its times
-
-
-@router.post("/schedules/{schedule_id}/firings", include_in_schema=False)
-async def fire(
-    request: Request, caller: CallerOf, schedule_id: ScheduleId, body: FiringRequest
-) -> JSONResponse:
-    """The order for one time of a schedule, or why there is none; waits for the order's
-    end. Asked again for the same time, it is the same order.
-    """
-    require_role(caller, COORDINATOR_ROLE)
-    services = Services(request)
-    schedule = await in_thread(services.store.schedules.get, schedule_id)
-    due = DueTime(schedule_id, body.scheduled.astimezone(UTC).replace(tzinfo=None))
-    if schedule.timing["missed"] == "skip" and _away(services, schedule):
-        settled = request.app.state.started + SETTLE_SECONDS
-        await asyncio.sleep(max(0.0, settled - time.monotonic()))
-    # One at a time: of two runs for one time, the second finds the entry of the first.
-    async with request.app.state.firing:
-        outcome = await _fired(services, schedule, due)
-    if outcome.order_id is None:
-        return answer(
-            {"order_id": None, "state": "skipped", "sentence": outcome.skipped}
-        )
-    order = await ended_order(services, outcome.order_id, body.wait)
-    run = await _run(services, order, due.scheduled)
-    return answer(
-        {"order_id": order.order_id, "state": order.state, "sentence": run["sentence"]}
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class DueOutcome:
-    """What became of one time of a schedule."""
-
-    order_id: int | None
-    skipped: str | None = None  # why nothing was asked
-
-
-async def _fired(services: Services, schedule: ScheduleRow, due: DueTime) -> DueOutcome:
-    """What the history has for this time; it is entered if there is nothing yet."""
-    earlier = await _earlier(services, due)
-    if earlier is not None:
-        return earlier
-    if not schedule.active and await _is_paused(services, schedule):
-        return DueOutcome(None, "The schedule is paused.")
-    late = _now() - due.scheduled
-    if late > timedelta(seconds=LATE_SECONDS):
-        if schedule.timing["missed"] == "skip":
-            why = f"It came {late.total_seconds():.0f} seconds late: a part was away."
-            return await _skip(services, due, why)
-        due = await _made_up(services, schedule, due)
-        earlier = await _earlier(services, due)
-        if earlier is not None:
-            return earlier
-    obstacle = await _obstacle(services, schedule)
-    if obstacle is not None:
-        return await _skip(services, due, obstacle)
-    return await _start(services, schedule, due)
-
-
-async def _earlier(services: Services, due: DueTime) -> DueOutcome | None:
-    firing = await in_thread(services.store.schedules.firing, due)
-    return None if firing is None else DueOutcome(firing.order_id, firing.skipped)
-
-
-async def _skip(services: Services, due: DueTime, sentence: str) -> DueOutcome:
-    await in_thread(services.store.schedules.skip, due, sentence)
-    services.bell.ring(ORDER_ENDED)
-    return DueOutcome(None, sentence)
-
-
-async def _is_paused(services: Services, schedule: ScheduleRow) -> bool:
-    """Whether Prefect has it switched off too: somebody may have switched it on again
-    there.
-    """
-    deployed, _ = await _deployed(services, [schedule])
-    return not _is_active(schedule, deployed)
-
-
-async def _made_up(services: Services, schedule: ScheduleRow, due: DueTime) -> DueTime:
-    """Of the times that were missed while a part was away, the last one, which is asked
-    for once for all of them.
-    """
-    latest = latest_due(schedule.timing, _now())
-    if latest is None or latest <= due.scheduled:
-        return due
-    why = f"It was missed while a part was away; the run of {_text(latest)} makes up for it."
-    await _skip(services, due, why)
-    return DueTime(due.schedule_id, latest)
-
-
-async def _obstacle(services: Services, schedule: ScheduleRow) -> str | None:
-    """Why nothing is asked this time, if so."""
-    order_id = await in_thread(
-        services.store.schedules.unended_order, schedule.schedule_id
-    )
-    if order_id is not None:
-        order = await in_thread(services.store.orders.get, order_id)
-        why = await why_waiting(services, order, await waiting_for(services, order))
-        return f"Order {order_id} of an earlier time has not ended: {why}"
-    if schedule.timing["missed"] != "skip":  # its order waits for whoever is away
-        return None
-    away = _away(services, schedule)
-    if not away:
-        return None
-    names = await in_thread(services.store.hospitals.names)
-    away_names = ", ".join(names.get(user, str(user)) for user in away)
-    verb = "is" if len(away) == 1 else "are"
-    return f"{away_names} {verb} away."
-
-
-def _away(services: Services, schedule: ScheduleRow) -> list[int]:
-    return [user for user in schedule.hospitals if not services.presence.is_there(user)]
-
-
-async def _start(services: Services, schedule: ScheduleRow, due: DueTime) -> DueOutcome:
-    question = parse_statistics_request(schedule.body)
-    boxes = await in_thread(services.store.schedules.boxes, schedule.schedule_id)
-    repeats = await in_thread(
-        services.store.schedules.last_success, schedule.schedule_id
-    )
-    return DueOutcome(
-        await add_order(services, question, boxes, due=due, repeats=repeats)
-    )
-
-
-async def wake_worker(services: Services) -> None:
-    """Tells the coordinator's worker to look at its pool whenever a schedule falls due:
-    it looks by itself only now and then.
-    """
-    duty = Duty("Schedules")
-    while True:
-        with duty.attempt():
-            await _wake_when_due(services)
-        if duty.is_held_up:
-            await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _wake_when_due(services: Services) -> None:
-    with services.bell.listening(CHANGED) as event:
-        now = _now()
-        pause = LOOK_SECONDS
-        for timing in await in_thread(services.store.schedules.active_timings):
-            for due in due_after(timing, now):
-                pause = min(pause, (due - now).total_seconds())
-        has_changed = await rang(event, time.monotonic() + pause)
-        if has_changed or pause == LOOK_SECONDS:
-            await asyncio.sleep(LOOK_SECONDS if event.over else 0)
-            return
-    services.inbox.tell(COORDINATOR, "look", 0)
-    await asyncio.sleep(
-        1.0
-    )  # within the second in which it fell due it would be due again

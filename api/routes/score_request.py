@@ -41,13 +41,18 @@ class ScoreRequest:
         round_: RoundOf = None,
     ) -> None:
         given.refuse_unknown(request)
-        self.request, self.caller, self.services = request, caller, Services(request)
+        self.request = request
+        self.caller = caller
+        self.services = Services(request)
         self.files: RoundFiles = request.app.state.round_files
         self.order_id = given.integer("order_id", order_id, least=1)
         self.round = given.integer("round", round_, least=0)
 
     async def order(
-        self, what: Literal["files", "reports"] = "files", *, is_score: bool = True
+        self,
+        what: Literal["files", "reports"] = "files",
+        *,
+        is_score: bool = True,
     ) -> OrderRow:
         """The order whose `files` or `reports` are asked for.
 
@@ -66,7 +71,9 @@ class ScoreRequest:
             return True
 
         newest = await in_thread(
-            self.services.store.rounds.newest_order_with, what, may_read
+            self.services.store.rounds.newest_order_with,
+            what,
+            may_read,
         )
         if newest is None:
             raise NotFound(
@@ -78,14 +85,15 @@ class ScoreRequest:
 
     async def entry(self, order: OrderRow) -> RoundEntry:
         """The index entry of the round that is asked for, or of the newest."""
+        rounds = self.services.store.rounds
         entry = await in_thread(
-            self.services.store.rounds.file, order.order_id, self.round
+            rounds.file,
+            order.order_id,
+            self.round,
         )
         if entry is not None:
             return entry
-        numbers = await in_thread(
-            self.services.store.rounds.file_numbers, order.order_id
-        )
+        numbers = await in_thread(rounds.file_numbers, order.order_id)
         if not numbers:
             raise NotFound(
                 f"order_id is {order.order_id}, and no gradients of that order are recorded.",
@@ -114,9 +122,19 @@ class Scoring(ScoreRequest):
         layers: LayersOf = None,
         normalize: NormalizeOf = None,
     ) -> None:
-        super().__init__(request, caller, order_id, round_)
+        super().__init__(
+            request,
+            caller,
+            order_id,
+            round_,
+        )
         self.layers = given.layers_of(request)
-        self.normalize = given.choice("normalize", normalize, ("minmax",), default=None)
+        self.normalize = given.choice(
+            "normalize",
+            normalize,
+            ("minmax",),
+            default=None,
+        )
 
     def layers_in(self, entry: RoundEntry) -> list[str]:
         wanted = self.layers or DEFAULT_LAYERS
@@ -132,7 +150,11 @@ class Scoring(ScoreRequest):
         """{"round", "data"}: a score or null for each client."""
         values = normalized(scores) if self.normalize else scores
         data = {str(client): value for client, value in values.items()}
-        return bare(order, {"round": round_, "data": data}, **headers)
+        return bare(
+            order,
+            {"round": round_, "data": data},
+            **headers,
+        )
 
 
 AskedOf = Annotated[ScoreRequest, Depends()]
@@ -145,20 +167,24 @@ def _argument_errors(task: Callable[[], T]) -> T:
     except ValueError as error:
         sentence = str(error).rstrip(".")
         raise BadRequest(
-            f"{sentence}.", remedy="Correct the argument.", code="argument"
+            f"{sentence}.",
+            remedy="Correct the argument.",
+            code="argument",
         ) from None
 
 
-def _require_reader(caller: Caller, order: OrderRow, *, is_score: bool) -> None:
+def _require_reader(
+    caller: Caller,
+    order: OrderRow,
+    *,
+    is_score: bool,
+) -> None:
     """Parties, owner and operators; for scores the operator only, where a hospital's
     policy says so.
     """
     require_reader(caller, order.hospitals)
-    if (
-        is_score
-        and order.score_readers == "operator"
-        and caller.role in (HOSPITAL, AGENT)
-    ):
+    is_for_operator = is_score and order.score_readers == "operator"
+    if is_for_operator and caller.role in (HOSPITAL, AGENT):
         raise Forbidden(
             f"Gradients and scores of order {order.order_id} are for the operator only.",
             remedy="Its hospitals' policies say so (score_readers); ask the operator.",
@@ -167,11 +193,14 @@ def _require_reader(caller: Caller, order: OrderRow, *, is_score: bool) -> None:
 
 
 def unknown_round(
-    round_: int | None, order_id: int, numbers: Iterable[int]
+    round_: int | None,
+    order_id: int,
+    numbers: Iterable[int],
 ) -> NotFound:
+    there = _ranges(sorted(numbers))
     return NotFound(
         f"round is {round_}, and order {order_id} has no such round.",
-        remedy=f"It has rounds {_ranges(sorted(numbers))}.",
+        remedy=f"It has rounds {there}.",
         code="round",
     )
 
@@ -180,15 +209,19 @@ def _ranges(numbers: list[int]) -> str:
     """0 to 9, 12 for the rounds 0, 1, ..., 9 and 12."""
     runs: list[list[int]] = []
     for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
+        newest = runs[-1] if runs else []
+        if newest and number == newest[-1] + 1:
+            newest.append(number)
         else:
             runs.append([number])
     words = []
     for run in runs:
-        first, last = run[0], run[-1]
-        word = str(first) if first == last else f"{first} to {last}"
-        words.append(word)
+        first = run[0]
+        last = run[-1]
+        if first == last:
+            words.append(str(first))
+        else:
+            words.append(f"{first} to {last}")
     return _shortened(words) or "none"
 
 
@@ -198,7 +231,10 @@ def _shortened(words: list[str]) -> str:
     return f"{text}, ..." if len(words) > N_SHOWN else text
 
 
-def known_layers(entry: RoundEntry, wanted: list[str]) -> list[str]:
+def known_layers(
+    entry: RoundEntry,
+    wanted: list[str],
+) -> list[str]:
     """The wanted layers, all of which the round has.
 
     NotFound names the first that it has not, and those it has.
@@ -206,30 +242,42 @@ def known_layers(entry: RoundEntry, wanted: list[str]) -> list[str]:
     for layer in wanted:
         if layer not in entry.layers:
             asked = given.shown(",".join(wanted))
+            missing = given.shown(layer)
+            there = _shortened(list(entry.layers))
             raise NotFound(
-                f"layers is {asked}, and round {entry.round} has no {given.shown(layer)}.",
-                remedy=f"It has {_shortened(list(entry.layers))}.",
+                f"layers is {asked}, and round {entry.round} has no {missing}.",
+                remedy=f"It has {there}.",
                 code="layer",
             )
     return wanted
 
 
-def bare(order: OrderRow, data: Any, **headers: str) -> JSONResponse:
+def bare(
+    order: OrderRow,
+    data: Any,
+    **headers: str,
+) -> JSONResponse:
     """An answer in the document's shape, which has no place for the order's number:
     that is a header.
     """
     named = {"X-Order-Id": str(order.order_id)}
     for name, value in headers.items():
-        named[name.replace("_", "-")] = value
+        header = name.replace("_", "-")
+        named[header] = value
     return JSONResponse(data, headers=named)
 
 
 def frame_headers(entry: RoundEntry) -> dict[str, str]:
     """Marks values that are coordinates in a frame of the coordinator's own."""
-    return {"X_Gradient_Frame": "sealed"} if entry.kind == "sealed" else {}
+    if entry.kind == "sealed":
+        return {"X_Gradient_Frame": "sealed"}
+    return {}
 
 
-def by_client(entry: RoundEntry, scores: Iterable[Any]) -> dict[int, float | None]:
+def by_client(
+    entry: RoundEntry,
+    scores: Iterable[Any],
+) -> dict[int, float | None]:
     """Scores in the order of the round's clients, by client."""
     values = (finite(float(score)) for score in scores)
     return dict(zip(entry.clients, values, strict=True))
@@ -247,9 +295,11 @@ def normalized(scores: Mapping[int, float | None]) -> dict[int, float | None]:
     null.
     """
     known = [score for score in scores.values() if score is not None]
-    smallest, largest = min(known, default=0.0), max(known, default=0.0)
+    smallest = min(known, default=0.0)
+    largest = max(known, default=0.0)
     # Halves, because the difference may leave the range of float64.
-    span = largest / 2 - smallest / 2
+    half_smallest = smallest / 2
+    span = largest / 2 - half_smallest
     values: dict[int, float | None] = {}
     for client, score in scores.items():
         if score is None:
@@ -257,7 +307,8 @@ def normalized(scores: Mapping[int, float | None]) -> dict[int, float | None]:
         elif not span:
             values[client] = 0.0
         else:
-            values[client] = (score / 2 - smallest / 2) / span
+            above = score / 2 - half_smallest
+            values[client] = above / span
     return values
 
 

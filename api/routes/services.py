@@ -7,10 +7,12 @@ begins them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Header, Path, Query, Request
+from pydantic import BaseModel
 
 from api.auth import require_reader
 from api.conditions import Conditions
@@ -30,6 +32,7 @@ from protocol.exchange import Address
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
 from protocol.sealing import PublicIdentity
 from protocol.training_request import rounds_done
+from protocol.versions import common_protocol, features_of
 
 OrderId = Annotated[int, Query(ge=1, lt=2**31)]
 OrderInPath = Annotated[int, Path(ge=1, lt=2**31)]
@@ -83,13 +86,20 @@ class Services:
         """The hospitals that can work on an order now: their agents are there, and
         nothing holds orders up.
         """
-        return {
-            user
-            for user in self.presence.there()
-            if not self.conditions.held_up_seconds(user)
-        }
+        found = set()
+        for user in self.presence.there():
+            is_held_up = self.conditions.held_up_seconds(user)
+            if not is_held_up:
+                found.add(user)
+        return found
 
-    def keep_key(self, order_id: int, reply: bytes, *, attempt: int = 0) -> None:
+    def keep_key(
+        self,
+        order_id: int,
+        reply: bytes,
+        *,
+        attempt: int = 0,
+    ) -> None:
         """Keeps the one-time key to which an order's answer is sealed; in memory only,
         the newest ones.
         """
@@ -109,8 +119,9 @@ async def identities(
     known = {hospital.user_id: hospital for hospital in registered}
     unknown = [str(user) for user in hospitals if user not in known]
     if unknown:
+        users = ", ".join(unknown)
         raise NotFound(
-            f"There is no hospital with user_id {', '.join(unknown)}.",
+            f"There is no hospital with user_id {users}.",
             remedy="GET /hospitals lists them.",
             code="user",
         )
@@ -123,12 +134,30 @@ async def identities(
         else:
             absent.append(hospital.name)
     if absent:
+        names = ", ".join(absent)
         raise Conflict(
-            f"{', '.join(absent)} has never connected, so nothing can be sealed to it.",
+            f"{names} has never connected, so nothing can be sealed to it.",
             remedy="Its IT starts the agent once: ./run agent --site <folder>.",
             code="not_enrolled",
         )
     return keys
+
+
+async def order_protocol(
+    services: Services,
+    hospitals: Iterable[int],
+    request: BaseModel,
+) -> int:
+    """The protocol number in which an order of these hospitals is written: the largest
+    that their agents have said they speak.
+
+    Conflict (code protocol) where it asks for what one of them does not speak.
+    """
+    registered = await in_thread(services.store.hospitals.all)
+    spoken = {hospital.user_id: hospital.speaks for hospital in registered}
+    windows = {user: spoken[user] for user in hospitals}
+    features = features_of(request.model_dump())
+    return common_protocol(windows, features)
 
 
 async def readable(
@@ -151,7 +180,11 @@ async def readable(
     return order
 
 
-async def ended_order(services: Services, order_id: int, seconds: float) -> OrderRow:
+async def ended_order(
+    services: Services,
+    order_id: int,
+    seconds: float,
+) -> OrderRow:
     """The order when it has ended, or as it is after so many seconds."""
 
     async def look() -> OrderRow:
@@ -166,7 +199,10 @@ async def ended_order(services: Services, order_id: int, seconds: float) -> Orde
     )
 
 
-def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
+def progress(
+    order: OrderRow,
+    n_recorded: int,
+) -> dict[str, int | None]:
     """How many rounds, or parts of an order of statistics, are done, of how many there
     are at the most: an order that converges needs fewer. Prefect's progress bar, the
     clients' and the agents' logs show the same number.
@@ -175,7 +211,11 @@ def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
         stage = order.stage or {"done": 0, "of": None}
         return {"done": stage["done"], "of": stage["of"]}
     if order.kind == "evaluate":
-        return {"done": n_recorded, "of": 1}
+        # Of one sum there is one round; of several the last one only ends them.
+        params = order.body.get("model_params", {})
+        max_iter = int(params.get("max_iter", 1))
+        n_rounds = max_iter if max_iter == 1 else max_iter + 1
+        return {"done": n_recorded, "of": n_rounds}
     if order.kind != "train":
         return {"done": n_recorded, "of": None}
     params = order.body.get("model_params", {})
@@ -184,7 +224,9 @@ def progress(order: OrderRow, n_recorded: int) -> dict[str, int | None]:
     n_models = 1
     if validation.get("need_cv"):
         n_models += validation.get("n_splits", 5)
-    return {"done": rounds_done(n_recorded, max_iter), "of": n_models * max_iter}
+    done = rounds_done(n_recorded, max_iter)
+    n_rounds = n_models * max_iter
+    return {"done": done, "of": n_rounds}
 
 
 def deleted_run(order: OrderRow) -> str | None:
@@ -207,46 +249,68 @@ def data_volum(order: OrderRow) -> dict[str, int | None]:
     """
     if order.kind == "external":
         return {}
-    return {str(user): order.n_rows.get(str(user)) for user in _counting(order)}
+    counts = {}
+    for user in _asked(order):
+        key = str(user)
+        counts[key] = order.n_rows.get(key)
+    return counts
 
 
 async def not_counted(services: Services, order: OrderRow) -> list[str]:
     """The hospitals that have not counted their rows yet, of an order of flows."""
     if order.kind not in FLOWS or order.n_rows:
         return []
-    accepted = {} if order.has_ended else await _accepted(services, order)
-    return [str(user) for user in _counting(order) if accepted.get(str(user)) is None]
+    accepted: dict[str, int | None] = {}
+    if not order.has_ended:
+        accepted = await _accepted(services, order)
+    missing = []
+    for user in _asked(order):
+        if user in order.late:
+            continue
+        key = str(user)
+        if accepted.get(key) is None:
+            missing.append(key)
+    return missing
 
 
-def _counting(order: OrderRow) -> list[int]:
+def _asked(order: OrderRow) -> list[int]:
     """The hospitals whose rows an order is about: of statistics its providers, else
     all.
     """
     if order.kind != "statistics":
         return list(order.hospitals)
-    return sorted(provider["name"] for provider in order.body["data_providers"])
+    providers = order.body["data_providers"]
+    return sorted(provider["name"] for provider in providers)
 
 
-async def _accepted(services: Services, order: OrderRow) -> dict[str, int | None]:
+async def _accepted(
+    services: Services,
+    order: OrderRow,
+) -> dict[str, int | None]:
     """The row counts of those hospitals that have accepted an order."""
     address = Address(order.order_id, "acceptance")
     try:
         envelopes = await in_thread(
-            services.store.messages.gather, address, order.hospitals, EVERYONE
+            services.store.messages.gather,
+            address,
+            order.hospitals,
+            EVERYONE,
         )
     except OrderStopped:  # it has ended since it was read
         return {}
-    return {
-        str(user): _accepted_rows(user, envelope)
-        for user, envelope in envelopes.items()
-    }
+    accepted = {}
+    for user, envelope in envelopes.items():
+        n_rows = _accepted_rows(user, envelope)
+        accepted[str(user)] = n_rows
+    return accepted
 
 
 def _accepted_rows(user_id: int, envelope: bytes) -> int | None:
     """Nothing is verified here: who takes part in the order does that."""
     try:
         content = peek_envelope(envelope, kind="acceptance", sender=user_id)
-        return Acceptance.decode(content).n_rows
+        acceptance = Acceptance.decode(content)
+        return acceptance.n_rows
     except ConsiliumError:
         return None  # the order's parties will say what is wrong with it
 
@@ -276,21 +340,59 @@ async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
         return []
     own: list[Waiting] = []
     if services.disk.is_full():
-        own.append(Waiting(COORDINATOR, "disk", str(services.disk.trouble())))
+        trouble = str(services.disk.trouble())
+        own.append(Waiting(COORDINATOR, "disk", trouble))
     if order.kind in PLACED and order.admitted is None:
-        return own + await _waiting_for_places(services, order)
+        others = await _waiting_for_places(services, order)
+        return own + others
     late = services.waits.longer_than(order.order_id, NAMED_AFTER_SECONDS)
-    if not late and order.state == "pending":
+    # Its flow waits for the initiator's word, and that for these.
+    may_start = order.is_windowed and order.party is None
+    if may_start or (not late and order.state == "pending"):
         # Before the coordinator's flow waits for anybody, the hospitals count their
         # rows.
         accepted = await _accepted(services, order)
-        late = [user for user in order.hospitals if accepted.get(str(user)) is None]
+        late = []
+        for user in order.members:
+            n_rows = accepted.get(str(user))
+            if n_rows is None:
+                late.append(user)
     names = await in_thread(services.store.hospitals.names)
-    found = [
-        _waiting(services, user, names.get(user, f"hospital {user}")) for user in late
-    ]
-    stuck = own + [waiting for waiting in found if waiting.cause in STUCK]
+    if may_start:
+        to_start = _waiting_to_start(
+            services,
+            order,
+            late,
+            names,
+        )
+        return own + to_start
+    found = []
+    stuck = own
+    for user in late:
+        name = names.get(user, f"hospital {user}")
+        waiting = _waiting(services, user, name)
+        found.append(waiting)
+        if waiting.cause in STUCK:
+            stuck.append(waiting)
     return stuck or found
+
+
+def _waiting_to_start(
+    services: Services,
+    order: OrderRow,
+    missing: list[int],
+    names: dict[int, str],
+) -> list[Waiting]:
+    """Who has not accepted yet an order that starts with who is there."""
+    found = []
+    for user in missing:
+        name = names.get(user, f"hospital {user}")
+        waiting = _waiting(services, user, name)
+        if user != order.initiator:
+            message = f"{name} has not accepted yet. The order starts without it when its time is over."
+            waiting = replace(waiting, message=message)
+        found.append(waiting)
+    return found
 
 
 def _waiting(services: Services, user: int, name: str) -> Waiting:
@@ -301,18 +403,23 @@ def _waiting(services: Services, user: int, name: str) -> Waiting:
         return Waiting(user, "away", message)
     troubles = services.conditions.troubles(user, name)
     if troubles:
-        return Waiting(user, troubles[0].cause, troubles[0].message)
-    return Waiting(user, "working", f"{name} is at work: it has not sent its part yet.")
+        first = troubles[0]
+        return Waiting(user, first.cause, first.message)
+    message = f"{name} is at work: it has not sent its part yet."
+    return Waiting(user, "working", message)
 
 
 async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiting]:
     names = await in_thread(services.store.hospitals.names)
     queues = await in_thread(
-        services.store.places.queue, order.order_id, services.ready()
+        services.store.places.queue,
+        order.order_id,
+        services.ready(),
     )
-    no_place = {
-        queue.user_id: queue for queue in queues if queue.is_full or queue.is_kept
-    }
+    no_place = {}
+    for queue in queues:
+        if queue.is_full or queue.is_kept:
+            no_place[queue.user_id] = queue
     to_decide = undecided(order.asked)
     found: list[Waiting] = []
     if not is_begun(order):
@@ -321,12 +428,14 @@ async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiti
     for user in order.hospitals:
         name = names.get(user, f"hospital {user}")
         if user not in services.ready():
-            found.append(_waiting(services, user, name))
+            waiting = _waiting(services, user, name)
+            found.append(waiting)
         elif user in to_decide:
             message = f"{name} is asked first: a person may have to decide there."
             found.append(Waiting(user, "approval", message))
         elif user in no_place:
-            found.append(Waiting(user, "full", _say_full(name, no_place[user])))
+            message = _say_full(name, no_place[user])
+            found.append(Waiting(user, "full", message))
     return found
 
 
@@ -339,13 +448,16 @@ def _say_full(name: str, queue: Queue) -> str:
     return f"{why} Orders before this one there: {queue.n_before}."
 
 
-async def waiting_shown(services: Services, order: OrderRow) -> list[dict[str, Any]]:
+async def waiting_shown(
+    services: Services,
+    order: OrderRow,
+) -> list[dict[str, Any]]:
     """The same as answers show it, with names."""
-    names = {
-        COORDINATOR: "coordinator",
-        **await in_thread(services.store.hospitals.names),
-    }
+    names = {COORDINATOR: "coordinator"}
+    names.update(await in_thread(services.store.hospitals.names))
     rows = []
     for waiting in await waiting_for(services, order):
-        rows.append({**asdict(waiting), "name": names.get(waiting.user_id)})
+        row = asdict(waiting)
+        row["name"] = names.get(waiting.user_id)
+        rows.append(row)
     return rows

@@ -27,6 +27,7 @@ from api.routes.services import (
     Waiting,
     ended_order,
     identities,
+    order_protocol,
     readable,
     waiting_for,
 )
@@ -63,6 +64,11 @@ SEARCHED = (
     "Masked counts are added over {providers} hospitals. The receivers, {receivers}, can open them, and so can "
     "every provider, which counts its rows only where the search leads. Of two providers, each then knows how many "
     "rows of the other lie below every value that was searched at. The coordinator can open nothing."
+)
+DESCRIBED = (
+    ADDED
+    + " The counts of rows below pivots, by which the quartiles are searched, every provider can open, too: of two"
+    " providers, each then knows how many rows of the other lie below every value that was searched at."
 )
 SHARED = (
     "Each value is split into random shares among {providers} hospitals. "
@@ -131,11 +137,14 @@ def protection(order: OrderRow) -> dict[str, Any]:
         method, sentence = "additive secret sharing", SHARED
     elif body["method"] in RANKED:
         method, sentence = "additive masks, opened by all", SEARCHED
+    elif body.get("quartiles"):
+        method, sentence = "additive masks, counts opened by all", DESCRIBED
     receivers = ", ".join(f"hospital {user}" for user in body["result_receivers"])
     return {
         "method": method,
         "key_bits": 256,
         "key_holder": "each pair of hospitals",
+        "receivers": body["result_receivers"],
         "who_could_decrypt": sentence.format(
             providers=len(body["data_providers"]), receivers=receivers
         ),
@@ -164,6 +173,12 @@ async def resolved(
             f"disclose is true, and hospital {asked.initiator} is no receiver.",
             remedy="Leave disclose out, or name the hospital in result_receivers.",
             code="disclose",
+        )
+    if asked.reader is not None and asked.initiator not in asked.receivers:
+        raise BadRequest(
+            f"reader is given, and hospital {asked.initiator} is no receiver: it has no answer to seal.",
+            remedy="Leave reader out, or name the hospital in result_receivers.",
+            code="reader",
         )
     return asked
 
@@ -195,6 +210,8 @@ async def seal_places(services: Services, asked: StatisticsRequest) -> Sealed:
     keys = await identities(services, asked.hospitals)
     sealed: dict[int, SealedBox] = {}
     for user in asked.providers:
+        # The salt keeps who sees the commitment from trying likely places; it goes into
+        # the box with the place.
         place = HospitalSql(
             secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path}
         )
@@ -231,6 +248,7 @@ async def add_order(
     # The receiver who asks seals the values to this one-time key (decision 7).
     reply = secrets.token_bytes(KEY_BYTES) if asked.disclose else None
     commitments = {user: place.commitment for user, place in sealed.items()}
+    protocol = await order_protocol(services, asked.hospitals, asked)
 
     def prepare(order_id: int) -> Prepared:
         document = statistics_document(
@@ -240,6 +258,7 @@ async def add_order(
             schedule_id=due.schedule_id if due else None,
             repeats=repeats,
             reply_key=exchange_public(reply).hex() if reply else None,
+            protocol=protocol,
         )
         return Prepared(document, sealed)
 
@@ -289,6 +308,7 @@ async def _success(
 ) -> JSONResponse:
     extra = {"order_id": order.order_id, **summary_of(order)}
     result: dict[str, Any] = {"path": extra.pop("path"), "type": extra.pop("type")}
+    # To who has asked alone: other parties of the order may be no receivers.
     if is_initiator and order.body.get("disclose"):
         values = await _values(services, order)
         if values is None:
@@ -323,6 +343,8 @@ def summary_of(order: OrderRow) -> dict[str, Any]:
     }
     if body.get("missing") is not None:
         known["flow"] = {}
+    if order.is_windowed:
+        known["late"] = order.late
     for name in known:
         if name in recorded:
             known[name] = recorded[name]

@@ -52,10 +52,14 @@ async def start() -> Response:
 @router.get("/docs/{name}")
 async def file(name: str) -> FileResponse:
     """One of Swagger's own."""
+    # The name comes from the address: with any other a path could lead out of the
+    # folder.
     if name not in FILES:
         raise NotFound(
             "There is no such address.", remedy="See /docs for what there is."
         )
     path = str(files("swagger_ui") / "static" / name)
+    # An answer that says nothing is kept nowhere: the whole script would come anew with
+    # each look at the page.
     hours = {"Cache-Control": "private, max-age=3600"}
     return FileResponse(path, media_type=FILES[name], headers=hours)

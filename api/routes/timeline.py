@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from api.answers import answer
 from api.auth import CallerOf
-from api.prefect_runs import StepRun
+from api.prefect_parts import StepRun
 from api.routes.services import (
     OrderInPath,
     Services,
@@ -24,6 +24,7 @@ from api.routes.services import (
 router = APIRouter()
 
 ROUND_PARTS = (
+    "local training",
     "local gradient",
     "scoring",
     "encryption",
@@ -31,6 +32,11 @@ ROUND_PARTS = (
     "final metrics",
 )
 """Those that an order has in each round; their runs are named after it."""
+
+WHOLE_ORDER = "whole order"
+"""All of a hospital's work, where an order has so many hospitals that none shows its
+steps (decision 146).
+"""
 
 ORDER_PARTS = (
     "verify order",
@@ -52,6 +58,7 @@ ORDER_PARTS = (
     "models saved",
     "results",
     "inference",
+    WHOLE_ORDER,
 )
 """Those that an order has outside of its rounds."""
 
@@ -68,7 +75,8 @@ async def order_timeline(
     fold: FoldOf = 0,
 ) -> JSONResponse:
     """The parts of one round; without `round` those before, between and after the
-    rounds, or all where there are none.
+    rounds, or all where there are none. `hospitals_show` is `steps`, or `whole order`
+    where an order has so many hospitals that each has one part for all its work.
 
     Discloses when each hospital began and ended what, and who is waited for and why, to
     the parties of the order. Unavailable while Prefect is away. No parts where Prefect
@@ -82,12 +90,15 @@ async def order_timeline(
     parts: list[StepRun] = []
     if order.runs_deleted is None:
         parts = await services.runs.parts(order_id, names)
+    shown = [part for part in map(_shown, parts) if _is_ours(part)]
+    is_coarse = any(part["what"] == WHOLE_ORDER for part in shown)
     return answer(
         {
             "order_id": order_id,
             "fold": fold,
             "round": round,
-            "parts": [_shown(part) for part in parts],
+            "parts": shown,
+            "hospitals_show": WHOLE_ORDER if is_coarse else "steps",
             "prefect_run_deleted": deleted_run(order),
             "waiting_for": await waiting_shown(services, order),
         }
@@ -99,7 +110,8 @@ def part_names(round_: int | None, fold: int) -> list[str]:
     if round_ is None:
         return list(ORDER_PARTS)
     place = f"round {round_} of fold {fold}" if fold else f"round {round_}"
-    return [f"{name}, {place}" for name in ROUND_PARTS]
+    # A hospital that shows all its work as one part has it in every round.
+    return [*(f"{name}, {place}" for name in ROUND_PARTS), WHOLE_ORDER]
 
 
 def _shown(part: StepRun) -> dict[str, Any]:
@@ -111,6 +123,11 @@ def _shown(part: StepRun) -> dict[str, Any]:
         "ended": _moment(part.ended) if part.ended else None,
         "state": part.state,
     }
+
+
+def _is_ours(part: dict[str, Any]) -> bool:
+    """Prefect has a task of its own, by a made-up name, for each hospital's run."""
+    return part["what"] in ORDER_PARTS or part["what"] in ROUND_PARTS
 
 
 def _moment(when: datetime) -> str:

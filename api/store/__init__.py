@@ -6,13 +6,17 @@ speaks SQL.
 (api/store/engine.py). What they return are the frozen rows of api/store/rows.py; the
 tables behind them stand in api/store/tables.py.
 
-SQLite by default, PostgreSQL by URL. The store holds who takes part, what was ordered
+SQLite by default, PostgreSQL by URL; large messages are files beside it. The store
+holds who takes part, what was ordered
 and how far it is, the exchange's messages, and which round files there are. It never
 holds a row, a gradient, a model, or an SQL text in clear.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from api.store.bodies import Bodies
 from api.store.disk import Disk
 from api.store.engine import Database
 from api.store.hospitals import HospitalStore
@@ -30,12 +34,32 @@ class Store(Database):
     Every method of these is one transaction.
     """
 
-    def __init__(self, url: str, disk: Disk | None = None) -> None:
+    def __init__(
+        self, url: str, disk: Disk | None = None, *, exchange_url: str | None = None
+    ) -> None:
+        """`exchange_url` is where large messages are kept: a folder, or an address that
+        fsspec knows. Beside SQLite's file unless told.
+
+        BadRequest as `Database` and `Bodies`.
+        """
         super().__init__(url, disk)
+        self.bodies = Bodies(exchange_url or str(self.folder / "exchange"), disk)
         self.hospitals = HospitalStore(self)
-        self.orders = OrderStore(self)
+        self.orders = OrderStore(self, self.bodies)
         self.places = PlaceStore(self)
-        self.messages = MessageStore(self)
+        self.messages = MessageStore(self, self.bodies)
         self.rounds = RoundStore(self)
         self.schedules = ScheduleStore(self)
         self.sessions = SessionStore(self)
+
+    def clean_up_bodies(self, before: datetime) -> int:
+        """Removes large messages' files that a crash has left without a row, and that
+        have not changed since; how many.
+        """
+
+        def named_by(order_id: int) -> set[str] | None:
+            if not self.orders.exists(order_id):
+                return None
+            return self.messages.files(order_id)
+
+        return self.bodies.clean_up(named_by, before)

@@ -63,6 +63,8 @@ class Disk:
         return self.trouble()
 
     def is_full(self) -> bool:
+        # Free bytes alone do not say it: a quota, or a store that is elsewhere, may be
+        # used up while this folder has room.
         if self._failed is not None and self._now() - self._failed < REMEMBERED_SECONDS:
             return True
         return self.free_bytes() < FULL_BYTES

@@ -9,12 +9,14 @@ Decisions 21 and 67.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -23,13 +25,16 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from anyio import to_thread
+from sqlalchemy.dialects import postgresql, sqlite
 
 from api.store.disk import Disk, is_full
 from api.store.tables import hospitals
 from protocol.errors import BadRequest, Conflict, Unavailable
 
 BUSY_MILLISECONDS = 10_000
+
+MOST_AT_ONCE = 40
+"""Calls of stores, each in a thread of its own."""
 
 BUSY_CLEANING_MILLISECONDS = 200
 """How long emptying the log waits for others: it is done again at the next order's end.
@@ -38,6 +43,9 @@ BUSY_CLEANING_MILLISECONDS = 200
 ADMISSION_LOCK = 0x636F6E73
 """PostgreSQL's advisory lock of who gives places, in every process of this coordinator.
 """
+
+MIGRATION_LOCK = 0x636F6E76
+"""Of who brings the schema up to date."""
 
 MOST_SPARE = 2**26
 """That stays free on the disk when a store is written anew."""
@@ -69,9 +77,37 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="store")
+
+
 async def in_thread(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """A call of a store, off the event loop."""
-    return await to_thread.run_sync(functools.partial(method, *args, **kwargs))
+    """A call of a store, off the event loop.
+
+    Cancelled, it ends when the call has: nobody goes on, or closes the store, while a
+    thread still writes.
+    """
+    call = functools.partial(method, *args, **kwargs)
+    working = asyncio.get_running_loop().run_in_executor(_threads, call)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        while not working.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([working])
+        # Looked at, so that nothing is said of an error that nobody hears.
+        working.exception()
+        raise
+
+
+def insert_unless_there(
+    connection: sa.Connection, table: sa.Table, **values: Any
+) -> None:
+    """A row, unless one with its key is there; where another transaction is just making
+    that one, it is waited for.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    insert = sqlite.insert(table) if is_sqlite else postgresql.insert(table)
+    connection.execute(insert.values(**values).on_conflict_do_nothing())
 
 
 class Database:
@@ -85,7 +121,11 @@ class Database:
         """
         self.disk = disk
         try:
-            self.engine = sa.create_engine(url, pool_pre_ping=True)
+            address = sa.make_url(url)
+            # A server may have closed a connection; a file has none to close
+            # (decision 151).
+            is_server = address.get_backend_name() != "sqlite"
+            self.engine = sa.create_engine(address, pool_pre_ping=is_server)
         except (sa.exc.ArgumentError, ImportError):
             raise BadRequest(
                 "CONSILIUM_STORE_URL is no address of a database.",
@@ -113,10 +153,26 @@ class Database:
         )
 
     @property
+    def conninfo(self) -> str | None:
+        """Where psycopg connects to hear and lock; None for SQLite, which one process
+        has.
+        """
+        if self._is_sqlite:
+            return None
+        url = self.engine.url.set(drivername="postgresql")
+        return url.render_as_string(hide_password=False)
+
+    @property
     def _file(self) -> Path | None:
         """SQLite's; None for a database on a server, or in memory."""
         name = self.engine.url.database
         return Path(name) if self._is_sqlite and name and name != ":memory:" else None
+
+    @property
+    def folder(self) -> Path:
+        """Of SQLite's file; the process's own for a database on a server."""
+        file = self._file
+        return file.absolute().parent if file else Path.cwd()
 
     def is_empty(self) -> bool:
         """Whether there are no tables of a store yet.
@@ -147,6 +203,10 @@ class Database:
                 connection.exec_driver_sql(
                     "BEGIN IMMEDIATE"
                 )  # Python begins none before it makes a table
+            else:
+                # Processes that start at one time find it done by the first.
+                lock = sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)
+                connection.execute(sa.select(lock))
             config.attributes["connection"] = connection
             command.upgrade(config, version)
         if self._is_sqlite:
@@ -159,6 +219,8 @@ class Database:
         if self._file is None:
             return
         size = self._file.stat().st_size
+        # VACUUM writes the store a second time and then, through the log, over the
+        # first: it may take twice the size.
         has_room = shutil.disk_usage(self._file.parent).free > 2 * size + MOST_SPARE
         with self.engine.connect() as connection:
             mode = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar()
@@ -182,17 +244,26 @@ class Database:
         return self.engine.begin()
 
     @contextlib.contextmanager
+    def begin_to_change(self) -> Iterator[sa.Connection]:
+        """A transaction that writes what it has read FOR UPDATE: on PostgreSQL the rows
+        are locked by that, and SQLite, which knows no such thing, is locked here.
+        """
+        with self.engine.begin() as connection:
+            if self._is_sqlite:
+                # Python begins no transaction before a SELECT: another thread could
+                # write between what is read here and what is written.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+
+    @contextlib.contextmanager
     def begin_alone(self) -> Iterator[sa.Connection]:
         """A transaction in which no other process gives places: what is read stands
         until it is written.
         """
-        with self.engine.begin() as connection:
-            if self._is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.execute(
-                    sa.select(sa.func.pg_advisory_xact_lock(ADMISSION_LOCK))
-                )
+        with self.begin_to_change() as connection:
+            if not self._is_sqlite:
+                lock = sa.func.pg_advisory_xact_lock(ADMISSION_LOCK)
+                connection.execute(sa.select(lock))
             yield connection
 
     def empty_log(self) -> None:
@@ -212,6 +283,8 @@ class Database:
                 _give_back_pages(raw)
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
+                # The connection goes back to the pool: who takes it next would give up
+                # after a fifth of a second.
                 raw.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
 
 

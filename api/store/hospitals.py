@@ -6,6 +6,7 @@ Of a hospital stands here what its agent says of itself.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -16,8 +17,13 @@ import sqlalchemy as sa
 
 from api.store.engine import Database
 from api.store.rows import HospitalRow
-from api.store.tables import hospitals, tokens, utc_now
-from protocol.errors import Conflict, Unavailable
+from api.store.tables import hospitals, page_sessions, tokens, utc_now
+from protocol.errors import Conflict, Forbidden, Unavailable
+from protocol.versions import UNSAID_WINDOW, Window
+
+ENROLMENT = "enrolment"
+"""The role of a token that makes an agent's token known, once, and nothing else."""
+ENROLMENT_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,12 @@ def token_digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+_HAS_DIGEST = tokens.c.digest == sa.bindparam("digest")
+
+_TOKEN = sa.select(tokens).where(_HAS_DIGEST)
+"""Asked at every call: made once."""
+
+
 class HospitalStore:
     """Hospitals and tokens."""
 
@@ -48,24 +60,35 @@ class HospitalStore:
 
     def add(self, user_id: int, name: str) -> None:
         """Conflict when the id or the name is taken."""
-        is_taken = sa.or_(hospitals.c.user_id == user_id, hospitals.c.name == name)
+        is_taken = sa.or_(
+            hospitals.c.user_id == user_id,
+            hospitals.c.name == name,
+        )
         query = sa.select(hospitals.c.user_id).where(is_taken)
-        with self._database.begin() as connection:
-            if connection.execute(query).first():
-                raise Conflict(
-                    f"Hospital {user_id} or the name {name} is registered already.",
-                    remedy="Choose another, or rotate its token.",
-                )
-            connection.execute(hospitals.insert().values(user_id=user_id, name=name))
+        insert = hospitals.insert().values(
+            user_id=user_id,
+            name=name,
+        )
+        try:
+            with self._database.begin() as connection:
+                earlier = connection.execute(query).first()
+                if earlier:
+                    raise _taken(user_id, name)
+                connection.execute(insert)
+        except sa.exc.IntegrityError:
+            # Somebody else registered one of them between the look and the row.
+            raise _taken(user_id, name) from None
 
     def all(self) -> list[HospitalRow]:
         """By user id."""
         query = sa.select(hospitals).order_by(hospitals.c.user_id)
         with self._database.begin() as connection:
-            return [HospitalRow(**row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [HospitalRow(**row._mapping) for row in rows]
 
     def names(self) -> dict[int, str]:
-        return {hospital.user_id: hospital.name for hospital in self.all()}
+        known = self.all()
+        return {hospital.user_id: hospital.name for hospital in known}
 
     def enrol(
         self,
@@ -75,88 +98,244 @@ class HospitalStore:
         scoring: str = "none",
         policy: Mapping[str, Any] | None = None,
         max_orders: int | None = None,
+        speaks: Window = UNSAID_WINDOW,
     ) -> None:
         """Keeps the first public keys that an agent presents: SQL is sealed to them.
 
-        `scoring` is its policy's. Conflict for other keys than those: a stolen token
-        must not draw later orders' SQL to the thief.
+        `scoring` is its policy's, `speaks` the protocol numbers that it takes. Conflict
+        for other keys than those: a stolen token must not draw later orders' SQL to the
+        thief.
         """
-        query = sa.select(hospitals).where(hospitals.c.user_id == user_id)
-        with self._database.begin() as connection:
-            row = connection.execute(query).first()
-        # Whoever has a token but not the vault cannot take a hospital's place (decision
-        # 24).
-        first_identity = None if row is None else row.identity
-        if first_identity not in (None, identity):
-            raise Conflict(
-                f"Hospital {user_id} has presented other keys before.",
-                remedy="If its vault was lost, the operator runs: ./run server forget-keys "
-                f"--user-id {user_id}, and its partners pin the new fingerprint.",
-                code="keys_changed",
-            )
+        is_meant = hospitals.c.user_id == user_id
+        query = sa.select(hospitals).where(is_meant)
         news = {
             "identity": identity,
             "agent_version": version,
             "scoring": scoring,
             "policy": policy,
             "max_orders": max_orders,
+            "protocol": speaks.newest,
+            "oldest_protocol": speaks.oldest,
         }
-        known = {} if row is None else {name: row._mapping[name] for name in news}
-        if known == news:
+        # Asked by the write itself: of two first enrolments at one time both have read
+        # that there are no keys yet.
+        has_no_others = sa.or_(
+            hospitals.c.identity.is_(None),
+            hospitals.c.identity == identity,
+        )
+        update = hospitals.update().where(is_meant, has_no_others)
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
+            known: dict[str, Any] = {}
+            if row is not None:
+                known = {name: row._mapping[name] for name in news}
+            is_new = known != news
+            n_changed = 0
+            if is_new:
+                n_changed = self._touch(connection, update, news)
+        if not is_new:
             # Nothing new: this is no reason to turn it away while the disk is full.
             self.seen(user_id)
-        else:
-            self._touch(user_id, news)
+        elif row is not None and n_changed == 0:
+            # Whoever has a token but not the vault cannot take a hospital's place
+            # (decision 24).
+            raise Conflict(
+                f"Hospital {user_id} has presented other keys before.",
+                remedy="If its vault was lost, the operator runs: ./run server forget-keys "
+                f"--user-id {user_id}, and its partners pin the new fingerprint.",
+                code="keys_changed",
+            )
 
     def forget_keys(self, user_id: int) -> None:
         """The hospital may present new keys once."""
-        update = hospitals.update().where(hospitals.c.user_id == user_id)
+        is_meant = hospitals.c.user_id == user_id
+        update = hospitals.update().where(is_meant)
+        forgotten = update.values(identity=None)
         with self._database.begin() as connection:
-            connection.execute(update.values(identity=None))
+            connection.execute(forgotten)
 
     def seen(self, user_id: int) -> None:
         """When it was seen is not kept while the disk is full.
 
         Nobody is turned away for that.
         """
-        with contextlib.suppress(Unavailable):
-            self._touch(user_id, {})
+        is_meant = hospitals.c.user_id == user_id
+        update = hospitals.update().where(is_meant)
+        with contextlib.suppress(Unavailable), self._database.begin() as connection:
+            self._touch(connection, update, {})
 
-    def _touch(self, user_id: int, news: Mapping[str, Any]) -> None:
-        update = hospitals.update().where(hospitals.c.user_id == user_id)
-        with self._database.begin() as connection:
-            connection.execute(update.values(last_seen=utc_now(), **news))
+    def _touch(
+        self,
+        connection: sa.Connection,
+        update: sa.Update,
+        news: Mapping[str, Any],
+    ) -> int:
+        """How many hospitals the update was of: one or none."""
+        changed = update.values(last_seen=utc_now(), **news)
+        return connection.execute(changed).rowcount
 
     # Tokens
 
-    def add_token(self, token: str, role: str, user_id: int | None) -> None:
+    def add_token(
+        self,
+        token: str,
+        role: str,
+        user_id: int | None,
+    ) -> None:
         # Only the digest: who reads the store can call with nobody's token.
         digest = token_digest(token)
         insert = tokens.insert().values(
-            digest=digest, role=role, user_id=user_id, created=utc_now()
+            digest=digest,
+            role=role,
+            user_id=user_id,
+            created=utc_now(),
         )
         with self._database.begin() as connection:
             connection.execute(insert)
 
     def revoke_tokens(self, role: str, user_id: int | None) -> int:
-        """Revokes every token of a role (and hospital); returns how many."""
+        """Revokes every token of a role (and hospital); returns how many.
+
+        Whom an identity provider has signed in as the same is out, too.
+        """
         is_meant = sa.and_(
             tokens.c.role == role,
+            # The operator has no number, and in SQL NULL = NULL is not true: the
+            # operator's tokens would never be revoked.
             tokens.c.user_id.is_not_distinct_from(user_id),
             tokens.c.revoked.is_(None),
         )
-        update = tokens.update().where(is_meant).values(revoked=utc_now())
+        is_theirs = sa.and_(
+            page_sessions.c.role == role,
+            page_sessions.c.user_id.is_not_distinct_from(user_id),
+        )
+        update = tokens.update().where(is_meant)
+        revoked = update.values(revoked=utc_now())
+        sign_out = page_sessions.delete().where(is_theirs)
         with self._database.begin() as connection:
-            return connection.execute(update).rowcount
+            # With the tokens or not at all: a crash in between would leave somebody
+            # signed in whose tokens are revoked.
+            connection.execute(sign_out)
+            return connection.execute(revoked).rowcount
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None for an unknown or revoked one."""
         digest = token_digest(token)
-        query = sa.select(tokens).where(tokens.c.digest == digest)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            found = connection.execute(_TOKEN, {"digest": digest})
+            row = found.first()
         if row is None or row.revoked is not None:
             return None
-        if not hmac.compare_digest(row.digest, digest):
+        is_same = hmac.compare_digest(row.digest, digest)
+        # An enrolment opens one address, which asks `enrolment` for it: here it is
+        # nobody's token.
+        if not is_same or row.role == ENROLMENT:
             return None
         return Caller(row.role, row.user_id)
+
+    # Enrolment: an agent makes its token itself, and shows its digest by a token of one
+    # use (decision 110)
+
+    def enrolment(self, token: str) -> Caller | None:
+        """Whose enrolment a token is, used, expired or not; None for any other."""
+        digest = token_digest(token)
+        is_meant = sa.and_(
+            tokens.c.digest == digest,
+            tokens.c.role == ENROLMENT,
+        )
+        query = sa.select(tokens).where(is_meant)
+        with self._database.begin() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        return Caller(row.role, row.user_id)
+
+    def take_enrolment(
+        self,
+        token: str,
+        agent_digest: str,
+        *,
+        now: datetime.datetime | None = None,
+    ) -> None:
+        """Knows an agent's token from now on by its digest, and the enrolment no more.
+
+        The same digest again is fine: the agent may not have heard the first answer.
+        Forbidden (codes enrolment_used, enrolment_expired, enrolment_token).
+        """
+        now = now or utc_now()
+        digest = token_digest(token)
+        is_enrolment = tokens.c.digest == digest
+        of_token = sa.select(tokens).where(is_enrolment)
+        is_agents = tokens.c.digest == agent_digest
+        of_agent = sa.select(tokens).where(is_agents)
+        with self._database.begin() as connection:
+            enrolment = connection.execute(of_token).one()
+            known = connection.execute(of_agent).first()
+            if known is not None:
+                _check_same_agent(known, enrolment)
+                return
+            validity = datetime.timedelta(days=ENROLMENT_DAYS)
+            # Behind the look for the agent's own token: who was answered before, and
+            # has not heard it, may ask again however late.
+            if enrolment.created + validity < now:
+                raise _no_enrolment("has expired", code="enrolment_expired")
+            # One of two at the same time is too late.
+            unused = sa.and_(
+                tokens.c.digest == digest,
+                tokens.c.revoked.is_(None),
+            )
+            update = tokens.update().where(unused)
+            used = update.values(revoked=now)
+            n_changed = connection.execute(used).rowcount
+            if n_changed != 1:
+                # The agent may have asked twice: then the other call has just made
+                # this very token known.
+                known = connection.execute(of_agent).first()
+                if known is not None:
+                    taken = connection.execute(of_token).one()
+                    _check_same_agent(known, taken)
+                    return
+                raise _no_enrolment("has been used, or replaced", code="enrolment_used")
+            made = tokens.insert().values(
+                digest=agent_digest,
+                role="agent",
+                user_id=enrolment.user_id,
+                created=now,
+            )
+            # In the transaction that uses the enrolment up: a crash between two would
+            # shut the hospital out.
+            connection.execute(made)
+
+
+def _taken(user_id: int, name: str) -> Conflict:
+    return Conflict(
+        f"Hospital {user_id} or the name {name} is registered already.",
+        remedy="Choose another, or rotate its token.",
+    )
+
+
+def _check_same_agent(
+    known: sa.Row[Any],
+    enrolment: sa.Row[Any],
+) -> None:
+    """A digest that is known already is that of this enrolment's own agent."""
+    is_agent = known.role == "agent"
+    is_own = is_agent and known.user_id == enrolment.user_id
+    is_used = enrolment.revoked is not None
+    is_taken = is_used and known.created >= enrolment.created
+    is_revoked = known.revoked is not None
+    if not is_own or not is_taken or is_revoked:
+        raise Forbidden(
+            "This is no new token.",
+            remedy="Remove the file token from the state folder, and run init again.",
+            code="enrolment_token",
+        )
+
+
+def _no_enrolment(what: str, *, code: str) -> Forbidden:
+    return Forbidden(
+        f"This enrolment {what}.",
+        remedy="Ask the operator for a new file (./run server enrol). If nobody here has used this one, say so: then "
+        "somebody else may have had it.",
+        code=code,
+    )

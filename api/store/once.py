@@ -32,6 +32,8 @@ class Once:
     def of(caller: Caller, idempotency_key: str | None, request: Any) -> Once | None:
         if idempotency_key is None:
             return None
+        # With the caller's name: two callers may choose the same key, and neither is
+        # given the other's order.
         own = f"{caller.role}/{caller.user_id}/{idempotency_key}".encode()
         digest = hmac.new(own, canonical(request).encode(), "sha256").hexdigest()
         return Once(hashlib.sha256(own).hexdigest(), digest)

@@ -7,6 +7,8 @@ api/store/places.py, its rounds in api/store/rounds.py.
 
 from __future__ import annotations
 
+import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,12 +16,14 @@ from typing import Any, TypedDict, Unpack
 
 import sqlalchemy as sa
 
+from api.store.bodies import Bodies, Body
 from api.store.engine import Database
 from api.store.messages import delete_messages, insert_message
 from api.store.once import Once
 from api.store.places import PLACED, who_decides
 from api.store.rows import DueTime, OrderRow, SealedBox
-from api.store.tables import ENDED, boxes, firings, orders, utc_now
+from api.store.schedules import add_firing
+from api.store.tables import ENDED, boxes, orders, utc_now
 from protocol.errors import ConsiliumError, NotFound, reason_of
 from protocol.exchange import Address
 from protocol.message_plan import BOXES
@@ -32,6 +36,10 @@ class Prepared:
 
     document: str
     boxes: Mapping[int, SealedBox]  # by hospital
+
+
+MOST_KNOWN = 1_000
+"""Orders whose hospitals are remembered."""
 
 
 class OrderChange(TypedDict, total=False):
@@ -51,8 +59,11 @@ class OrderChange(TypedDict, total=False):
 class OrderStore:
     """Orders with their sealed SQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bodies: Bodies) -> None:
         self._database = database
+        self._bodies = bodies
+        # By order; who takes part never changes.
+        self._hospitals: OrderedDict[int, list[int]] = OrderedDict()
 
     # Making one
 
@@ -74,8 +85,8 @@ class OrderStore:
         Asked `once` again, the same request finds the order that exists. `body` holds
         no SQL text. Without `prepare` no agent has to do anything, and the order is
         running as soon as it is made. The order of a schedule comes into being with the
-        entry of its due time in the history. Unavailable (code disk) while the disk is
-        short.
+        entry of its due time in the history; TimeTaken where it has one. Unavailable
+        (code disk) while the disk is short.
         """
         disk = self._database.disk
         # A new order would fill the disk that those under way need; an order that
@@ -87,37 +98,44 @@ class OrderStore:
             return earlier, False
         hospitals = sorted(hospital_ids)
         now = utc_now()
+
+        state = "pending" if prepare else "running"
+        owner_key = once and once.owner_key
+        body_digest = once and once.body_digest
+        schedule_id = due and due.schedule_id
         values: dict[str, Any] = {
             "kind": kind,
             "initiator": initiator,
             "hospitals": hospitals,
             "body": dict(body),
-            "state": "pending" if prepare else "running",
+            "state": state,
             "n_rows": {},
             "summary": {},
             "rerun_of": rerun_of,
             "created": now,
             "updated": now,
-            "owner_key": once and once.owner_key,
-            "body_digest": once and once.body_digest,
-            "schedule_id": due and due.schedule_id,
+            "owner_key": owner_key,
+            "body_digest": body_digest,
+            "schedule_id": schedule_id,
         }
         try:
             with self._database.begin() as connection:
                 if kind in PLACED:
-                    values["asked"] = who_decides(connection, hospitals, initiator)
-                inserted = connection.execute(orders.insert().values(**values))
-                order_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
+                    asked = who_decides(connection, hospitals, initiator)
+                    values["asked"] = asked
+                insert = orders.insert().values(**values)
+                inserted = connection.execute(insert)
+                key = inserted.inserted_primary_key
+                order_id = int(key[0])  # type: ignore[index]
                 if prepare:
                     # The document and the commitments in it name the order's number.
                     prepared = prepare(order_id)
                     _add_prepared(connection, order_id, prepared)
                 if due:
-                    _add_firing(connection, order_id, due)
+                    add_firing(connection, due, order_id=order_id)
                 return order_id, True
         except sa.exc.IntegrityError:
-            # Somebody else's transaction has used the key, or the due time, before this
-            # one.
+            # Somebody else's transaction has used the key before this one.
             earlier = self._earlier(once)
             if earlier is None:
                 raise
@@ -133,7 +151,8 @@ class OrderStore:
 
     def get(self, order_id: int) -> OrderRow:
         """NotFound when there is none."""
-        query = sa.select(orders).where(orders.c.order_id == order_id)
+        is_meant = orders.c.order_id == order_id
+        query = sa.select(orders).where(is_meant)
         with self._database.begin() as connection:
             row = connection.execute(query).first()
         if row is None:
@@ -144,18 +163,29 @@ class OrderStore:
         return OrderRow(**row._mapping)
 
     def exists(self, order_id: int) -> bool:
-        query = sa.select(sa.exists().where(orders.c.order_id == order_id))
+        is_meant = orders.c.order_id == order_id
+        query = sa.select(sa.exists().where(is_meant))
         with self._database.begin() as connection:
             return bool(connection.scalar(query))
 
     def hospitals_of(self, order_id: int) -> list[int]:
-        """Who takes part; nobody for an order that does not exist."""
-        query = sa.select(orders.c.hospitals).where(orders.c.order_id == order_id)
+        """Who was asked; nobody for an order that does not exist."""
+        is_meant = orders.c.order_id == order_id
+        query = sa.select(orders.c.hospitals).where(is_meant)
         with self._database.begin() as connection:
             row = connection.execute(query).first()
         if row is None:
             return []
+        self._hospitals[order_id] = list(row.hospitals)
+        while len(self._hospitals) > MOST_KNOWN:
+            self._hospitals.popitem(last=False)
         return list(row.hospitals)
+
+    def known_hospitals_of(self, order_id: int) -> list[int] | None:
+        """As `hospitals_of`, without asking the database; None where it has to be
+        asked.
+        """
+        return self._hospitals.get(order_id)
 
     def newest(
         self,
@@ -169,11 +199,14 @@ class OrderStore:
 
         `hospital` keeps those in which it takes part, `kind` those of one kind.
         """
-        query = sa.select(orders).order_by(orders.c.order_id.desc())
+        newest_first = orders.c.order_id.desc()
+        query = sa.select(orders).order_by(newest_first)
         if kind is not None:
-            query = query.where(orders.c.kind == kind)
+            is_of_kind = orders.c.kind == kind
+            query = query.where(is_of_kind)
         if before is not None:
-            query = query.where(orders.c.order_id < before)
+            is_before = orders.c.order_id < before
+            query = query.where(is_before)
         found: list[OrderRow] = []
         with self._database.begin() as connection:
             for row in connection.execute(query):
@@ -181,17 +214,22 @@ class OrderStore:
                 # differently.
                 takes_part = hospital is None or hospital in row.hospitals
                 if takes_part:
-                    found.append(OrderRow(**row._mapping))
+                    order = OrderRow(**row._mapping)
+                    found.append(order)
                 if len(found) == limit:
                     break
         return found
 
     def active(self) -> list[OrderRow]:
         """Those that Prefect works on and that have not ended."""
-        is_active = sa.and_(orders.c.state.not_in(ENDED), orders.c.kind != "external")
+        is_active = sa.and_(
+            orders.c.state.not_in(ENDED),
+            orders.c.kind != "external",
+        )
         query = sa.select(orders).where(is_active)
         with self._database.begin() as connection:
-            return [OrderRow(**row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [OrderRow(**row._mapping) for row in rows]
 
     def with_old_runs(self, keep: int) -> dict[int, str | None]:
         """Ended orders whose runs Prefect may still have, but for the `keep` that have
@@ -202,31 +240,81 @@ class OrderStore:
             orders.c.kind != "external",
             orders.c.runs_deleted.is_(None),
         )
-        query = sa.select(orders.c.order_id, orders.c.flow_run_id)
-        newest_first = (orders.c.updated.desc(), orders.c.order_id.desc())
-        query = query.where(may_have_runs).order_by(*newest_first).offset(keep)
+        newest_first = (
+            orders.c.updated.desc(),
+            orders.c.order_id.desc(),
+        )
+        query = (
+            sa.select(orders.c.order_id, orders.c.flow_run_id)
+            .where(may_have_runs)
+            .order_by(*newest_first)
+            .offset(keep)
+        )
         with self._database.begin() as connection:
             found = connection.execute(query).all()
-        return {row.order_id: row.flow_run_id for row in reversed(found)}
+        oldest_first = reversed(found)
+        return {row.order_id: row.flow_run_id for row in oldest_first}
 
     def boxes(self, order_id: int) -> dict[int, SealedBox]:
         """Each hospital's sealed SQL and its commitment.
 
         A rerun uses them again (decision 6).
         """
-        query = sa.select(boxes).where(boxes.c.order_id == order_id)
+        is_meant = boxes.c.order_id == order_id
+        query = sa.select(boxes).where(is_meant)
         found = {}
         with self._database.begin() as connection:
             for row in connection.execute(query):
-                found[row.user_id] = SealedBox(row.box, row.commitment)
+                sealed = SealedBox(row.box, row.commitment)
+                found[row.user_id] = sealed
         return found
 
     # Changing
 
     def change(self, order_id: int, **change: Unpack[OrderChange]) -> None:
-        update = orders.update().where(orders.c.order_id == order_id)
+        is_meant = orders.c.order_id == order_id
+        update = orders.update().where(is_meant)
         with self._database.begin() as connection:
-            connection.execute(update.values(updated=utc_now(), **change))
+            changed = update.values(updated=utc_now(), **change)
+            connection.execute(changed)
+
+    def name_party(self, order_id: int, user_ids: Iterable[int]) -> None:
+        """Who takes part in an order that starts with who is there. The first word
+        stands: its hospitals go by it.
+        """
+        is_open = sa.and_(
+            orders.c.order_id == order_id,
+            orders.c.party.is_(None),
+        )
+        update = orders.update().where(is_open)
+        with self._database.begin() as connection:
+            now = utc_now()
+            party = sorted(user_ids)
+            named = update.values(updated=now, party=party)
+            connection.execute(named)
+
+    def renew_document(
+        self,
+        order_id: int,
+        earlier: str,
+        document: str,
+    ) -> bool:
+        """Asks with another document, and the order is pending; False where another
+        process has changed the earlier one meanwhile.
+        """
+        is_as_read = sa.and_(
+            orders.c.order_id == order_id,
+            orders.c.document == earlier,
+        )
+        update = orders.update().where(is_as_read)
+        news = {
+            "updated": utc_now(),
+            "document": document,
+            "state": "pending",
+        }
+        renewed = update.values(**news)
+        with self._database.begin() as connection:
+            return connection.execute(renewed).rowcount > 0
 
     def leave_pending(self, order_id: int, state: str) -> None:
         """The state of an order that begins.
@@ -234,30 +322,51 @@ class OrderStore:
         One that has begun, or ended meanwhile, keeps its own: an order that came back
         from its end would hold its places for ever.
         """
-        is_pending = sa.and_(orders.c.order_id == order_id, orders.c.state == "pending")
+        is_pending = sa.and_(
+            orders.c.order_id == order_id,
+            orders.c.state == "pending",
+        )
         update = orders.update().where(is_pending)
         with self._database.begin() as connection:
-            connection.execute(update.values(updated=utc_now(), state=state))
+            begun = update.values(updated=utc_now(), state=state)
+            connection.execute(begun)
 
     def end(
-        self, order_id: int, state: str, stop: ConsiliumError | None = None
+        self,
+        order_id: int,
+        state: str,
+        stop: ConsiliumError | None = None,
+        *,
+        document: str | None = None,
     ) -> bool:
-        """Ends an order once; False when it had ended before.
+        """Ends an order once; False when it had ended before, or has another document
+        than this one.
 
         Its messages go with it: nothing is left behind.
         """
-        is_open = sa.and_(orders.c.order_id == order_id, orders.c.state.not_in(ENDED))
+        is_open = sa.and_(
+            orders.c.order_id == order_id,
+            orders.c.state.not_in(ENDED),
+        )
+        if document is not None:
+            is_open = sa.and_(is_open, orders.c.document == document)
         reason = stop.to_json() if stop else None
         outlives = BOXES if state == "success" else ()
         update = orders.update().where(is_open)
-        ended = update.values(state=state, stop=reason, updated=utc_now())
+        ended = update.values(
+            state=state,
+            stop=reason,
+            updated=utc_now(),
+        )
         with self._database.begin() as connection:
             n_changed = connection.execute(ended).rowcount
             is_new = n_changed > 0
+            files: list[str] = []
             if is_new:
-                delete_messages(connection, order_id, but=outlives)
+                files = delete_messages(connection, order_id, but=outlives)
         # What was deleted stands in the write-ahead log until that is emptied.
         if is_new:
+            self._bodies.remove(files)
             self._database.empty_log()
         return is_new
 
@@ -271,29 +380,40 @@ class OrderStore:
         """
         is_meant = orders.c.order_id == order_id
         query = sa.select(orders.c.state, orders.c.stop).where(is_meant)
-        with self._database.begin() as connection:
+        with self._database.begin_to_change() as connection:
             row = connection.execute(query.with_for_update()).first()
             if row is None or row.state != "failed" or not row.stop:
                 return False
-            detail = row.stop["detail"]
+            earlier = row.stop
+            detail = earlier["detail"]
             also = detail.get("also", [])
-            speakers = {one["user_id"] for one in also} | {detail.get("user_id")}
-            if None in speakers or reason.detail["user_id"] in speakers:
+            speakers = {one["user_id"] for one in also}
+            speakers.add(detail.get("user_id"))
+            if None in speakers:
                 return False
-            told = {**reason_of(reason), "user_id": reason.detail["user_id"]}
+            speaker = reason.detail["user_id"]
+            if speaker in speakers:
+                return False
+            told = reason_of(reason)
+            told["user_id"] = speaker
             del told["detail"]
-            remedy = row.stop["remedy"]
+            sentence = earlier["sentence"]
+            remedy = earlier["remedy"]
             # The same is not said twice.
             if reason.remedy not in remedy:
                 remedy = f"{remedy} {reason.remedy}"
             stop = {
-                **row.stop,
-                "sentence": f"{row.stop['sentence']} {reason.sentence}",
+                **earlier,
+                "sentence": f"{sentence} {reason.sentence}",
                 "remedy": remedy,
-                "detail": {**detail, "also": [*also, told]},
+                "detail": {
+                    **detail,
+                    "also": [*also, told],
+                },
             }
             update = orders.update().where(is_meant)
-            connection.execute(update.values(stop=stop, updated=utc_now()))
+            changed = update.values(stop=stop, updated=utc_now())
+            connection.execute(changed)
         return True
 
     def note_runs_deleted(self, order_id: int, flow_run_id: str | None) -> None:
@@ -302,24 +422,39 @@ class OrderStore:
         """
         is_same = orders.c.flow_run_id.is_not_distinct_from(flow_run_id)
         is_meant = sa.and_(
-            orders.c.order_id == order_id, orders.c.state.in_(ENDED), is_same
+            orders.c.order_id == order_id,
+            orders.c.state.in_(ENDED),
+            is_same,
         )
         # `updated` stays: it says when the order ended.
-        update = orders.update().where(is_meant).values(runs_deleted=utc_now())
+        update = orders.update().where(is_meant)
+        noted = update.values(runs_deleted=utc_now())
         with self._database.begin() as connection:
-            connection.execute(update)
+            connection.execute(noted)
 
-    def end_inference(self, order_id: int) -> None:
+    def end_inference(self, order_id: int, attempt: int) -> bool:
         """An inference order ends with its answer, whether anybody waits for it or not.
 
-        No other order does.
+        No other order does; nor does one whose hospital has been asked again since, for
+        another process's key: it would be refused the answer that it is about to give.
+        False where it had ended before, too.
         """
-        if self.get(order_id).kind == "infer":
-            self.end(order_id, "success")
+        order = self.get(order_id)
+        if order.kind != "infer":
+            return False
+        document = json.loads(order.document)
+        if document["attempt"] != attempt:
+            return False
+        return self.end(order_id, "success", document=order.document)
 
 
-def _add_prepared(connection: sa.Connection, order_id: int, prepared: Prepared) -> None:
-    update = orders.update().where(orders.c.order_id == order_id)
+def _add_prepared(
+    connection: sa.Connection,
+    order_id: int,
+    prepared: Prepared,
+) -> None:
+    is_meant = orders.c.order_id == order_id
+    update = orders.update().where(is_meant)
     connection.execute(update.values(document=prepared.document))
     address = Address(order_id, "sql")
     for user, sealed in prepared.boxes.items():
@@ -331,18 +466,20 @@ def _add_prepared(connection: sa.Connection, order_id: int, prepared: Prepared) 
         )
         connection.execute(insert)
         # The message goes when the order ends; the box stays for a rerun.
-        insert_message(connection, address, COORDINATOR, user, sealed.box)
-    document = prepared.document.encode()
+        box = Body.of(sealed.box)
+        insert_message(
+            connection,
+            address,
+            COORDINATOR,
+            user,
+            box,
+        )
+    document = Body.of(prepared.document.encode())
+    document_address = Address(order_id, "document")
     insert_message(
-        connection, Address(order_id, "document"), COORDINATOR, EVERYONE, document
+        connection,
+        document_address,
+        COORDINATOR,
+        EVERYONE,
+        document,
     )
-
-
-def _add_firing(connection: sa.Connection, order_id: int, due: DueTime) -> None:
-    insert = firings.insert().values(
-        schedule_id=due.schedule_id,
-        scheduled=due.scheduled,
-        started=utc_now(),
-        order_id=order_id,
-    )
-    connection.execute(insert)

@@ -1,6 +1,6 @@
 """Places: how many orders each hospital takes at once, who has them, who is next.
 
-Decision 53. A place at a hospital is one of its agent's `max_orders`. An order takes all of its
+Decisions 53 and 135. A place at a hospital is one of its agent's `max_orders`. An order takes all of its
 places in one transaction, and the transaction that ends it frees them: what is taken is
 counted from the orders themselves, so that no crash loses a place or gives one twice.
 
@@ -75,12 +75,13 @@ class PlaceStore:
             for order in _waiting(connection):
                 if not order.is_ready(present):
                     continue
-                if giving.has_places_for(order):
+                if giving.has_places_for(order, present):
                     giving.admit(order)
                 else:
                     giving.leave_waiting(order)
             _add_overtaken(connection, giving.overtaken)
-            update = orders.update().where(orders.c.order_id.in_(giving.admitted))
+            is_admitted = orders.c.order_id.in_(giving.admitted)
+            update = orders.update().where(is_admitted)
             connection.execute(update.values(admitted=utc_now()))
         return giving.admitted
 
@@ -95,9 +96,10 @@ class PlaceStore:
             orders.c.state.not_in(ENDED),
             orders.c.kind.in_(PLACED),
         )
-        update = orders.update().where(has_places).values(admitted=None)
+        update = orders.update().where(has_places)
+        given_back = update.values(admitted=None)
         with self._database.begin() as connection:
-            n_changed = connection.execute(update).rowcount
+            n_changed = connection.execute(given_back).rowcount
         return n_changed > 0
 
     def forget_runs(self, order_id: int, flow_run_id: str) -> bool:
@@ -107,16 +109,20 @@ class PlaceStore:
         its age stay. False where the order has another run by now.
         """
         has_that_run = sa.and_(
-            orders.c.order_id == order_id, orders.c.flow_run_id == flow_run_id
+            orders.c.order_id == order_id,
+            orders.c.flow_run_id == flow_run_id,
         )
         update = orders.update().where(has_that_run)
         with self._database.begin_alone() as connection:
             asked = _asked(connection, order_id)
             for asking in asked.values():
                 asking["run"] = None
-            changed = connection.execute(
-                update.values(flow_run_id=None, runs=None, asked=asked or None)
+            forgotten = update.values(
+                flow_run_id=None,
+                runs=None,
+                asked=asked or None,
             )
+            changed = connection.execute(forgotten)
         return changed.rowcount > 0
 
     def queue(self, order_id: int, present: Collection[int]) -> list[Queue]:
@@ -138,14 +144,19 @@ class PlaceStore:
         kept = _kept(ready)
         queues = []
         for user in own.hospitals:
-            older_here = [older for older in all_older if user in older.hospitals]
+            n_before = 0
+            for older in all_older:
+                if user in older.hospitals:
+                    n_before += 1
+            n_places = places.get(user, USUAL_PLACES)
             is_full = free[user] <= 0
+            is_kept = not is_full and user in kept
             queue = Queue(
                 user_id=user,
-                places=places.get(user, USUAL_PLACES),
+                places=n_places,
                 is_full=is_full,
-                is_kept=not is_full and user in kept,
-                n_before=len(older_here),
+                is_kept=is_kept,
+                n_before=n_before,
             )
             queues.append(queue)
         return queues
@@ -155,30 +166,47 @@ class PlaceStore:
         with self._database.begin() as connection:
             return dict(_taken_places(connection))
 
-    def ask(self, order_id: int, user_ids: Collection[int]) -> None:
+    def ask(
+        self,
+        order_id: int,
+        user_ids: Collection[int],
+        *,
+        keeps_places: bool = False,
+    ) -> None:
         """A person decides at these hospitals before the order takes places.
 
-        Those that it has are given back. Where one is being asked, that goes on. An
+        Those that it has are given back, unless it goes on without these hospitals
+        meanwhile (`keeps_places`). Where one is being asked, that goes on. An
         agent that was heard before is asked in a new attempt, because its earlier run
         is over.
         """
         with self._database.begin_alone() as connection:
             asked = _asked(connection, order_id)
             for user in user_ids:
-                earlier = asked.get(str(user))
+                key = str(user)
+                earlier = asked.get(key)
                 if earlier is None:
-                    asked[str(user)] = dict(NOT_ASKED)
+                    asked[key] = dict(NOT_ASKED)
                 elif earlier["decided"]:
                     attempt = earlier.get("attempt", 0) + 1
-                    asked[str(user)] = {**NOT_ASKED, "attempt": attempt}
+                    asked[key] = {**NOT_ASKED, "attempt": attempt}
             is_open = sa.and_(
-                orders.c.order_id == order_id, orders.c.state.not_in(ENDED)
+                orders.c.order_id == order_id,
+                orders.c.state.not_in(ENDED),
             )
             update = orders.update().where(is_open)
-            connection.execute(update.values(asked=asked, admitted=None))
+            update = update.values(asked=asked)
+            if not keeps_places:
+                update = update.values(admitted=None)
+            connection.execute(update)
 
     def note_asking(
-        self, order_id: int, user_id: int, flow_run_id: str, *, attempt: int = 0
+        self,
+        order_id: int,
+        user_id: int,
+        flow_run_id: str,
+        *,
+        attempt: int = 0,
     ) -> None:
         """The flow run in which a hospital's agent is asked.
 
@@ -189,8 +217,15 @@ class PlaceStore:
             asking = asked.get(str(user_id))
             if asking is None:
                 return
-            if asking.get("attempt", 0) == attempt:
-                _change_asked(connection, order_id, asked, user_id, run=flow_run_id)
+            newest = asking.get("attempt", 0)
+            if newest == attempt:
+                _change_asked(
+                    connection,
+                    order_id,
+                    asked,
+                    user_id,
+                    run=flow_run_id,
+                )
 
     def note_decided(self, order_id: int, user_id: int) -> None:
         """Nobody has to decide at this hospital any longer.
@@ -200,11 +235,19 @@ class PlaceStore:
         with self._database.begin_alone() as connection:
             asked = _asked(connection, order_id)
             if str(user_id) in asked:
-                _change_asked(connection, order_id, asked, user_id, decided=True)
+                _change_asked(
+                    connection,
+                    order_id,
+                    asked,
+                    user_id,
+                    decided=True,
+                )
 
 
 def who_decides(
-    connection: sa.Connection, hospital_ids: Collection[int], initiator: int
+    connection: sa.Connection,
+    hospital_ids: Collection[int],
+    initiator: int,
 ) -> dict[str, Any] | None:
     """Who is asked before an order takes places; None for nobody.
 
@@ -218,19 +261,25 @@ def who_decides(
             continue
         policy = row.policy or {}
         order_rules = policy.get("orders", {})
-        if order_rules.get("approval") == "manual":
+        approval = order_rules.get("approval")
+        if approval == "manual":
             deciding.add(row.user_id)
     if not deciding:
         return None
     deciding.add(initiator)
-    return {str(user): dict(NOT_ASKED) for user in sorted(deciding)}
+    asked = {}
+    for user in sorted(deciding):
+        asked[str(user)] = dict(NOT_ASKED)
+    return asked
 
 
 def undecided(asked: Asked | None) -> list[int]:
     """The hospitals whose agents have not been heard yet."""
     users = []
-    for user, asking in (asked or {}).items():
-        if not asking["decided"]:
+    by_user = asked or {}
+    for user, asking in by_user.items():
+        is_decided = asking["decided"]
+        if not is_decided:
             users.append(int(user))
     return users
 
@@ -244,8 +293,10 @@ def is_begun(order: OrderRow) -> bool:
 
 
 def _asked(connection: sa.Connection, order_id: int) -> Asked:
-    query = sa.select(orders.c.asked).where(orders.c.order_id == order_id)
-    return dict(connection.scalar(query) or {})
+    is_meant = orders.c.order_id == order_id
+    query = sa.select(orders.c.asked).where(is_meant)
+    asked = connection.scalar(query) or {}
+    return dict(asked)
 
 
 def _change_asked(
@@ -256,7 +307,8 @@ def _change_asked(
     **change: Any,
 ) -> None:
     asked[str(user_id)].update(change)
-    update = orders.update().where(orders.c.order_id == order_id)
+    is_meant = orders.c.order_id == order_id
+    update = orders.update().where(is_meant)
     connection.execute(update.values(asked=asked))
 
 
@@ -268,15 +320,32 @@ class WaitingOrder:
     hospitals: list[int]
     overtaken: int  # how many younger orders have got places before it
     asked: Asked | None  # where a person decides first
+    initiator: int
+    # With how many of its hospitals it may start; None where it waits for all.
+    at_least: int | None
 
     def is_ready(self, present: Collection[int]) -> bool:
         """Whether it could use its places.
 
-        All agents are there, and nobody has to decide any longer.
+        All agents are there, and nobody has to decide any longer; of one that starts with
+        who is there, as many as it needs, its initiator among them.
         """
-        if not set(self.hospitals) <= set(present):
+        if self.at_least is None and undecided(self.asked):
             return False
-        return not undecided(self.asked)
+        return self.is_enough(self.ready(present))
+
+    def ready(self, present: Collection[int]) -> set[int]:
+        """The hospitals that could take part now."""
+        users_undecided = undecided(self.asked)
+        able = set(present) - set(users_undecided)
+        return set(self.hospitals) & able
+
+    def is_enough(self, users: Collection[int]) -> bool:
+        if self.at_least is None:
+            needed = set(self.hospitals)
+            return needed <= set(users)
+        has_initiator = self.initiator in users
+        return has_initiator and len(users) >= self.at_least
 
 
 @dataclass
@@ -292,19 +361,29 @@ class _Giving:
     # Hospitals that take no younger orders.
     _kept: set[int] = field(default_factory=set)
 
-    def has_places_for(self, order: WaitingOrder) -> bool:
-        if not self._kept.isdisjoint(order.hospitals):
-            return False
-        return all(self.free[user] > 0 for user in order.hospitals)
+    def has_places_for(self, order: WaitingOrder, present: Collection[int]) -> bool:
+        with_place = set()
+        not_kept = order.ready(present) - self._kept
+        for user in not_kept:
+            if self.free[user] > 0:
+                with_place.add(user)
+        return order.is_enough(with_place)
 
     def admit(self, order: WaitingOrder) -> None:
+        """Places at all of its hospitals.
+
+        Of one that starts with who is there, also at those that are away or full: who
+        comes within its time takes part, and the agent's own limit guards how many it
+        works on. They are free again when its party is named.
+        """
         self.free.subtract(order.hospitals)
         self.admitted.append(order.order_id)
         # Each older order that waits at one of these hospitals is overtaken, and once
         # only, at however many of them it waits.
         all_older: dict[int, WaitingOrder] = {}
         for user in order.hospitals:
-            for older in self._waiting_at.get(user, ()):
+            older_here = self._waiting_at.get(user, ())
+            for older in older_here:
                 all_older[older.order_id] = older
         for older in all_older.values():
             self.overtaken[older.order_id] += 1
@@ -312,12 +391,14 @@ class _Giving:
 
     def leave_waiting(self, order: WaitingOrder) -> None:
         for user in order.hospitals:
-            self._waiting_at.setdefault(user, []).append(order)
+            waiting_here = self._waiting_at.setdefault(user, [])
+            waiting_here.append(order)
         self._keep_places_for(order)
 
     def _keep_places_for(self, order: WaitingOrder) -> None:
         """From here on nobody takes its places, if it has been overtaken enough."""
-        n_overtaken = order.overtaken + self.overtaken[order.order_id]
+        overtaken_now = self.overtaken[order.order_id]
+        n_overtaken = order.overtaken + overtaken_now
         if n_overtaken >= MOST_OVERTAKEN:
             self._kept.update(order.hospitals)
 
@@ -338,9 +419,19 @@ def _waiting(connection: sa.Connection) -> list[WaitingOrder]:
         orders.c.hospitals,
         orders.c.overtaken,
         orders.c.asked,
+        orders.c.initiator,
+        orders.c.body,
     )
-    query = sa.select(*columns).where(waits).order_by(orders.c.order_id)
-    return [WaitingOrder(**row._mapping) for row in connection.execute(query)]
+    query = sa.select(*columns).where(waits)
+    oldest_first = query.order_by(orders.c.order_id)
+    found = []
+    for row in connection.execute(oldest_first):
+        values = dict(row._mapping)
+        body = values.pop("body")
+        at_least = body.get("at_least")
+        order = WaitingOrder(**values, at_least=at_least)
+        found.append(order)
+    return found
 
 
 def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:
@@ -352,22 +443,28 @@ def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:
     return kept
 
 
-def _add_overtaken(connection: sa.Connection, more: Mapping[int, int]) -> None:
+def _add_overtaken(
+    connection: sa.Connection,
+    more: Mapping[int, int],
+) -> None:
     if not more:
         return
     n_overtaken = orders.c.overtaken + sa.bindparam("more")
-    own = orders.update().where(orders.c.order_id == sa.bindparam("number"))
+    is_meant = orders.c.order_id == sa.bindparam("number")
+    update = orders.update().where(is_meant)
     rows = []
     for order_id, n_more in more.items():
-        rows.append({"number": order_id, "more": n_more})
-    connection.execute(own.values(overtaken=n_overtaken), rows)
+        row = {"number": order_id, "more": n_more}
+        rows.append(row)
+    connection.execute(update.values(overtaken=n_overtaken), rows)
 
 
 def _places(connection: sa.Connection) -> dict[int, int]:
     query = sa.select(hospitals.c.user_id, hospitals.c.max_orders)
     places = {}
     for row in connection.execute(query):
-        places[row.user_id] = row.max_orders or USUAL_PLACES
+        n_places = row.max_orders or USUAL_PLACES
+        places[row.user_id] = n_places
     return places
 
 
@@ -377,10 +474,14 @@ def _taken_places(connection: sa.Connection) -> Counter[int]:
         orders.c.state.not_in(ENDED),
         orders.c.admitted.is_not(None),
     )
-    query = sa.select(orders.c.hospitals).where(holds)
+    columns = (orders.c.hospitals, orders.c.party)
+    query = sa.select(*columns).where(holds)
     taken: Counter[int] = Counter()
     for row in connection.execute(query):
-        taken.update(row.hospitals)
+        if row.party is None:
+            taken.update(row.hospitals)
+        else:
+            taken.update(row.party)
     return taken
 
 

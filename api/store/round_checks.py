@@ -2,36 +2,33 @@
 kept.
 
 `check_round` is the door for whole files. First the form of names and facts, then the
-checks of a file from its header to its values, last the readers of JSON. `round_files`
-keeps what has passed; `api/routes/rounds.py` calls both.
+checks of a file from its header to its values; `round_json` reads what stands beside
+them. `round_files` keeps what has passed; `api/routes/rounds.py` calls all three.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 
-from protocol.errors import BadRequest, ConsiliumError, InvalidInput, TooLarge
-from protocol.fields import describe
+from api.store.round_json import parse_facts, parse_json
+from protocol.errors import BadRequest, ConsiliumError
 from protocol.messages import canonical
 
 MOST_CLIENTS = 1000
 MOST_LAYERS = 1000
-MOST_PAIRS = (
-    2**26
-)  # of clients, over all layers: what a score of all layers reads and decomposes
+# Of clients, over all layers: what a score of all layers reads and decomposes.
+MOST_PAIRS = 2**26
 MOST_JSON_BYTES = 2**24
 MOST_HEADER_BYTES = 2**25
-MOST_FACTS_BYTES = 2**20
 MOST_NUMBER = 2**31  # of a client: the store's columns hold no larger ones
 LARGEST = 1e100  # squares of larger values leave the range of float64
 CHECK_VALUES = 2**20  # so many are in memory at once
@@ -45,7 +42,6 @@ NAMES = {
     "sealed": re.compile(rf"(factor|between)/{LAYER}"),
 }
 
-Model = TypeVar("Model", bound=BaseModel)
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
 Client = Annotated[str, Field(pattern=rf"^({CLIENT})$")]
@@ -129,7 +125,8 @@ def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
     # A header is read into memory whole, and its length is the sender's own number:
     # look at that first.
     with path.open("rb") as opened:
-        n_header = int.from_bytes(opened.read(8), "little")
+        first_bytes = opened.read(8)
+    n_header = int.from_bytes(first_bytes, "little")
     if n_header > MOST_HEADER_BYTES:
         raise _bad(
             f"The safetensors header is longer than {MOST_HEADER_BYTES} bytes.",
@@ -138,7 +135,8 @@ def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
     try:
         with safe_open(path, framework="numpy") as file:
             strings = file.metadata() or {}
-            metadata = parse_json(strings.get("round", "{}"))
+            text = strings.get("round", "{}")
+            metadata = parse_json(text)
             if allowed is None:
                 return _check_external(file, metadata)
             return _check_stored(file, metadata, allowed)
@@ -162,8 +160,16 @@ def _check_external(file: Any, metadata: Any) -> Checked:
     _check_clients("performance.test", facts.performance.test, clients)
     _check_clients("leave_one_out", facts.leave_one_out, clients)
     sizes = _sizes(facts.sizes, clients)
-    digest = _digest(file, names, [clients, facts.model_dump(mode="json")])
-    return Checked("open", clients, sizes, layers, digest, facts)
+    told = facts.model_dump(mode="json")
+    digest = _digest(file, names, [clients, told])
+    return Checked(
+        "open",
+        clients,
+        sizes,
+        layers,
+        digest,
+        facts,
+    )
 
 
 def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
@@ -172,7 +178,8 @@ def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
     """
     facts = parse_facts(StoredFacts, metadata)
     clients = set(facts.clients)
-    if not clients <= allowed or len(clients) < len(facts.clients):
+    has_doubles = len(clients) < len(facts.clients)
+    if not clients <= allowed or has_doubles:
         raise _bad(
             "The round's clients are not hospitals of the order, each once.",
             "Name those of the order.",
@@ -198,14 +205,22 @@ def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
             by_client[str(client)] = size
         sizes = _sizes(by_client, facts.clients)
     _check_members(facts)
-    digest = _digest(file, names, facts.model_dump(mode="json"))
-    return Checked(facts.kind, facts.clients, sizes, layers, digest)
+    told = facts.model_dump(mode="json")
+    digest = _digest(file, names, told)
+    return Checked(
+        facts.kind,
+        facts.clients,
+        sizes,
+        layers,
+        digest,
+    )
 
 
 def _check_members(facts: StoredFacts) -> None:
     listed = facts.clients if facts.members is None else facts.members
     members = set(listed)
-    if not members <= set(facts.clients) or len(members) < len(listed):
+    has_doubles = len(members) < len(listed)
+    if not members <= set(facts.clients) or has_doubles:
         raise _bad(
             "The members are not clients of the round, each once.",
             "Name clients with gradients.",
@@ -224,10 +239,10 @@ def _names(file: Any, kind: str) -> dict[str, TensorName]:
     """Every tensor's name, whole and taken apart. All gradients are spelt one way."""
     names: dict[str, TensorName] = {}
     for name in sorted(file.keys()):
-        if not NAMES[kind].fullmatch(name):
-            raise _bad(
-                f"The tensor {shown(name)} has no name of a round's.", _FORM[kind]
-            )
+        has_form = NAMES[kind].fullmatch(name)
+        if not has_form:
+            sentence = f"The tensor {shown(name)} has no name of a round's."
+            raise _bad(sentence, _FORM[kind])
         names[name] = _taken_apart(name)
     if not names:
         raise _bad("The file holds no tensor.", _FORM[kind])
@@ -293,7 +308,8 @@ def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
             "Send a gradient for each client.",
         )
     first = min(by_client)
-    layers = dict(sorted(by_client[first].items()))
+    by_name = sorted(by_client[first].items())
+    layers = dict(by_name)
     if not 0 < len(layers) <= MOST_LAYERS:
         raise _bad(
             f"A client has 1 to {MOST_LAYERS} layers; client {first} has {len(layers)}.",
@@ -301,8 +317,10 @@ def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
         )
     _check_pairs(n_clients, len(layers))
     for client, own in by_client.items():
-        for name in sorted({*layers, *own}):
-            wanted, length = layers.get(name, "no"), own.get(name, "no")
+        all_names = {*layers, *own}
+        for name in sorted(all_names):
+            wanted = layers.get(name, "no")
+            length = own.get(name, "no")
             if length != wanted:
                 raise _bad(
                     f"The layer {name} has {wanted} values for client {first} and {length} for client {client}.",
@@ -322,7 +340,8 @@ def _check_pairs(n_clients: int, n_layers: int) -> None:
 
 def _vector_length(file: Any, name: str) -> int:
     piece = file.get_slice(name)
-    shape, dtype = piece.get_shape(), piece.get_dtype()
+    shape = piece.get_shape()
+    dtype = piece.get_dtype()
     # No empty layer: nothing could be scored by it.
     is_vector = len(shape) == 1 and shape[0] > 0
     if not is_vector or dtype not in ("F32", "F64"):
@@ -348,7 +367,8 @@ def _layers_of_factors(
             n_columns = n_clients
             factors.add(layer)
         piece = file.get_slice(name)
-        shape, dtype = list(piece.get_shape()), piece.get_dtype()
+        shape = list(piece.get_shape())
+        dtype = piece.get_dtype()
         if dtype != "F64" or shape != [n_clients, n_columns]:
             raise _bad(
                 f"The tensor {shown(name)} is not a float64 matrix of {n_clients} x {n_columns}.",
@@ -405,16 +425,23 @@ def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
         dtype = file.get_slice(name).get_dtype()
         digest.update(f"\n{spelling}\n{dtype}\n".encode())
         for block in _pieces(file, name):
-            may_be = _may_be_between(block) if is_between else np.all(_may_be(block))
-            if not may_be:
+            if is_between:
+                _check_between(name, block)
+            elif not np.all(_may_be(block)):
                 raise not_finite(name)
-            if is_between and np.any(block[:, [0, 1, 3]] < 0):
-                raise _bad(
-                    f"{shown(name)} holds a negative length.",
-                    "Columns 0, 1 and 3 are lengths, 0 or more.",
-                )
             digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
+
+
+def _check_between(name: str, block: Any) -> None:
+    if not _may_be_between(block):
+        raise not_finite(name)
+    lengths = block[:, [0, 1, 3]]
+    if np.any(lengths < 0):
+        raise _bad(
+            f"{shown(name)} holds a negative length.",
+            "Columns 0, 1 and 3 are lengths, 0 or more.",
+        )
 
 
 def not_finite(name: str) -> ConsiliumError:
@@ -429,14 +456,18 @@ def _pieces(file: Any, name: str) -> Iterator[Any]:
     piece = file.get_slice(name)
     shape = piece.get_shape()
     n_rows = shape[0]
-    step = CHECK_VALUES if len(shape) == 1 else max(1, CHECK_VALUES // n_rows)
+    step = CHECK_VALUES
+    if len(shape) != 1:
+        step = max(1, CHECK_VALUES // n_rows)
     for start in range(0, n_rows, step):
-        yield piece[start : min(start + step, n_rows)]
+        stop = min(start + step, n_rows)
+        yield piece[start:stop]
 
 
 def _may_be(values: Any) -> Any:
     """Of each value, whether a round may hold it; false for NaN."""
-    largest = min(LARGEST, float(np.finfo(values.dtype).max))
+    largest_of_type = float(np.finfo(values.dtype).max)
+    largest = min(LARGEST, largest_of_type)
     return np.abs(values) <= largest
 
 
@@ -444,7 +475,8 @@ def _may_be_between(block: Any) -> bool:
     """A hospital that was not in the round before has NaN for its step, and nothing
     else that is not finite.
     """
-    steps, others = block[:, 0], block[:, 1:]
+    steps = block[:, 0]
+    others = block[:, 1:]
     is_step = np.isnan(steps) | _may_be(steps)
     return bool(np.all(is_step) and np.all(_may_be(others)))
 
@@ -461,65 +493,3 @@ def shown(name: str) -> str:
 
 def _bad(sentence: str, remedy: str) -> ConsiliumError:
     return BadRequest(sentence, remedy=remedy, code="round_file")
-
-
-def parse_json(text: bytes | str) -> Any:
-    """JSON of a sender who may be hostile: no NaN, no name twice, no nesting beyond the
-    stack.
-    """
-    try:
-        return json.loads(
-            text, object_pairs_hook=_once_each, parse_constant=_no_constant
-        )
-    except _NotTaken as error:
-        raise InvalidInput(
-            str(error), remedy="Send each name once, and finite numbers."
-        ) from None
-    except (ValueError, RecursionError):
-        raise _not_json() from None
-
-
-class _NotTaken(ValueError):
-    """JSON to Python, but not to us."""
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _NotTaken("The body has a name twice in one object.")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise _NotTaken(f"The body holds {name}, which is no JSON number.")
-
-
-def parse_facts(model: type[Model], value: Any) -> Model:
-    """What was sent beside the numbers."""
-    # Pydantic describes every mistake; the length bounds how many there can be.
-    if _length(value) > MOST_FACTS_BYTES:
-        raise TooLarge(
-            f"What stands beside the gradients has more than {MOST_FACTS_BYTES} bytes.",
-            remedy="Leave out the rest.",
-        )
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise describe(error) from None
-
-
-def _length(value: Any) -> int:
-    try:
-        return len(canonical(value))
-    except (
-        ValueError,
-        RecursionError,
-    ):  # infinity, from a number of many digits; nesting
-        raise _not_json() from None
-
-
-def _not_json() -> InvalidInput:
-    return InvalidInput(
-        "The body is not JSON.",
-        remedy="Send a JSON object as docs/api.md describes it.",
-    )

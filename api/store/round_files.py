@@ -25,6 +25,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -52,7 +53,10 @@ FOLDER_MODE = 0o700
 PART = ".part"
 WHOLE = ".safetensors"
 # Columns of `between`: three lengths and an inner product.
-STEP, DRIFT, INNER_PRODUCT, MEAN_BEFORE = 0, 1, 2, 3
+STEP = 0
+DRIFT = 1
+INNER_PRODUCT = 2
+MEAN_BEFORE = 3
 LENGTHS = [STEP, DRIFT, MEAN_BEFORE]
 
 
@@ -75,14 +79,18 @@ class ResultCache:
             future = self._found.get(key)
             is_first = future is None
             if future is None:
-                future = self._found[key] = Future()
+                future = Future()
+                self._found[key] = future
             self._found.move_to_end(key)
         if is_first:
             self._make(key, future, make)
         return future.result()
 
     def _make(
-        self, key: Hashable, future: Future[Floats], make: Callable[[], Floats]
+        self,
+        key: Hashable,
+        future: Future[Floats],
+        make: Callable[[], Floats],
     ) -> None:
         try:
             made = make()
@@ -102,11 +110,13 @@ class ResultCache:
         """Drops the longest unused until there is room; the one used last stays,
         however large.
         """
-        for key, future in list(self._found.items())[:-1]:
+        longest_unused_first = list(self._found.items())
+        for key, future in longest_unused_first[:-1]:
             if self._n_bytes <= self._most_bytes:
                 return
             if future.done():
-                self._n_bytes -= future.result().nbytes
+                dropped = future.result()
+                self._n_bytes -= dropped.nbytes
                 del self._found[key]
 
 
@@ -116,7 +126,12 @@ class RoundFiles:
     Used by threads of one process.
     """
 
-    def __init__(self, folder: Path, store: Store, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        disk: Disk | None = None,
+    ) -> None:
         self._folder = folder
         self._store = store
         self._disk = disk
@@ -124,11 +139,15 @@ class RoundFiles:
 
     # Writing
 
-    def clean_up(self) -> None:
-        """At start: removes what a crash left half written or without its entry."""
+    def clean_up(self, least_seconds: float = 0.0) -> None:
+        """At start: removes what a crash left half written or without its entry, where
+        it is so old; another process may be writing what is younger.
+        """
+        before = time.time() - least_seconds
         self._folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        for path in self._folder.glob(f"*/*{PART}"):
-            path.unlink(missing_ok=True)
+        half_written = self._folder.glob(f"*/*{PART}")
+        for path in half_written:
+            _remove_older(path, before)
         for folder in self._folder.iterdir():
             if not folder.name.isdecimal():
                 continue
@@ -137,10 +156,12 @@ class RoundFiles:
             # the wrong store.
             if not self._store.orders.exists(order_id):
                 continue
-            indexed = {self.path(entry) for entry in self._store.rounds.files(order_id)}
-            for path in sorted(folder.glob(f"*{WHOLE}")):
+            entries = self._store.rounds.files(order_id)
+            indexed = {self.path(entry) for entry in entries}
+            found = sorted(folder.glob(f"*{WHOLE}"))
+            for path in found:
                 if path not in indexed:
-                    path.unlink(missing_ok=True)
+                    _remove_older(path, before)
 
     @contextlib.contextmanager
     def part(self, order_id: int) -> Iterator[Path]:
@@ -150,12 +171,14 @@ class RoundFiles:
         Unavailable when the disk is full or cannot be written.
         """
         folder = self._folder / str(order_id)
-        path = folder / f"{secrets.token_hex(8)}{PART}"
+        name = secrets.token_hex(8)
+        path = folder / f"{name}{PART}"
+        as_new = os.O_CREAT | os.O_EXCL | os.O_WRONLY
         try:
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
                 sync(self._folder)
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE)
+            descriptor = os.open(path, as_new, FILE_MODE)
             os.close(descriptor)
             yield path
         except OSError as error:
@@ -200,11 +223,9 @@ class RoundFiles:
         """The name holds the content's digest: two who send different rounds never
         write to one name.
         """
-        return (
-            self._folder
-            / str(entry.order_id)
-            / f"{entry.round}-{entry.digest[:16]}{WHOLE}"
-        )
+        folder = self._folder / str(entry.order_id)
+        digest = entry.digest[:16]
+        return folder / f"{entry.round}-{digest}{WHOLE}"
 
     def prune(self, before: datetime.datetime) -> int:
         """Forgets the files that were recorded before: the entry first, so that no
@@ -236,22 +257,31 @@ class RoundFiles:
         order of the entry's clients.
         """
         key = ("factor", entry.order_id, entry.digest, layer)
-        return self._kept.get(key, lambda: self._read_factor(entry, layer))
+
+        def read() -> Floats:
+            return self._read_factor(entry, layer)
+
+        return self._kept.get(key, read)
 
     def _read_factor(self, entry: RoundEntry, layer: str) -> Floats:
         with self.open(entry) as file:
             if entry.kind == "sealed":
                 return file.tensor(f"factor/{layer}")
+
             # A callable, because the decomposition may need the blocks a second time,
             # and memory holds one of them.
+            def blocks() -> Iterator[NDArray[Any]]:
+                return file.blocks(layer)
+
             n_clients = len(entry.clients)
-            factor: Floats = geometry.triangular_factor(
-                lambda: file.blocks(layer), n_clients
-            )
+            factor: Floats = geometry.triangular_factor(blocks, n_clients)
             return factor
 
     def between(
-        self, entry: RoundEntry, before: RoundEntry | None, layer: str
+        self,
+        entry: RoundEntry,
+        before: RoundEntry | None,
+        layer: str,
     ) -> Floats:
         """(n, 4) float64: |g(t) - g(t-1)|, |g(t) - gbar(t-1)|, <g(t), gbar(t-1)>,
         |gbar(t-1)| of each client.
@@ -259,51 +289,75 @@ class RoundFiles:
         The first is NaN for a client that was not in the round before. Conflict for a
         sealed round without them.
         """
-        key = ("between", entry.order_id, entry.digest, before and before.digest, layer)
+        digest_before = before and before.digest
+        key = (
+            "between",
+            entry.order_id,
+            entry.digest,
+            digest_before,
+            layer,
+        )
         if entry.kind == "sealed":
             return self._kept.get(key, lambda: self._read_between(entry, layer))
-        if before is None or before.layers.get(layer) != entry.layers[layer]:
+        if before is None:
+            raise _not_comparable(entry, layer)
+        length_before = before.layers.get(layer)
+        if length_before != entry.layers[layer]:
             raise _not_comparable(entry, layer)
         return self._kept.get(key, lambda: self._compare(entry, before, layer))
 
     def _read_between(self, entry: RoundEntry, layer: str) -> Floats:
+        name = f"between/{layer}"
         with self.open(entry) as file:
-            if f"between/{layer}" not in file.names:
+            if name not in file.names:
                 raise Conflict(
                     f"Round {entry.round} of order {entry.order_id} was scored by itself: nothing that compares it "
                     "with the round before was recorded.",
                     remedy="Ask for a round after the first, of an order with scoring full.",
                     code="between",
                 )
-            return file.tensor(f"between/{layer}")
+            return file.tensor(name)
 
-    def _compare(self, entry: RoundEntry, before: RoundEntry, layer: str) -> Floats:
+    def _compare(
+        self,
+        entry: RoundEntry,
+        before: RoundEntry,
+        layer: str,
+    ) -> Floats:
         """`between` of gradients in clear, summed up over blocks of columns."""
         n_clients = len(entry.clients)
         # Clients of both rounds, by row of this one; the others have no step.
-        both, rows, new_rows = [], [], []
+        both = []
+        rows = []
+        new_rows = []
         for row, client in enumerate(entry.clients):
             if client in before.clients:
                 both.append(client)
                 rows.append(row)
             else:
                 new_rows.append(row)
-        width = max(1, BLOCK_VALUES // max(n_clients, len(before.clients)))
+        most_clients = max(n_clients, len(before.clients))
+        width = max(1, BLOCK_VALUES // most_clients)
         # Squares of the lengths first, and their roots at the end.
         found = np.zeros((n_clients, 4))
         with self.open(entry) as file, self.open(before) as earlier:
             blocks_now = file.blocks(layer, width)
             blocks_before = earlier.blocks(layer, width, both)
             means_before = earlier.average(layer, width)
-            for block, then, mean in zip(
-                blocks_now, blocks_before, means_before, strict=True
-            ):
+            together = zip(
+                blocks_now,
+                blocks_before,
+                means_before,
+                strict=True,
+            )
+            for block, then, mean in together:
                 now = block.astype(np.float64)
                 found[rows, STEP] += _row_squares(now[rows] - then)
                 found[:, DRIFT] += _row_squares(now - mean)
                 found[:, INNER_PRODUCT] += now @ mean
                 found[:, MEAN_BEFORE] += mean @ mean
-        found[:, LENGTHS] = np.sqrt(found[:, LENGTHS])
+        squares = found[:, LENGTHS]
+        found[:, LENGTHS] = np.sqrt(squares)
         found[new_rows, STEP] = np.nan
         return found
 
@@ -311,7 +365,8 @@ class RoundFiles:
         """(n, n) float64, a row for each client of a sealed round: Q R, in a frame Q
         that is the coordinator's own.
         """
-        rotated = frame(entry, layer) @ self.factor(entry, layer)
+        orthogonal = frame(entry, layer)
+        rotated = orthogonal @ self.factor(entry, layer)
         points: Floats = rotated.T
         return points
 
@@ -328,7 +383,8 @@ class RoundReader:
         self._spelling = "gradients" if is_plural else "gradient"
 
     def tensor(self, name: str) -> Floats:
-        return np.array(self._file.get_tensor(name), dtype=np.float64)
+        stored = self._file.get_tensor(name)
+        return np.array(stored, dtype=np.float64)
 
     def gradient(self, client: int, layer: str) -> Iterator[NDArray[Any]]:
         """One client's values of a layer, piece by piece."""
@@ -345,10 +401,10 @@ class RoundReader:
         a layer.
         """
         wanted = self._entry.clients if clients is None else list(clients)
-        slices = [
-            self._file.get_slice(f"{self._spelling}/{client}/{layer}")
-            for client in wanted
-        ]
+        slices = []
+        for client in wanted:
+            name = f"{self._spelling}/{client}/{layer}"
+            slices.append(self._file.get_slice(name))
         for start, stop in self._columns(layer, width):
             if slices:
                 yield np.stack([piece[start:stop] for piece in slices])
@@ -359,8 +415,9 @@ class RoundReader:
         """(width,) float64: the average as it was recorded, else the members' mean
         weighted by row counts.
         """
-        if f"average/{layer}" in self.names:
-            recorded = self._file.get_slice(f"average/{layer}")
+        name = f"average/{layer}"
+        if name in self.names:
+            recorded = self._file.get_slice(name)
             for start, stop in self._columns(layer, width):
                 yield np.asarray(recorded[start:stop], np.float64)
         else:
@@ -375,12 +432,14 @@ class RoundReader:
         clients = self._entry.clients
         sizes = self._entry.sizes or [1] * len(clients)
         strings = self._file.metadata() or {}
-        facts = json.loads(strings.get("round", "{}"))
+        text = strings.get("round", "{}")
+        facts = json.loads(text)
         members = facts.get("members")
         if members is None:
             members = clients
         is_member = [client in set(members) for client in clients]
-        weights = np.array(sizes, np.float64) * is_member
+        n_rows = np.array(sizes, np.float64)
+        weights = n_rows * is_member
         shares: Floats = weights / weights.sum()
         return shares
 
@@ -388,9 +447,11 @@ class RoundReader:
         """(start, stop) of each block of a layer."""
         length = self._entry.layers[layer]
         if width is None:
-            width = max(1, BLOCK_VALUES // len(self._entry.clients))
+            n_clients = len(self._entry.clients)
+            width = max(1, BLOCK_VALUES // n_clients)
         for start in range(0, length, width):
-            yield start, min(start + width, length)
+            stop = min(start + width, length)
+            yield start, stop
 
 
 def frame(entry: RoundEntry, layer: str) -> Floats:
@@ -410,7 +471,8 @@ def frame(entry: RoundEntry, layer: str) -> Floats:
     orthogonal, triangular = np.linalg.qr(gaussian)
     # QR leaves each column's sign open; without this one, what the library happens to
     # choose would be no Haar draw.
-    signs = np.where(np.diag(triangular) < 0, -1.0, 1.0)
+    is_negative = np.diag(triangular) < 0
+    signs = np.where(is_negative, -1.0, 1.0)
     rotation: Floats = orthogonal * signs
     return rotation
 
@@ -418,6 +480,13 @@ def frame(entry: RoundEntry, layer: str) -> Floats:
 def _row_squares(rows: Floats) -> Floats:
     squares: Floats = np.einsum("ij,ij->i", rows, rows)
     return squares
+
+
+def _remove_older(path: Path, before: float) -> None:
+    # Another process may have renamed or removed it.
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_mtime <= before:
+            path.unlink()
 
 
 def _not_comparable(entry: RoundEntry, layer: str) -> Conflict:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from api.store.engine import Database
+from api.store.engine import Database, insert_unless_there
 from api.store.rows import OrderRow, RoundEntry, RoundRow
 from api.store.tables import orders, round_files, rounds, utc_now
 from protocol.errors import NotFound
@@ -53,11 +53,21 @@ class RoundStore:
 
         But for what was added to it since.
         """
-        with self._database.begin() as connection:
-            _put_report(connection, order_id, fold, round_, loss, report)
+        with self._database.begin_to_change() as connection:
+            _put_report(
+                connection,
+                order_id,
+                fold,
+                round_,
+                loss,
+                report,
+            )
 
     def add_leave_one_out(
-        self, order_id: int, round_: int, clients: Mapping[str, Any]
+        self,
+        order_id: int,
+        round_: int,
+        clients: Mapping[str, Any],
     ) -> None:
         """Adds to a report what the model is worth without each of these hospitals.
 
@@ -67,7 +77,7 @@ class RoundStore:
         key = _report_key(order_id, FINAL, round_)
         # Locked: two hospitals' words that come at the same time both stay.
         query = sa.select(rounds.c.report).where(key).with_for_update()
-        with self._database.begin() as connection:
+        with self._database.begin_to_change() as connection:
             report = connection.scalar(query)
             if report is None:
                 raise NotFound(
@@ -80,7 +90,12 @@ class RoundStore:
             update = rounds.update().where(key)
             connection.execute(update.values(report=report))
 
-    def of_order(self, order_id: int, *, skip: int = 0) -> list[RoundRow]:
+    def of_order(
+        self,
+        order_id: int,
+        *,
+        skip: int = 0,
+    ) -> list[RoundRow]:
         """Recorded rounds in the order they were trained, without the first `skip`.
 
         Folds 1, 2, ... and then fold 0, the final model.
@@ -89,54 +104,90 @@ class RoundStore:
         query = (
             sa.select(rounds)
             .where(rounds.c.order_id == order_id)
-            .order_by(final_comes_last, rounds.c.fold, rounds.c.round)
+            .order_by(
+                final_comes_last,
+                rounds.c.fold,
+                rounds.c.round,
+            )
         )
         if skip:
             query = query.offset(skip)
         with self._database.begin() as connection:
-            return [RoundRow(**row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [RoundRow(**row._mapping) for row in rows]
 
     def counts(self, order_ids: Iterable[int]) -> dict[int, int]:
         """How many rounds each of these orders has recorded, where it has any."""
+        n_rounds = sa.func.count().label("n_rounds")
+        is_wanted = rounds.c.order_id.in_(list(order_ids))
         query = (
-            sa.select(rounds.c.order_id, sa.func.count().label("n_rounds"))
-            .where(rounds.c.order_id.in_(list(order_ids)))
+            sa.select(rounds.c.order_id, n_rounds)
+            .where(is_wanted)
             .group_by(rounds.c.order_id)
         )
         with self._database.begin() as connection:
-            return {row.order_id: row.n_rounds for row in connection.execute(query)}
+            rows = connection.execute(query)
+            return {row.order_id: row.n_rounds for row in rows}
 
     def reports(
-        self, order_id: int, *, first: int = 0, last: int = LARGEST_ROUND
+        self,
+        order_id: int,
+        *,
+        first: int = 0,
+        last: int = LARGEST_ROUND,
     ) -> dict[int, Report]:
         """Reports of the final model's rounds from `first` to `last`, by round."""
         query = (
-            sa.select(rounds.c.round, rounds.c.report)
-            .where(rounds.c.order_id == order_id, rounds.c.fold == FINAL)
-            .where(rounds.c.round >= first, rounds.c.round <= last)
+            sa.select(
+                rounds.c.round,
+                rounds.c.report,
+            )
+            .where(
+                rounds.c.order_id == order_id,
+                rounds.c.fold == FINAL,
+            )
+            .where(
+                rounds.c.round >= first,
+                rounds.c.round <= last,
+            )
             .order_by(rounds.c.round)
         )
         with self._database.begin() as connection:
-            return {row.round: row.report for row in connection.execute(query)}
+            rows = connection.execute(query)
+            return {row.round: row.report for row in rows}
 
-    def newest_report(self, order_id: int, part: str) -> tuple[int, Report] | None:
+    def newest_report(
+        self,
+        order_id: int,
+        part: str,
+    ) -> tuple[int, Report] | None:
         """The newest round of the final model whose report has this part.
 
         With the report.
         """
         query = (
-            sa.select(rounds.c.round, rounds.c.report)
-            .where(rounds.c.order_id == order_id, rounds.c.fold == FINAL)
+            sa.select(
+                rounds.c.round,
+                rounds.c.report,
+            )
+            .where(
+                rounds.c.order_id == order_id,
+                rounds.c.fold == FINAL,
+            )
             .order_by(rounds.c.round.desc())
         )
         with self._database.begin() as connection:
             for row in connection.execute(query):
-                if row.report.get(part):
-                    return row.round, row.report
+                report = row.report
+                # Not in SQL: databases read JSON differently.
+                if report.get(part):
+                    return row.round, report
         return None
 
     def newest_order_with(
-        self, what: Literal["files", "reports"], may_read: Callable[[OrderRow], bool]
+        self,
+        what: Literal["files", "reports"],
+        may_read: Callable[[OrderRow], bool],
     ) -> OrderRow | None:
         """The newest order that has some and that one may read.
 
@@ -146,10 +197,12 @@ class RoundStore:
             belongs = round_files.c.order_id == orders.c.order_id
         else:
             belongs = sa.and_(
-                rounds.c.order_id == orders.c.order_id, rounds.c.fold == FINAL
+                rounds.c.order_id == orders.c.order_id,
+                rounds.c.fold == FINAL,
             )
         has_some = sa.exists().where(belongs)
-        query = sa.select(orders).where(has_some).order_by(orders.c.order_id.desc())
+        newest_first = orders.c.order_id.desc()
+        query = sa.select(orders).where(has_some).order_by(newest_first)
         with self._database.begin() as connection:
             for row in connection.execute(query):
                 order = OrderRow(**row._mapping)
@@ -172,10 +225,17 @@ class RoundStore:
         """
         try:
             with self._database.begin() as connection:
-                connection.execute(round_files.insert().values(**asdict(entry)))
+                values = asdict(entry)
+                insert = round_files.insert().values(**values)
+                connection.execute(insert)
                 if report is not None:
                     _put_report(
-                        connection, entry.order_id, FINAL, entry.round, loss, report
+                        connection,
+                        entry.order_id,
+                        FINAL,
+                        entry.round,
+                        loss,
+                        report,
                     )
         except sa.exc.IntegrityError:
             # Of two that came at the same time, this is the second.
@@ -185,12 +245,19 @@ class RoundStore:
             return standing
         return entry
 
-    def file(self, order_id: int, round_: int | None) -> RoundEntry | None:
+    def file(
+        self,
+        order_id: int,
+        round_: int | None,
+    ) -> RoundEntry | None:
         """One round's entry; the newest without `round_`; None if there is none."""
-        query = sa.select(round_files).where(round_files.c.order_id == order_id)
+        is_meant = round_files.c.order_id == order_id
+        query = sa.select(round_files).where(is_meant)
         if round_ is not None:
-            query = query.where(round_files.c.round == round_)
-        query = query.order_by(round_files.c.round.desc()).limit(1)
+            is_same_round = round_files.c.round == round_
+            query = query.where(is_same_round)
+        newest_first = round_files.c.round.desc()
+        query = query.order_by(newest_first).limit(1)
         with self._database.begin() as connection:
             row = connection.execute(query).first()
         if row is None:
@@ -198,15 +265,23 @@ class RoundStore:
         return RoundEntry(**row._mapping)
 
     def files(
-        self, order_id: int, *, limit: int = 10**6, before: int | None = None
+        self,
+        order_id: int,
+        *,
+        limit: int = 10**6,
+        before: int | None = None,
     ) -> list[RoundEntry]:
         """Newest first; `before` is the round to go on from."""
-        query = sa.select(round_files).where(round_files.c.order_id == order_id)
+        is_meant = round_files.c.order_id == order_id
+        query = sa.select(round_files).where(is_meant)
         if before is not None:
-            query = query.where(round_files.c.round < before)
-        query = query.order_by(round_files.c.round.desc()).limit(limit)
+            is_before = round_files.c.round < before
+            query = query.where(is_before)
+        newest_first = round_files.c.round.desc()
+        query = query.order_by(newest_first).limit(limit)
         with self._database.begin() as connection:
-            return [RoundEntry(**row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [RoundEntry(**row._mapping) for row in rows]
 
     def file_numbers(self, order_id: int) -> list[int]:
         """The rounds that have a file, ascending."""
@@ -220,21 +295,30 @@ class RoundStore:
 
     def old_files(self, before: datetime.datetime) -> list[RoundEntry]:
         """Of all orders, those that were recorded before."""
-        query = sa.select(round_files).where(round_files.c.recorded < before)
+        is_old = round_files.c.recorded < before
+        query = sa.select(round_files).where(is_old)
         with self._database.begin() as connection:
-            return [RoundEntry(**row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [RoundEntry(**row._mapping) for row in rows]
 
     def forget_file(self, entry: RoundEntry) -> None:
         is_same = sa.and_(
             round_files.c.order_id == entry.order_id,
             round_files.c.round == entry.round,
+            # By its digest too: another process may have forgotten it, and the round
+            # have come anew, since the entry was read.
             round_files.c.digest == entry.digest,
         )
+        delete = round_files.delete().where(is_same)
         with self._database.begin() as connection:
-            connection.execute(round_files.delete().where(is_same))
+            connection.execute(delete)
 
 
-def _report_key(order_id: int, fold: int, round_: int) -> sa.ColumnElement[bool]:
+def _report_key(
+    order_id: int,
+    fold: int,
+    round_: int,
+) -> sa.ColumnElement[bool]:
     return sa.and_(
         rounds.c.order_id == order_id,
         rounds.c.fold == fold,
@@ -251,21 +335,28 @@ def _put_report(
     report: Mapping[str, Any],
 ) -> None:
     key = _report_key(order_id, fold, round_)
+    # A row that is not there cannot be locked: of two that record a round for the first
+    # time, the second waits for the first one's row, and finds it.
+    insert_unless_there(
+        connection,
+        rounds,
+        order_id=order_id,
+        fold=fold,
+        round=round_,
+        report={},
+        recorded=utc_now(),
+    )
     # A flow that died after others had added to its round records the round again: what
     # they added stays.
-    query = sa.select(rounds.c.report).where(key)
-    earlier = connection.scalar(query) or {}
+    # Locked: what they add at this moment, too.
+    query = sa.select(rounds.c.report).where(key).with_for_update()
+    earlier = connection.execute(query).scalar_one()
     kept: Report = {}
     if ADDED_LATER in earlier:
         kept[ADDED_LATER] = earlier[ADDED_LATER]
     kept.update(report)
-    connection.execute(rounds.delete().where(key))
-    insert = rounds.insert().values(
-        order_id=order_id,
-        fold=fold,
-        round=round_,
-        loss=loss,
-        report=kept,
-        recorded=utc_now(),
-    )
-    connection.execute(insert)
+    # Changed in its place: who waits for the lock of a row that is deleted finds none,
+    # though there is a new one.
+    update = rounds.update().where(key)
+    told = update.values(loss=loss, report=kept, recorded=utc_now())
+    connection.execute(told)

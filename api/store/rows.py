@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from api.store.tables import ENDED
 from protocol.errors import ConsiliumError, OrderStopped
+from protocol.versions import UNSAID_WINDOW, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,17 @@ class HospitalRow:
     max_orders: (
         int | None
     )  # how many orders it takes at once; None where its agent has not said
+    # the newest and the oldest protocol number that it takes; None where its agent has
+    # not said, as before there was more than one
+    protocol: int | None
+    oldest_protocol: int | None
+
+    @property
+    def speaks(self) -> Window:
+        """The protocol numbers in which an order that names it can be written."""
+        if self.protocol is None:
+            return UNSAID_WINDOW
+        return Window(self.oldest_protocol or self.protocol, self.protocol)
 
 
 class SealedBox(NamedTuple):
@@ -50,7 +62,7 @@ class OrderRow:
     # the hospital that has sent and signs it; COORDINATOR for an operator's external
     # one
     initiator: int
-    hospitals: list[int]  # who takes part, ascending
+    hospitals: list[int]  # who was asked, ascending
     body: dict[
         str, Any
     ]  # the request as it was sent, without SQL texts and places of data
@@ -81,10 +93,37 @@ class OrderRow:
     )  # where a person decides first, by hospital: see api/store/places.py
     runs: dict[str, str] | None  # its hospitals' runs in Prefect, by hospital
     runs_deleted: datetime.datetime | None  # since when Prefect has none of its runs
+    # Who takes part, ascending, in an order that has started with who was there; None in
+    # one that waits for all, and before it has started.
+    party: list[int] | None = None
 
     @property
     def has_ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether it starts with who is there."""
+        return self.body.get("start_within_seconds") is not None
+
+    @property
+    def members(self) -> list[int]:
+        """Who takes part, as far as that is known: everybody asked before it is."""
+        return self.hospitals if self.party is None else self.party
+
+    @property
+    def late(self) -> list[int]:
+        """Who was asked and takes no part."""
+        return sorted(set(self.hospitals) - set(self.members))
+
+    @property
+    def needed(self) -> list[int]:
+        """Without whom it cannot go on now: before it has started its initiator alone,
+        whose agent says when it does.
+        """
+        if self.is_windowed and self.party is None:
+            return [self.initiator]
+        return self.members
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +161,16 @@ class RoundEntry:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
-    """A question of joint statistics that is asked again and again."""
+    """A question of joint statistics that is asked again and again, or an order of
+    training or evaluation that is run again.
+    """
 
     schedule_id: int
     name: str
     initiator: int
     hospitals: list[int]  # who takes part, ascending
-    body: dict[str, Any]  # the question, without the places of data
+    # The question, without the places of data; or {"order_id"}.
+    body: dict[str, Any]
     timing: dict[str, Any]  # when it falls due: see api/due_times.py
     active: bool  # False while it is paused
     created: datetime.datetime
@@ -136,6 +178,12 @@ class ScheduleRow:
     deleted: datetime.datetime | None
     owner_key: str | None  # digest of the Idempotency-Key it was sent with
     body_digest: str | None  # and of the request, keyed with it
+
+    @property
+    def reruns(self) -> int | None:
+        """The order that is run again; None of a question."""
+        order_id: int | None = self.body.get("order_id")
+        return order_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +216,15 @@ def stop_of(order_id: int, state: str, stop: Mapping[str, Any] | None) -> OrderS
         remedy=str(cause.get("remedy") or ""),
         code=state,
         cause=cause,
+    )
+
+
+def late_stop(order_id: int) -> OrderStopped:
+    """What a hospital hears of an order that has started without it."""
+    return OrderStopped(
+        f"Order {order_id} began without this hospital, which had not accepted it in time.",
+        remedy="There is nothing to do for it here. Whoever sent it can send it again, with more start_within_seconds.",
+        code="late",
     )
 
 

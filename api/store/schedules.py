@@ -20,6 +20,31 @@ from api.store.tables import ENDED, firings, orders, schedule_boxes, schedules, 
 from protocol.errors import NotFound
 
 
+class TimeTaken(Exception):
+    """Another process has entered this time before: its entry stands."""
+
+
+def add_firing(
+    connection: sa.Connection,
+    due: DueTime,
+    *,
+    order_id: int | None = None,
+    skipped: str | None = None,
+) -> None:
+    """Enters what becomes of a time, or raises TimeTaken, which undoes the transaction."""
+    insert = firings.insert().values(
+        schedule_id=due.schedule_id,
+        scheduled=due.scheduled,
+        started=utc_now(),
+        order_id=order_id,
+        skipped=skipped,
+    )
+    try:
+        connection.execute(insert)
+    except sa.exc.IntegrityError as error:
+        raise TimeTaken from error
+
+
 class ScheduleStore:
     """Schedules with their sealed places, and the history of their times."""
 
@@ -42,6 +67,8 @@ class ScheduleStore:
         Asked `once` again, the same request finds the schedule that exists.
         """
         now = utc_now()
+        owner_key = once and once.owner_key
+        body_digest = once and once.body_digest
         values = {
             "name": name,
             "initiator": initiator,
@@ -51,13 +78,15 @@ class ScheduleStore:
             "active": True,
             "created": now,
             "updated": now,
-            "owner_key": once and once.owner_key,
-            "body_digest": once and once.body_digest,
+            "owner_key": owner_key,
+            "body_digest": body_digest,
         }
         try:
             with self._database.begin() as connection:
-                inserted = connection.execute(schedules.insert().values(**values))
-                schedule_id = int(inserted.inserted_primary_key[0])  # type: ignore[index]
+                insert = schedules.insert().values(**values)
+                inserted = connection.execute(insert)
+                key = inserted.inserted_primary_key
+                schedule_id = int(key[0])  # type: ignore[index]
                 for user, sealed in boxes.items():
                     insert = schedule_boxes.insert().values(
                         schedule_id=schedule_id,
@@ -72,6 +101,8 @@ class ScheduleStore:
             if once is None:
                 raise
             with self._database.begin() as connection:
+                # In a transaction of its own: PostgreSQL answers nothing more in one
+                # that has failed.
                 earlier = once.earlier(connection, schedules)
             if earlier is None:
                 raise
@@ -81,13 +112,22 @@ class ScheduleStore:
         """Undoes `add`, for one that Prefect has not taken."""
         is_sealed_for_it = schedule_boxes.c.schedule_id == schedule_id
         is_it = schedules.c.schedule_id == schedule_id
+        delete_boxes = schedule_boxes.delete().where(is_sealed_for_it)
+        delete = schedules.delete().where(is_it)
         with self._database.begin() as connection:
-            connection.execute(schedule_boxes.delete().where(is_sealed_for_it))
-            connection.execute(schedules.delete().where(is_it))
+            # Boxes first: they name the schedule, and both databases hold to that.
+            connection.execute(delete_boxes)
+            connection.execute(delete)
 
-    def get(self, schedule_id: int, *, or_deleted: bool = False) -> ScheduleRow:
+    def get(
+        self,
+        schedule_id: int,
+        *,
+        or_deleted: bool = False,
+    ) -> ScheduleRow:
         """NotFound when there is none, or it was deleted."""
-        query = sa.select(schedules).where(schedules.c.schedule_id == schedule_id)
+        is_meant = schedules.c.schedule_id == schedule_id
+        query = sa.select(schedules).where(is_meant)
         with self._database.begin() as connection:
             row = connection.execute(query).first()
         if row is None or (row.deleted and not or_deleted):
@@ -99,59 +139,83 @@ class ScheduleStore:
         return ScheduleRow(**row._mapping)
 
     def newest(
-        self, *, hospital: int | None, limit: int, before: int | None
+        self,
+        *,
+        hospital: int | None,
+        limit: int,
+        before: int | None,
+        reruns: bool = False,
     ) -> list[ScheduleRow]:
-        """Newest first, without deleted ones.
+        """Newest first, without deleted ones: of questions, or with `reruns` of orders
+        that are run again.
 
         `hospital` keeps those in which it takes part.
         """
-        query = (
-            sa.select(schedules)
-            .where(schedules.c.deleted.is_(None))
-            .order_by(schedules.c.schedule_id.desc())
-        )
+        not_deleted = schedules.c.deleted.is_(None)
+        newest_first = schedules.c.schedule_id.desc()
+        query = sa.select(schedules).where(not_deleted).order_by(newest_first)
         if before is not None:
-            query = query.where(schedules.c.schedule_id < before)
+            is_before = schedules.c.schedule_id < before
+            query = query.where(is_before)
         found: list[ScheduleRow] = []
         with self._database.begin() as connection:
             for row in connection.execute(query):
-                takes_part = hospital is None or hospital in row.hospitals
-                if takes_part:
-                    found.append(ScheduleRow(**row._mapping))
+                schedule = ScheduleRow(**row._mapping)
+                # Not in SQL: the list of hospitals is JSON, which databases read
+                # differently.
+                takes_part = hospital is None or hospital in schedule.hospitals
+                has_reruns = schedule.reruns is not None
+                if takes_part and has_reruns == reruns:
+                    found.append(schedule)
                 if len(found) == limit:
                     break
         return found
 
     def active_timings(self) -> list[dict[str, Any]]:
         """When the schedules that are neither paused nor deleted fall due."""
-        is_wanted = sa.and_(schedules.c.active, schedules.c.deleted.is_(None))
+        is_wanted = sa.and_(
+            schedules.c.active,
+            schedules.c.deleted.is_(None),
+        )
         query = sa.select(schedules.c.timing).where(is_wanted)
         with self._database.begin() as connection:
             return list(connection.scalars(query))
 
     def change(
-        self, schedule_id: int, *, active: bool, timing: Mapping[str, Any], name: str
+        self,
+        schedule_id: int,
+        *,
+        active: bool,
+        timing: Mapping[str, Any],
+        name: str,
     ) -> None:
-        update = schedules.update().where(schedules.c.schedule_id == schedule_id)
+        is_meant = schedules.c.schedule_id == schedule_id
+        update = schedules.update().where(is_meant)
         values = {
             "active": active,
             "timing": timing,
             "name": name,
             "updated": utc_now(),
         }
+        changed = update.values(**values)
         with self._database.begin() as connection:
-            connection.execute(update.values(**values))
+            connection.execute(changed)
 
     def delete(self, schedule_id: int) -> None:
         """Its history stays; what was sealed for it goes."""
-        sealed = schedule_boxes.c.schedule_id == schedule_id
-        update = schedules.update().where(schedules.c.schedule_id == schedule_id)
+        is_sealed_for_it = schedule_boxes.c.schedule_id == schedule_id
+        delete_boxes = schedule_boxes.delete().where(is_sealed_for_it)
+        is_meant = schedules.c.schedule_id == schedule_id
+        update = schedules.update().where(is_meant)
         with self._database.begin() as connection:
-            connection.execute(schedule_boxes.delete().where(sealed))
+            connection.execute(delete_boxes)
             # Its Idempotency-Key is free again: the same request makes a new schedule.
-            connection.execute(
-                update.values(deleted=utc_now(), active=False, owner_key=None)
+            deleted = update.values(
+                deleted=utc_now(),
+                active=False,
+                owner_key=None,
             )
+            connection.execute(deleted)
 
     def boxes(self, schedule_id: int) -> dict[int, SealedBox]:
         """Each provider's sealed place and its commitment."""
@@ -160,7 +224,8 @@ class ScheduleStore:
         found = {}
         with self._database.begin() as connection:
             for row in connection.execute(query):
-                found[row.user_id] = SealedBox(row.box, row.commitment)
+                sealed = SealedBox(row.box, row.commitment)
+                found[row.user_id] = sealed
         return found
 
     # What became of each time
@@ -177,65 +242,83 @@ class ScheduleStore:
             return None
         return FiringRow(**row._mapping)
 
-    def skip(self, due: DueTime, sentence: str) -> None:
-        """Enters a time at which nothing was asked, and why.
+    def skip(self, due: DueTime, sentence: str) -> FiringRow:
+        """Enters a time at which nothing was asked, and why; the entry that stands.
 
         A time that has its entry keeps it.
         """
-        if self.firing(due) is not None:
-            return
-        values = {
-            "schedule_id": due.schedule_id,
-            "scheduled": due.scheduled,
-            "started": utc_now(),
-            "skipped": sentence,
-        }
-        with self._database.begin() as connection:
-            connection.execute(firings.insert().values(**values))
+        earlier = self.firing(due)
+        if earlier is not None:
+            return earlier
+        taken: TimeTaken | None = None
+        try:
+            with self._database.begin() as connection:
+                add_firing(connection, due, skipped=sentence)
+        except TimeTaken as error:
+            taken = error
+        # In a transaction of its own: PostgreSQL answers nothing more in one that has
+        # failed.
+        entry = self.firing(due)
+        if entry is None:
+            raise taken or AssertionError("unreachable")
+        return entry
 
     def have_fired(self) -> bool:
         """Whether any schedule has fallen due."""
+        any_firing = sa.exists(firings.select())
+        query = sa.select(any_firing)
         with self._database.begin() as connection:
-            return bool(connection.scalar(sa.select(sa.exists(firings.select()))))
+            return bool(connection.scalar(query))
 
     def unended_order(self, schedule_id: int) -> int | None:
         """The schedule's order that is still under way."""
         is_wanted = sa.and_(
-            orders.c.schedule_id == schedule_id, orders.c.state.not_in(ENDED)
+            orders.c.schedule_id == schedule_id,
+            orders.c.state.not_in(ENDED),
         )
         return self._newest_order(is_wanted)
 
     def last_success(self, schedule_id: int) -> int | None:
         """The schedule's last order with a result."""
         is_wanted = sa.and_(
-            orders.c.schedule_id == schedule_id, orders.c.state == "success"
+            orders.c.schedule_id == schedule_id,
+            orders.c.state == "success",
         )
         return self._newest_order(is_wanted)
 
     def _newest_order(self, is_wanted: sa.ColumnElement[bool]) -> int | None:
-        query = sa.select(sa.func.max(orders.c.order_id)).where(is_wanted)
+        newest = sa.func.max(orders.c.order_id)
+        query = sa.select(newest).where(is_wanted)
         with self._database.begin() as connection:
             order_id: int | None = connection.scalar(query)
         return order_id
 
     def history(
-        self, schedule_id: int, *, limit: int, before: int | None
+        self,
+        schedule_id: int,
+        *,
+        limit: int,
+        before: int | None,
     ) -> list[FiringRow]:
         """Entries newest first; `before` is the firing_id to go on from."""
-        query = (
-            sa.select(firings)
-            .where(firings.c.schedule_id == schedule_id)
-            .order_by(firings.c.firing_id.desc())
-        )
+        is_of_schedule = firings.c.schedule_id == schedule_id
+        newest_first = firings.c.firing_id.desc()
+        query = sa.select(firings).where(is_of_schedule).order_by(newest_first)
         if before is not None:
-            query = query.where(firings.c.firing_id < before)
+            is_before = firings.c.firing_id < before
+            query = query.where(is_before)
         query = query.limit(limit)
         with self._database.begin() as connection:
-            return [FiringRow(**row._mapping) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [FiringRow(**row._mapping) for row in rows]
 
     def scheduled_times(self, order_ids: list[int]) -> dict[int, datetime.datetime]:
         """When the orders of schedules were due."""
         is_wanted = firings.c.order_id.in_(order_ids)
-        query = sa.select(firings.c.order_id, firings.c.scheduled).where(is_wanted)
+        query = sa.select(
+            firings.c.order_id,
+            firings.c.scheduled,
+        ).where(is_wanted)
         with self._database.begin() as connection:
-            return {row.order_id: row.scheduled for row in connection.execute(query)}
+            rows = connection.execute(query)
+            return {row.order_id: row.scheduled for row in rows}

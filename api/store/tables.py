@@ -47,6 +47,8 @@ hospitals = Table(
     Column("scoring", String(10)),
     Column("policy", JSON),
     Column("max_orders", Integer),
+    Column("protocol", Integer),
+    Column("oldest_protocol", Integer),
 )
 
 tokens = Table(
@@ -88,6 +90,7 @@ orders = Table(
     Column("asked", JSON),
     Column("runs", JSON),
     Column("runs_deleted", DateTime),
+    Column("party", JSON),
 )
 
 # Sealed to the hospitals' keys: the coordinator can open none of them.
@@ -122,6 +125,7 @@ round_files = Table(
     Column("layers", JSON, nullable=False),
     Column("frame", String(64), nullable=False),
     Column("digest", String(64), nullable=False),
+    # PostgreSQL's Integer ends at 2 GiB, and a setting may allow larger rounds.
     Column("n_bytes", BigInteger, nullable=False),
     Column("recorded", DateTime, nullable=False, index=True),
 )
@@ -129,6 +133,8 @@ round_files = Table(
 messages = Table(
     "messages",
     metadata,
+    # The whole address is the key: whatever comes at the same time, no two messages
+    # stand under one name.
     Column("run", Integer, primary_key=True),
     Column("topic", String(32), primary_key=True),
     Column("fold", Integer, primary_key=True),
@@ -136,7 +142,11 @@ messages = Table(
     Column("attempt", Integer, primary_key=True),
     Column("sender", Integer, primary_key=True),
     Column("recipient", Integer, primary_key=True),
-    Column("body", LargeBinary),  # null once the coordinator's flow has used it
+    # One of the two has the bytes; both are null once the coordinator's flow has used
+    # them. A file's name stands below the folder of bodies.
+    Column("body", LargeBinary),
+    Column("file", String(100)),
+    Column("size", BigInteger, nullable=False, server_default="0"),
     Column("digest", String(64), nullable=False),
 )
 
@@ -146,6 +156,9 @@ page_sessions = Table(
     # Of a session's secret, which stands in the visitor's cookie alone.
     Column("digest", String(64), primary_key=True),
     Column("began", DateTime, nullable=False),
+    # Whose it is, where an identity provider has said so; else it has a token.
+    Column("role", String(20)),
+    Column("user_id", Integer),
 )
 
 schedules = Table(

@@ -56,7 +56,8 @@ def main(site: Path) -> None:
     from tasks.flow_process import preload
 
     Vault(settings.vault).identity()
-    preload([hospital_runs.__name__, *driver_modules(settings.data_url)])
+    drivers = driver_modules(settings.data_url)
+    preload([hospital_runs.__name__, *hospital_runs.PRELOADED, *drivers])
     asyncio.run(_work(settings))
 
 

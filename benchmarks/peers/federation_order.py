@@ -1,13 +1,16 @@
 """An order in a fresh federation on this machine, twice: the body on stdin, what came
-of it as JSON on stdout.
+of it as JSON on stdout. Agents dial the relay, which counts what goes to and from the
+coordinator.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -16,9 +19,11 @@ import httpx
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
 from api.settings import CoordinatorSettings
+from benchmarks.peers.relay import Relay
 from deployments.coordinator import until_signal
-from deployments.local.federation import choose_ports, federation
+from deployments.local.federation import choose_ports, federation, part_of_site
 from deployments.local.sites import prepare
+from deployments.processes import PartProcess
 
 
 def main() -> None:
@@ -31,6 +36,25 @@ def main() -> None:
 async def _answer(
     settings: CoordinatorSettings, sites: list[SiteSettings], body: dict[str, Any]
 ) -> None:
+    relay = Relay(settings.port)
+
+    def through_relay(site: SiteSettings) -> PartProcess:
+        part = part_of_site(site)
+        dialled = {**part.environment, "CONSILIUM_API_PORT": str(relay.port)}
+        return dataclasses.replace(part, environment=dialled)
+
+    with relay:
+        answer = await _measure(settings, sites, body, through_relay, relay)
+    print(json.dumps(answer), flush=True)
+
+
+async def _measure(
+    settings: CoordinatorSettings,
+    sites: list[SiteSettings],
+    body: dict[str, Any],
+    part: Callable[[SiteSettings], PartProcess],
+    relay: Relay,
+) -> dict[str, Any]:
     token = json.loads((settings.home / "tokens.json").read_text())[
         str(body["user_id"])
     ]
@@ -39,21 +63,21 @@ async def _answer(
         f"http://{settings.host}:{settings.port}",
     )
     async with (
-        federation(settings, sites, restart=False),
+        federation(settings, sites, restart=False, part=part),
         httpx.AsyncClient(
             base_url=url, headers=headers, timeout=120, trust_env=False
         ) as client,
     ):
-        submitted = time.time()
+        submitted, before = time.time(), relay.n_bytes
         order_id = await _order(client, body)
-        finished = time.time()
+        finished, n_bytes = time.time(), relay.n_bytes - before
         await _order(client, body)
         again = time.time() - finished
         rounds = (await client.get(f"/orders/{order_id}")).json()["data"]["rounds"]
     model = Vault(
         next(site.vault for site in sites if site.user_id == body["user_id"])
     ).model(order_id)
-    answer = {
+    return {
         "submitted": submitted,
         "finished": finished,
         "again": again,
@@ -63,8 +87,8 @@ async def _answer(
             if not row["final"]
         ],
         "weights": list(model["layers"]["dense"]),
+        "n_bytes": n_bytes,
     }
-    print(json.dumps(answer), flush=True)
 
 
 async def _order(client: httpx.AsyncClient, body: dict[str, Any]) -> int:

@@ -1,5 +1,5 @@
 """The same training with Flower's simulation engine, twice: the job on stdin, what came
-of it as JSON on stdout.
+of it as JSON on stdout; its two apps are those of Flower's deployment too.
 
 Runs in the environment of requirements.txt, with nothing of Consilium. Each client
 makes one full-batch step from the joint model and sends it back; FedAvg takes the mean
@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
-from flwr.simulation import run_simulation
 
 Job = dict[str, Any]
 
@@ -56,6 +56,8 @@ class WatchedFedAvg(FedAvg):
 
 def main() -> None:
     """Runs the job and answers."""
+    from flwr.simulation import run_simulation  # not there, and not needed, in an app
+
     job = json.load(sys.stdin)
     answer: dict[str, Any] = {}
     n_clients = len(job["tables"])
@@ -67,8 +69,12 @@ def main() -> None:
             "log_to_driver": False,
         },
     }
+    client = client_of(
+        lambda context: str(job["tables"][int(context.node_config["partition-id"])]),
+        job_of=lambda context: job,
+    )
     run_simulation(
-        _server(job, n_clients, answer), _client(job), n_clients, backend_config=backend
+        _server(job, n_clients, answer), client, n_clients, backend_config=backend
     )
     print(json.dumps(answer), flush=True)
 
@@ -80,21 +86,26 @@ def _server(job: Job, n_clients: int, answer: dict[str, Any]) -> ServerApp:
     def serve(grid: Grid, context: Context) -> None:
         _wait_for_all(grid, n_clients)
         submitted = time.time()
-        strategy, weights = _train(grid, job, n_clients)
+        answer.update(one_order(grid, job))
         finished = time.time()
         _train(grid, job, n_clients)
-        answer.update(
-            submitted=submitted,
-            finished=finished,
-            again=time.time() - finished,
-            round_ends=strategy.round_ends,
-            weights=weights,
-            n_bytes=sum(
-                message_to_proto(message).ByteSize() for message in strategy.messages
-            ),
-        )
+        again = time.time() - finished
+        answer.update(submitted=submitted, finished=finished, again=again)
 
     return app
+
+
+def one_order(grid: Grid, job: Job) -> dict[str, Any]:
+    """Trains once: ends of rounds in seconds since the epoch, the weights, and bytes of
+    all messages as they are serialised.
+    """
+    strategy, weights = _train(grid, job, len(job["tables"]))
+    sizes = (message_to_proto(message).ByteSize() for message in strategy.messages)
+    return {
+        "round_ends": strategy.round_ends,
+        "weights": weights,
+        "n_bytes": sum(sizes),
+    }
 
 
 def _train(grid: Grid, job: Job, n_clients: int) -> tuple[WatchedFedAvg, list[float]]:
@@ -119,7 +130,10 @@ def _wait_for_all(grid: Grid, n_clients: int) -> None:
     )
 
 
-def _client(job: Job) -> ClientApp:
+def client_of(
+    table_of: Callable[[Context], str], *, job_of: Callable[[Context], Job]
+) -> ClientApp:
+    """A hospital's app, which finds its table and the job by its context."""
     app = ClientApp()
 
     @app.query()
@@ -128,9 +142,8 @@ def _client(job: Job) -> ClientApp:
 
     @app.train()
     def take_step(message: Message, context: Context) -> Message:
-        with np.load(
-            job["tables"][int(context.node_config["partition-id"])], allow_pickle=False
-        ) as table:
+        job = job_of(context)
+        with np.load(table_of(context), allow_pickle=False) as table:
             X, y = table["X"], table["y"]
         weights = message.content["arrays"].to_numpy_ndarrays()[0]
         margins = X @ weights[:-1] + weights[-1]

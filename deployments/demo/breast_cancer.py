@@ -28,24 +28,34 @@ def breast_cancer_tables() -> dict[str, pd.DataFrame]:
 
     everything = load_breast_cancer()
     values = everything.data
-    scores = (values - values.mean(axis=0)) / values.std(axis=0)
+    mean = values.mean(axis=0)
+    deviation = values.std(axis=0)
+    scores = (values - mean) / deviation
     # scikit-learn's order: means, standard errors, worst.
     means = scores[:, 0:10]
     standard_errors = scores[:, 10:20]
     worst = scores[:, 20:30]
     columns = np.hstack([worst, means, standard_errors])
-    names = [f"x{number}" for number in range(30)]
-    frame = pd.DataFrame(np.round(columns, 6), columns=names)
-    frame.insert(0, "id", np.arange(len(frame)))
+    n_columns = columns.shape[1]
+    names = [f"x{number}" for number in range(n_columns)]
+    rounded = np.round(columns, 6)
+    frame = pd.DataFrame(rounded, columns=names)
+    numbers = np.arange(len(frame))
+    frame.insert(0, "id", numbers)
     frame.insert(1, "y", everything.target)
-    split = json.loads(_SPLIT.read_text())
+    text = _SPLIT.read_text()
+    split = json.loads(text)
     tables = {}
     for part, ids in split.items():
-        tables[part] = frame.iloc[ids].reset_index(drop=True)
+        own = frame.iloc[ids]
+        tables[part] = own.reset_index(drop=True)
     return tables
 
 
-def make_database(path: Path, tables: dict[str, pd.DataFrame]) -> None:
+def make_database(
+    path: Path,
+    tables: dict[str, pd.DataFrame],
+) -> None:
     """A hospital's DuckDB file with these tables in schema data.
 
     A file that is there already stays as it is.
@@ -60,6 +70,7 @@ def make_database(path: Path, tables: dict[str, pd.DataFrame]) -> None:
         connection.execute("CREATE SCHEMA data")
         for name, frame in tables.items():
             connection.register("frame", frame)
-            connection.execute(f'CREATE TABLE data."{name}" AS SELECT * FROM frame')  # noqa: S608
+            copy = f'CREATE TABLE data."{name}" AS SELECT * FROM frame'  # noqa: S608
+            connection.execute(copy)
             connection.unregister("frame")
     put_in_place(unfinished, path)

@@ -47,10 +47,13 @@ def digits_tables(
     Of ten hospitals the first has 116 to 173 rows, the second 28 to 43.
     """
     everything = load_digits()
-    frame = pd.DataFrame(everything.data / 16, columns=PIXELS)
-    frame.insert(0, "id", np.arange(len(frame)))
-    frame.insert(1, "y", everything.target)
-    owner = _owners(everything.target, len(hospitals))
+    digits = everything.target
+    pixels = everything.data / 16
+    frame = pd.DataFrame(pixels, columns=PIXELS)
+    numbers = np.arange(len(frame))
+    frame.insert(0, "id", numbers)
+    frame.insert(1, "y", digits)
+    owner = _owners(digits, len(hospitals))
     tables = {}
     for place, user in enumerate(hospitals):
         own = frame[owner == place]
@@ -64,35 +67,50 @@ def _owners(digits: Any, n_hospitals: int) -> Any:
     places = np.arange(n_hospitals)
     for digit in range(10):
         is_favourite = (digit - places) % 10 < 3
-        weights = (20 + places) * np.where(is_favourite, 4, 1)
+        favour = np.where(is_favourite, 4, 1)
+        weights = (20 + places) * favour
         rows = np.flatnonzero(digits == digit)
+        n_rows = len(rows)
         # Hospital k has the rows up to ends[k], from where the one before it ends.
-        ends = len(rows) * np.cumsum(weights) // weights.sum()
-        numbers = np.arange(len(rows))
-        owner[rows] = np.searchsorted(ends, numbers, side="right")
+        ends = n_rows * np.cumsum(weights) // weights.sum()
+        numbers = np.arange(n_rows)
+        owner[rows] = np.searchsorted(
+            ends,
+            numbers,
+            side="right",
+        )
     return owner
 
 
 def _tables(own: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    is_tested = np.arange(len(own)) % 5 == 4
+    numbers = np.arange(len(own))
+    is_tested = numbers % 5 == 4
+    trained = own[~is_tested]
+    tested = own[is_tested]
     return {
-        "digits": own[~is_tested].reset_index(drop=True),
-        "digits_test": own[is_tested].reset_index(drop=True),
+        "digits": trained.reset_index(drop=True),
+        "digits_test": tested.reset_index(drop=True),
     }
 
 
-def digits_order(hospitals: Sequence[int] = HOSPITALS, **params: Any) -> dict[str, Any]:
+def digits_order(
+    hospitals: Sequence[int] = HOSPITALS,
+    **params: Any,
+) -> dict[str, Any]:
     """The body of an order that trains a cnn on these tables.
 
     The first hospital orders; `params` replace those of the recipe.
     """
     users = [str(user) for user in hospitals]
+    trained = dict.fromkeys(users, "SELECT * FROM data.digits")
+    tested = dict.fromkeys(users, "SELECT * FROM data.digits_test")
+    initiator, *others = hospitals
     return {
-        "user_id": hospitals[0],
-        "party_id": list(hospitals[1:]),
+        "user_id": initiator,
+        "party_id": others,
         "model_type": "cnn",
-        "data_info": dict.fromkeys(users, "SELECT * FROM data.digits"),
-        "test_data_info": dict.fromkeys(users, "SELECT * FROM data.digits_test"),
+        "data_info": trained,
+        "test_data_info": tested,
         "unique_id": "id",
         "attributes": PIXELS,
         "label_name": "y",

@@ -19,6 +19,7 @@ def search_disk(
     for number in numbers:
         needles[f"{number} little-endian"] = struct.pack("<d", number)
         needles[f"{number} big-endian"] = struct.pack(">d", number)
+        # Without its sign and its last digits, which a text may have rounded.
         needles[f"{number} as text"] = repr(number).lstrip("-")[:14].encode()
     n_files = n_bytes = 0
     found = set()

@@ -16,11 +16,16 @@ import pandas as pd
 
 from protocol.machine.disk import make_private_folder, put_in_place
 
-PRICES, UNITS = "drug_prices.csv", "drug_units.csv"
+PRICES = "drug_prices.csv"
+UNITS = "drug_units.csv"
 DOSE_LIMIT = 450
 """Units over a life, as for doxorubicin in mg per square metre."""
 
-LAB_VALUES = {2: "lab_values.csv", 3: "lab_values.csv", 4: "lab_values.parquet"}
+LAB_VALUES = {
+    2: "lab_values.csv",
+    3: "lab_values.csv",
+    4: "lab_values.parquet",
+}
 """By hospital; one keeps them as parquet, where numbers are doubles, the others as
 decimals in text.
 """
@@ -40,7 +45,9 @@ def make_data_files(folder: Path, user_id: int) -> None:
             continue
         make_private_folder(folder)
         unfinished = path.with_name(f".{name}.new")
-        _write(_file(name, user_id), unfinished, as_parquet=path.suffix == ".parquet")
+        frame = _file(name, user_id)
+        is_parquet = path.suffix == ".parquet"
+        _write(frame, unfinished, as_parquet=is_parquet)
         put_in_place(unfinished, path)
 
 
@@ -62,9 +69,15 @@ def _file(name: str, user_id: int) -> pd.DataFrame:
     return _lab_values(user_id)
 
 
-def _write(frame: pd.DataFrame, path: Path, *, as_parquet: bool) -> None:
+def _write(
+    frame: pd.DataFrame,
+    path: Path,
+    *,
+    as_parquet: bool,
+) -> None:
     if as_parquet:
-        duckdb.from_df(frame).write_parquet(str(path))
+        relation = duckdb.from_df(frame)
+        relation.write_parquet(str(path))
     else:
         frame.to_csv(path, index=False)
 
@@ -81,7 +94,8 @@ def _lab_values(user_id: int) -> pd.DataFrame:
     table = load_diabetes(scaled=False, as_frame=True).frame
     age = table["age"].astype(int)
     decade_begins = age // 10 * 10
-    decade = decade_begins.astype(str) + "-" + (decade_begins + 9).astype(str)
+    decade_ends = decade_begins + 9
+    decade = decade_begins.astype(str) + "-" + decade_ends.astype(str)
     columns = {
         "patient": np.arange(len(table)),
         "age": age,
@@ -92,7 +106,8 @@ def _lab_values(user_id: int) -> pd.DataFrame:
     }
     frame = pd.DataFrame(columns)
     place = user_id - min(LAB_VALUES)
-    own = frame[frame["patient"] % 3 == place]
+    is_own = frame["patient"] % 3 == place
+    own = frame[is_own]
     return own.reset_index(drop=True)
 
 
@@ -100,7 +115,8 @@ def _patients(user_id: int) -> list[int]:
     """Nine in ten of all patients, others at each hospital, in an order of its own."""
     n_drawn = _N_PATIENTS * 9 // 10
     generator = np.random.default_rng([_SEED, user_id])
-    drawn = generator.permutation(_N_PATIENTS)[:n_drawn]
+    shuffled = generator.permutation(_N_PATIENTS)
+    drawn = shuffled[:n_drawn]
     return [1001 + int(number) for number in drawn]
 
 
@@ -109,12 +125,28 @@ def _prices() -> pd.DataFrame:
     generator = np.random.default_rng([_SEED, 0, 1])
     cents = generator.integers(1_800, 2_600, len(patients))
     # As text: a price is a decimal, which no double holds.
-    prices = [f"{cent // 100}.{cent % 100:02}" for cent in cents]
-    return pd.DataFrame({"id_col": patients, "unit_price": prices})
+    prices = []
+    for price in cents:
+        whole = price // 100
+        rest = price % 100
+        prices.append(f"{whole}.{rest:02}")
+    columns = {
+        "id_col": patients,
+        "unit_price": prices,
+    }
+    return pd.DataFrame(columns)
 
 
 def _units(user_id: int) -> pd.DataFrame:
     patients = _patients(user_id)
     generator = np.random.default_rng([_SEED, user_id, 1])
-    units = 10 * generator.integers(2, 24, len(patients))
-    return pd.DataFrame({"id_col": patients, "units": units})
+    units = 10 * generator.integers(
+        2,
+        24,
+        len(patients),
+    )
+    columns = {
+        "id_col": patients,
+        "units": units,
+    }
+    return pd.DataFrame(columns)

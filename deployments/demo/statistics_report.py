@@ -43,21 +43,38 @@ class AnswerTables:
     `sites` by user id, in the order of the questions' providers.
     """
 
-    def __init__(self, console: Console, sites: Mapping[int, SiteSettings]) -> None:
-        self._console, self._sites = console, sites
+    def __init__(
+        self,
+        console: Console,
+        sites: Mapping[int, SiteSettings],
+    ) -> None:
+        self._console = console
+        self._sites = sites
         self._receiver = max(sites)
         self._found: list[float] = []
 
     def show(
-        self, answers: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]
+        self,
+        answers: Sequence[dict[str, Any]],
+        runs: Sequence[dict[str, Any]],
     ) -> None:
         """The answers to the demonstration's questions in their order, and the
         schedule's.
         """
         products, mean, variance, groups, reached = answers
-        say_answer(self._console, products["status"], products["result"], wrap=True)
-        self._products(self._result(products, min(self._sites)))
-        self._numbers(self._result(mean), self._result(variance), runs)
+        say_answer(
+            self._console,
+            products["status"],
+            products["result"],
+            wrap=True,
+        )
+        has_prices = min(self._sites)
+        self._products(self._result(products, has_prices))
+        self._numbers(
+            self._result(mean),
+            self._result(variance),
+            runs,
+        )
         self._groups(self._result(groups))
         self._reached(self._result(reached))
         self._console.print(f"\n{WHO_SEES_WHAT}\n")
@@ -67,29 +84,36 @@ class AnswerTables:
         written.
         """
         n_files, n_bytes, found = search_disk(folders, self._found)
-        secret = (
-            "[bold green]no answer[/]"
-            if not found
-            else f"[bold red]answers[/] ({', '.join(found)})"
-        )
+        held = "[bold green]no answer[/]"
+        if found:
+            places = ", ".join(found)
+            held = f"[bold red]answers[/] ({places})"
+        mebibytes = n_bytes / 2**20
         self._console.print(
-            f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for average and "
-            f"variance, as 8-byte floats and as text: it holds {secret}.\n"
+            f"The coordinator's disk ({n_files} files, {mebibytes:.1f} MiB) was searched for average and "
+            f"variance, as 8-byte floats and as text: it holds {held}.\n"
         )
 
-    def _result(self, answer: Mapping[str, Any], receiver: int | None = None) -> Result:
-        order_id = json.loads(answer["result"]["extra"])["order_id"]
-        return read_result(
-            self._sites[receiver or self._receiver].results_folder, order_id
-        )
+    def _result(
+        self,
+        answer: Mapping[str, Any],
+        receiver: int | None = None,
+    ) -> Result:
+        extra = json.loads(answer["result"]["extra"])
+        site = self._sites[receiver or self._receiver]
+        return read_result(site.results_folder, extra["order_id"])
 
     def _title(self, result: Result) -> str:
-        receivers = " and ".join(
-            self._sites[user].name for user in result.notes["receivers"]
-        )
+        users = result.notes["receivers"]
+        receivers = " and ".join(self._sites[user].name for user in users)
         return f"{result.relative_path} at {receivers}"
 
-    def _frame(self, user_id: int, file: str, **options: Any) -> pd.DataFrame:
+    def _frame(
+        self,
+        user_id: int,
+        file: str,
+        **options: Any,
+    ) -> pd.DataFrame:
         path = self._sites[user_id].data_folder / file
         frame: pd.DataFrame
         if path.suffix == ".parquet":
@@ -99,15 +123,20 @@ class AnswerTables:
         return frame
 
     def _pooled(self, **options: Any) -> list[pd.DataFrame]:
-        return [self._frame(user, file, **options) for user, file in LAB_VALUES.items()]
+        frames = []
+        for user, file in LAB_VALUES.items():
+            frames.append(self._frame(user, file, **options))
+        return frames
 
     # One table for each kind of question
 
     def _products(self, result: Result) -> None:
         first, second = list(self._sites)[:2]
+        # As text: pandas would make doubles of decimals, which prove no exact product.
         prices = self._frame(first, PRICES, dtype=str)
         units_given = self._frame(second, UNITS, dtype=str)
-        joined = prices.merge(units_given, on="id_col").set_index("id_col")
+        merged = prices.merge(units_given, on="id_col")
+        joined = merged.set_index("id_col")
         rows = result.rows()
         table = make_table(self._title(result))
         for column in ("id_col", "unit_price", "units", "total_value", "pandas"):
@@ -116,21 +145,30 @@ class AnswerTables:
             price, units = joined.loc[row["id_col"]]
             by_pandas = repr(float(price) * int(units))
             table.add_row(
-                row["id_col"], price, units, f"[bold]{row['total_value']}[/]", by_pandas
+                row["id_col"],
+                price,
+                units,
+                f"[bold]{row['total_value']}[/]",
+                by_pandas,
             )
         self._console.print(table)
         n_exact = 0
         for row in rows:
             price, units = joined.loc[row["id_col"]]
-            if Fraction(row["total_value"]) == Fraction(price) * int(units):
+            product = Fraction(price) * int(units)
+            if Fraction(row["total_value"]) == product:
                 n_exact += 1
+        n_rows = len(rows)
         self._console.print(
-            f"{len(rows)} patients; {n_exact} are the exact products of the decimals in the two files. Price and units "
+            f"{n_rows} patients; {n_exact} are the exact products of the decimals in the two files. Price and units "
             "stand here only because this demonstration owns both files."
         )
 
     def _numbers(
-        self, mean: Result, variance: Result, runs: Sequence[dict[str, Any]]
+        self,
+        mean: Result,
+        variance: Result,
+        runs: Sequence[dict[str, Any]],
     ) -> None:
         """Single numbers over all rows, and the schedule's, whose exact value is the
         same each time.
@@ -140,18 +178,28 @@ class AnswerTables:
         n_rows = len(exact_ldl)
         mean_ldl = sum(exact_ldl, Fraction(0)) / n_rows
         deviations = [(value - mean_ldl) ** 2 for value in exact_ldl]
-        variance_ldl = sum(deviations, Fraction(0)) / (n_rows - 1)
+        squares = sum(deviations, Fraction(0))
+        variance_ldl = squares / (n_rows - 1)
         total_glucose = sum(self._exact("glucose"), Fraction(0))
-        table = make_table(
-            f"At {self._sites[self._receiver].name}: {n_rows} rows of three hospitals"
-        )
-        for column in ("", "result", "joint answer", "pandas", "exact, rounded"):
-            table.add_column(
-                column, justify="left" if column in ("", "result") else "right"
-            )
-        self._add(table, "avg of ldl", mean, float(pooled["ldl"].mean()), mean_ldl)
+        receiver = self._sites[self._receiver]
+        table = make_table(f"At {receiver.name}: {n_rows} rows of three hospitals")
+        for column in ("", "result"):
+            table.add_column(column, justify="left")
+        for column in ("joint answer", "pandas", "exact, rounded"):
+            table.add_column(column, justify="right")
         self._add(
-            table, "var of ldl", variance, float(pooled["ldl"].var()), variance_ldl
+            table,
+            "avg of ldl",
+            mean,
+            float(pooled["ldl"].mean()),
+            mean_ldl,
+        )
+        self._add(
+            table,
+            "var of ldl",
+            variance,
+            float(pooled["ldl"].var()),
+            variance_ldl,
         )
         results_folder = mean.path.parents[1]
         for run in runs:
@@ -171,15 +219,21 @@ class AnswerTables:
         exact = []
         for frame in self._pooled(dtype=str):
             for value in frame[column]:
-                exact.append(
-                    Fraction(value if isinstance(value, str) else float(value))
-                )
+                if not isinstance(value, str):
+                    value = float(value)
+                exact.append(Fraction(value))
         return exact
 
     def _add(
-        self, table: Any, name: str, result: Result, pandas: float, exact: Fraction
+        self,
+        table: Any,
+        name: str,
+        result: Result,
+        pandas: float,
+        exact: Fraction,
     ) -> None:
-        joint = float(result.rows()[0][result.alias])
+        first = result.rows()[0]
+        joint = float(first[result.alias])
         if len(repr(joint)) > MOST_DIGITS_BY_CHANCE:
             self._found.append(joint)
         table.add_row(
@@ -193,56 +247,71 @@ class AnswerTables:
     def _groups(self, result: Result) -> None:
         pooled = pd.concat(self._pooled())
         by_pandas = pooled.groupby("age_group")["glucose"].mean()
-        table = make_table(f"{self._title(result)}, by age")
-        for column in ("age_group", "joint answer", "pandas", "withheld"):
-            table.add_column(
-                column,
-                justify="left" if column in ("age_group", "withheld") else "right",
-            )
+        title = self._title(result)
+        table = make_table(f"{title}, by age")
+        table.add_column("age_group", justify="left")
+        table.add_column("joint answer", justify="right")
+        table.add_column("pandas", justify="right")
+        table.add_column("withheld", justify="left")
         for row in result.rows():
-            name, value = row["age_group"], row[result.alias]
-            pandas = repr(float(by_pandas[name])) if value else ""
+            name = row["age_group"]
+            joint = row[result.alias] or ""
+            pandas = ""
+            if joint:
+                pandas = repr(float(by_pandas[name]))
             table.add_row(
-                name, f"[bold]{value or ''}[/]", pandas, row.get("withheld") or ""
+                name,
+                f"[bold]{joint}[/]",
+                pandas,
+                row.get("withheld") or "",
             )
         self._console.print(table)
         sentences = list(result.notes["notes"])
         for withheld in result.notes["withheld"]:
             if withheld["group"]:
-                sentences.append(
-                    f"{', '.join(withheld['group'])}: {withheld['reason']}"
-                )
+                groups = ", ".join(withheld["group"])
+                sentences.append(f"{groups}: {withheld['reason']}")
         self._console.print(" ".join(sentences))
 
     def _reached(self, result: Result) -> None:
-        units = [
-            self._frame(user, UNITS).set_index("id_col")["units"]
-            for user in self._sites
-        ]
-        sums = pd.concat(units, axis=1, join="inner").sum(axis=1)
+        units = []
+        for user in self._sites:
+            by_patient = self._frame(user, UNITS).set_index("id_col")
+            units.append(by_patient["units"])
+        side_by_side = pd.concat(
+            units,
+            axis=1,
+            join="inner",
+        )
+        sums = side_by_side.sum(axis=1)
         reached: list[dict[str, Any]] = []
         not_reached: list[dict[str, Any]] = []
         n_agreed = 0
         for row in result.rows():
+            patient = int(row["id_col"])
             reaches = row[result.alias] == "true"
-            (reached if reaches else not_reached).append(row)
-            if reaches == (sums[int(row["id_col"])] >= DOSE_LIMIT):
+            if reaches:
+                reached.append(row)
+            else:
+                not_reached.append(row)
+            if reaches == (sums[patient] >= DOSE_LIMIT):
                 n_agreed += 1
         rows = [*reached, *not_reached]
         table = make_table(self._title(result))
         for column in ("id_col", result.alias, "pandas: units at all three"):
             table.add_column(column, justify="right")
-        step = math.ceil(
-            len(rows) / N_SHOWN
-        )  # some of each kind, from the first to the last
+        n_rows = len(rows)
+        # Some of each kind, from the first to the last.
+        step = math.ceil(n_rows / N_SHOWN)
         for row in rows[::step]:
+            patient = int(row["id_col"])
             table.add_row(
                 row["id_col"],
                 f"[bold]{row[result.alias]}[/]",
-                str(sums[int(row["id_col"])]),
+                str(sums[patient]),
             )
         self._console.print(table)
         self._console.print(
-            f"{len(rows)} patients were at all three, {len(reached)} reach {DOSE_LIMIT} units; pandas says the"
+            f"{n_rows} patients were at all three, {len(reached)} reach {DOSE_LIMIT} units; pandas says the"
             f" same of {n_agreed}. Nobody learned the sums."
         )

@@ -31,7 +31,7 @@ from agents.site.vault import Vault
 from analytics.training.descent import train
 from analytics.training.models import Model
 from api.settings import CoordinatorSettings
-from deployments.demo import statistics
+from deployments.demo import statistics, study
 from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.demo.disk_search import search_disk
 from deployments.demo.screen import (
@@ -109,6 +109,7 @@ async def show(
     started = time.monotonic()
     task = asyncio.current_task()
     assert task is not None
+    # Before anything starts: from then on Ctrl-C ends the parts, too.
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     console.print(
@@ -117,7 +118,14 @@ async def show(
     try:
         async with federation(settings, sites, restart=False):
             times = {"start": time.monotonic() - started}
-            if args.statistics:
+            if args.study:
+                began = time.monotonic()
+                # In a thread: its client waits, and the loop looks after the parts.
+                await asyncio.to_thread(
+                    study.show, console, settings, sites, args.figures
+                )
+                times["study"] = time.monotonic() - began
+            elif args.statistics:
                 await statistics.show(console, settings, sites, times)
             else:
                 await _train(console, settings, sites, args, times)
@@ -126,9 +134,14 @@ async def show(
         console.print("Stopped; nothing is left running.")
         return 130
     if args.picture:
-        title = "./run demo --statistics" if args.statistics else "./run demo"
-        save_picture(console, args.picture, title=title)
+        save_picture(console, args.picture, title=_title(args))
     return 0
+
+
+def _title(args: argparse.Namespace) -> str:
+    if args.study:
+        return "./run demo --study"
+    return "./run demo --statistics" if args.statistics else "./run demo"
 
 
 async def _train(
@@ -158,10 +171,25 @@ def _say_end(
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.statistics and args.hospitals != 3:
+    if (args.statistics or args.study) and args.hospitals != 3:
         raise BadRequest(
-            "--statistics asks the three named hospitals.",
+            "--statistics and --study have hospitals of their own.",
             remedy="Leave --hospitals out.",
+        )
+    if args.statistics and args.study:
+        raise BadRequest(
+            "--statistics and --study are two demonstrations.",
+            remedy="Give one of them.",
+        )
+    if (args.postgresql or args.mariadb) and not args.study:
+        raise BadRequest(
+            "--postgresql and --mariadb are sources of --study.",
+            remedy="Give --study too, or leave them out.",
+        )
+    if args.figures and not args.study:
+        raise BadRequest(
+            "--figures draws pictures of --study.",
+            remedy="Give --study too, or leave it out.",
         )
     if not 3 <= args.hospitals <= 50:
         raise BadRequest(

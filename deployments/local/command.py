@@ -54,9 +54,35 @@ def _parser() -> argparse.ArgumentParser:
         "--statistics", action="store_true", help="ask for joint statistics instead"
     )
     demo.add_argument(
+        "--study", action="store_true", help="a paper's tables and models, instead"
+    )
+    demo.add_argument(
+        "--postgresql", help="of --study: one hospital's tables go there, an address"
+    )
+    demo.add_argument("--mariadb", help="of --study: another hospital's, an address")
+    demo.add_argument(
+        "--figures",
+        type=Path,
+        help="of --study: a folder for its forest plot and survival curves (SVG, csv)",
+    )
+    demo.add_argument(
         "--picture", type=Path, help="write what is shown to this file too, as an SVG"
     )
     return parser
+
+
+def _sites(
+    settings: CoordinatorSettings, args: argparse.Namespace
+) -> list[SiteSettings]:
+    if args.command == "up" or not args.study:
+        return prepare(settings, n_hospitals=args.hospitals)
+    # Only here, as below.
+    from deployments.demo.study_sites import study_sites
+
+    addresses = {3: args.postgresql, 4: args.mariadb}
+    return study_sites(
+        settings, {user: url for user, url in addresses.items() if url is not None}
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,8 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING)
     try:
         settings = choose_ports(any_free=args.command == "demo")
+        # Sites are made under the lock: two starts at once would each make tokens.
         with alone(settings):
-            sites = prepare(settings, n_hospitals=args.hospitals)
+            sites = _sites(settings, args)
             if args.command == "up":
                 work = _up(settings, sites, restart=not args.no_restart)
                 asyncio.run(until_signal(work))

@@ -16,8 +16,13 @@ from pathlib import Path
 import certifi
 
 from agents.site.settings import SiteSettings
-from api.settings import CoordinatorSettings, load_settings, port_number
-from deployments.coordinator import coordinator
+from api.settings import (
+    CoordinatorSettings,
+    load_settings,
+    port_number,
+    positive_number,
+)
+from deployments.coordinator import coordinator, starts_prefect
 from deployments.processes import PartProcess, RunningParts
 from deployments.serving import check_port, why_not
 from deployments.state import write_secret
@@ -59,6 +64,7 @@ def _one_authority(
     ):
         return {}
     path = settings.folder / "authority.pem"
+    # The first or any other: nothing here speaks TLS.
     first, end, _ = (
         Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
     )
@@ -71,22 +77,26 @@ def choose_ports(*, any_free: bool) -> CoordinatorSettings:
     ones are taken and none is set.
     """
     chosen: list[int] = []
-    for name, usual in (
-        ("CONSILIUM_API_PORT", "5000"),
-        ("CONSILIUM_PREFECT_PORT", "4200"),
-    ):
+    ports = {"CONSILIUM_API_PORT": "5000"}
+    if starts_prefect():
+        ports["CONSILIUM_PREFECT_PORT"] = "4200"
+    if positive_number("CONSILIUM_API_PROCESSES", "1", int) > 1:
+        ports["CONSILIUM_PAGE_PORT"] = "5001"
+    for name, usual in ports.items():
         port = port_number(name, usual)
         is_free = port not in chosen and why_not(HERE, port) is None
         if not is_free and any_free and name not in os.environ:
             port = _free_port()
         elif port not in chosen:  # load_settings says it of two that are equal
             check_port(HERE, port, name)
+        # The parts are processes, which read it there.
         os.environ[name] = str(port)
         chosen.append(port)
     return load_settings()
 
 
 def _free_port() -> int:
+    # Free now; whoever takes it before the part does makes the part say so.
     with socket.socket() as probe:
         probe.bind((HERE, 0))
         return int(probe.getsockname()[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from typing import Any
 
 from agents.gate.memory import Memory
 from agents.order.party import open_party
+from agents.site.policy import load_policy
 from agents.site.settings import Partner, SiteSettings
 from agents.site.vault import Vault
 from flows.coordinator import coordinate_statistics, coordinate_training
@@ -26,6 +27,7 @@ from protocol.exchange import Address, Exchange
 from protocol.memory_transport import MemoryTransport
 from protocol.messages import COORDINATOR, EVERYONE, HospitalSql
 from protocol.sealing import KEY_BYTES
+from protocol.start_window import LATE
 from protocol.statistics_request import (
     StatisticsRequest,
     parse_statistics_request,
@@ -37,7 +39,14 @@ from protocol.training_request import (
     order_document,
     parse_training_request,
 )
+from protocol.versions import SPOKEN, Window, common_protocol
 from tasks.coordinator import statistics, training
+
+Releases = Mapping[int, Window]
+"""By hospital, what its agent's release speaks."""
+
+ALL_OF_THIS: Releases = {}
+"""Every hospital's agent is of this release."""
 
 
 @dataclass
@@ -66,9 +75,13 @@ def pin_each_other(sites: Mapping[int, SiteSettings]) -> dict[int, SiteSettings]
     """Every site pins every other: what people do by telephone, for who owns all sites."""
     partners = {}
     for user, site in sites.items():
-        fingerprint = Vault(site.vault).identity().public.fingerprint
+        identity = Vault(site.vault).identity()
+        fingerprint = identity.public.fingerprint
         partners[user] = Partner(user, site.name, fingerprint)
-    return {user: replace(site, partners=partners) for user, site in sites.items()}
+    pinned = {}
+    for user, site in sites.items():
+        pinned[user] = replace(site, partners=partners)
+    return pinned
 
 
 def run_order(
@@ -77,17 +90,31 @@ def run_order(
     *,
     order_id: int = 1,
     transport: MemoryTransport | None = None,
+    releases: Releases = ALL_OF_THIS,
+    away: Collection[int] = (),
 ) -> OrderOutcome:
-    """Runs one order to its end.
+    """Runs one order to its end; without the hospitals that are `away`, which an order
+    does that starts with who is there.
 
     Raises the ConsiliumError with which a hospital or the coordinator ended it.
+    `releases` has by hospital what its agent's release speaks, where that is another.
     """
     request = parse_training_request(dict(body))
     transport = transport or MemoryTransport()
-    _run_training(sites, request, order_id, transport)
+    _run_training(
+        sites,
+        request,
+        order_id,
+        transport,
+        releases=releases,
+        away=away,
+    )
     models = {}
     for user in request.hospitals:
-        models[user] = Vault(sites[user].vault).model(order_id)
+        vault = Vault(sites[user].vault)
+        # One that came late has none.
+        if order_id in vault.models():
+            models[user] = vault.model(order_id)
     return OrderOutcome(models, transport.facts[order_id], transport.traffic)
 
 
@@ -106,14 +133,21 @@ def run_evaluation(
     asked = parse_evaluate_request(dict(body))
     of_model = parse_training_request(dict(trained))
     sent = of_model.model_dump(mode="json", exclude_unset=True)
-    request = evaluation_order(asked, sent)
+    request = evaluation_order(asked, sent, trained_by=of_model.hospitals)
     transport = transport or MemoryTransport()
-    _run_training(sites, request, order_id, transport)
+    _run_training(
+        sites,
+        request,
+        order_id,
+        transport,
+    )
     found = {}
     for user in request.hospitals:
-        found[user] = Vault(sites[user].vault).evaluation(order_id)
-    summary = transport.facts[order_id][-1]["summary"]["evaluation"]
-    return EvaluationOutcome(found, summary, transport.traffic)
+        vault = Vault(sites[user].vault)
+        found[user] = vault.evaluation(order_id)
+    last_fact = transport.facts[order_id][-1]
+    summary = last_fact["summary"]
+    return EvaluationOutcome(found, summary["evaluation"], transport.traffic)
 
 
 def _run_training(
@@ -121,18 +155,40 @@ def _run_training(
     request: TrainingRequest,
     order_id: int,
     transport: MemoryTransport,
+    releases: Releases = ALL_OF_THIS,
+    away: Collection[int] = (),
 ) -> None:
-    submit(transport, request, sites, order_id)
+    submit(
+        transport,
+        request,
+        sites,
+        order_id,
+        releases=releases,
+    )
 
     def hospital(user: int) -> None:
         with _ending(sites[user], order_id):
-            train_locally(open_party(sites[user], order_id, transport))
+            release = releases.get(user, SPOKEN)
+            party = open_party(
+                sites[user],
+                order_id,
+                transport,
+                release_speaks=release,
+            )
+            train_locally(party)
 
     def coordinator() -> None:
         order = training.open_order(order_id, Exchange(transport, COORDINATOR))
         coordinate_training(order, lambda record: None)
 
-    _run(transport, order_id, request.hospitals, hospital, coordinator)
+    there = [user for user in request.hospitals if user not in away]
+    _run(
+        transport,
+        order_id,
+        there,
+        hospital,
+        coordinator,
+    )
 
 
 @contextmanager
@@ -142,9 +198,11 @@ def _ending(site: SiteSettings, order_id: int) -> Iterator[None]:
     """
     try:
         yield
-    except ConsiliumError:
+    except ConsiliumError as error:
         Memory(Vault(site.vault).cohorts).drop(order_id)
-        raise
+        # Of one that came late the order goes on.
+        if error.code != LATE:
+            raise
 
 
 def submit(
@@ -152,6 +210,8 @@ def submit(
     request: TrainingRequest,
     sites: Mapping[int, SiteSettings],
     order_id: int,
+    *,
+    releases: Releases = ALL_OF_THIS,
 ) -> None:
     """What the coordinator's API does with a request: the document for all.
 
@@ -162,23 +222,61 @@ def submit(
         # The salt keeps others from finding a short query by its commitment.
         salt = secrets.token_bytes(KEY_BYTES)
         sql = HospitalSql(salt, request.sql_of(user))
-        _put_sealed(transport, sites[user], order_id, sql)
+        _put_sealed(
+            transport,
+            sites[user],
+            order_id,
+            sql,
+        )
         commitments[user] = sql.commitment
-    document = order_document(order_id, request, commitments)
+    protocol = _protocol(sites, request.hospitals, releases)
+    document = order_document(
+        order_id,
+        request,
+        commitments,
+        protocol=protocol,
+    )
     _put_document(transport, order_id, document)
 
 
+def _protocol(
+    sites: Mapping[int, SiteSettings],
+    hospitals: Iterable[int],
+    releases: Releases,
+) -> int:
+    """The number that all of them speak, as their agents would have told it."""
+    windows = {}
+    for user in hospitals:
+        policy = load_policy(sites[user].policy)
+        release = releases.get(user, SPOKEN)
+        windows[user] = policy.speaks(release)
+    return common_protocol(windows)
+
+
 def _put_sealed(
-    transport: MemoryTransport, site: SiteSettings, order_id: int, sql: HospitalSql
+    transport: MemoryTransport,
+    site: SiteSettings,
+    order_id: int,
+    sql: HospitalSql,
 ) -> None:
-    seal_key = Vault(site.vault).identity().public.seal_key
-    sealed = sql.seal(site.user_id, seal_key)
-    transport.put(Address(order_id, "sql"), COORDINATOR, site.user_id, sealed)
+    identity = Vault(site.vault).identity()
+    sealed = sql.seal(site.user_id, identity.public.seal_key)
+    transport.put(
+        Address(order_id, "sql"),
+        COORDINATOR,
+        site.user_id,
+        sealed,
+    )
 
 
 def _put_document(transport: MemoryTransport, order_id: int, document: str) -> None:
     address = Address(order_id, "document")
-    transport.put(address, COORDINATOR, EVERYONE, document.encode())
+    transport.put(
+        address,
+        COORDINATOR,
+        EVERYONE,
+        document.encode(),
+    )
 
 
 def run_statistics(
@@ -189,8 +287,11 @@ def run_statistics(
     order_id: int = 1,
     transport: MemoryTransport | None = None,
     repeats: int | None = None,
+    releases: Releases = ALL_OF_THIS,
+    away: Collection[int] = (),
 ) -> dict[str, Any]:
-    """Runs one order of joint statistics; what the coordinator may tell of it.
+    """Runs one order of joint statistics; what the coordinator may tell of it. away: as
+    `run_order`.
 
     The answer is in the receivers' folders. Raises the ConsiliumError with which a
     hospital or the coordinator ended it.
@@ -198,18 +299,40 @@ def run_statistics(
     parsed = parse_statistics_request(dict(body))
     request = resolve(parsed, _names(sites), initiator=initiator)
     transport = transport or MemoryTransport()
-    submit_statistics(transport, request, sites, order_id, repeats=repeats)
+    submit_statistics(
+        transport,
+        request,
+        sites,
+        order_id,
+        repeats=repeats,
+        releases=releases,
+    )
 
     def hospital(user: int) -> None:
         with _ending(sites[user], order_id):
-            answer_locally(open_party(sites[user], order_id, transport))
+            release = releases.get(user, SPOKEN)
+            party = open_party(
+                sites[user],
+                order_id,
+                transport,
+                release_speaks=release,
+            )
+            answer_locally(party)
 
     def coordinator() -> None:
         order = statistics.open_order(order_id, Exchange(transport, COORDINATOR))
         coordinate_statistics(order, lambda record: None)
 
-    _run(transport, order_id, request.hospitals, hospital, coordinator)
-    summary: dict[str, Any] = transport.facts[order_id][-1]["summary"]["statistics"]
+    there = [user for user in request.hospitals if user not in away]
+    _run(
+        transport,
+        order_id,
+        there,
+        hospital,
+        coordinator,
+    )
+    last_fact = transport.facts[order_id][-1]
+    summary: dict[str, Any] = last_fact["summary"]["statistics"]
     return summary
 
 
@@ -224,6 +347,7 @@ def submit_statistics(
     order_id: int,
     *,
     repeats: int | None = None,
+    releases: Releases = ALL_OF_THIS,
 ) -> None:
     """As `submit`: the document for all, where the data are sealed to each provider."""
     commitments = {}
@@ -231,9 +355,21 @@ def submit_statistics(
         salt = secrets.token_bytes(KEY_BYTES)
         place = {"data": request.provider(user).data_path}
         own = HospitalSql(salt, place)
-        _put_sealed(transport, sites[user], order_id, own)
+        _put_sealed(
+            transport,
+            sites[user],
+            order_id,
+            own,
+        )
         commitments[user] = own.commitment
-    document = statistics_document(order_id, request, commitments, repeats=repeats)
+    protocol = _protocol(sites, request.hospitals, releases)
+    document = statistics_document(
+        order_id,
+        request,
+        commitments,
+        repeats=repeats,
+        protocol=protocol,
+    )
     _put_document(transport, order_id, document)
 
 
@@ -261,6 +397,8 @@ def _run(
     for user in hospitals:
         parts.append(functools.partial(hospital, user))
     parts.append(coordinator)
+    # A thread for each: they wait for each other, and for one without a thread that
+    # would be for ever.
     with ThreadPoolExecutor(len(parts), thread_name_prefix="party") as pool:
         running = [pool.submit(run_part, work) for work in parts]
     causes = []

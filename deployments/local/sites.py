@@ -41,32 +41,45 @@ def sites_folder() -> Path:
     """The site folders of the named hospitals: deployments/sites, or another folder of
     the same names.
     """
-    return Path(os.environ.get("CONSILIUM_SITES", Path(__file__).parents[1] / "sites"))
+    named = Path(__file__).parents[1] / "sites"
+    return Path(os.environ.get("CONSILIUM_SITES", named))
 
 
 def prepare(
-    settings: CoordinatorSettings, *, n_hospitals: int = 3
+    settings: CoordinatorSettings,
+    *,
+    n_hospitals: int = 3,
 ) -> list[SiteSettings]:
     """Makes everything that a local federation needs and is not there yet.
 
     Safe to run again. Leaves `tokens.json` (mode 0600) with the operator's token and
     one for each hospital's user.
     """
-    make_prefect_auth(settings)
-    store = open_store(settings)
     folders = [sites_folder() / name for name in NAMED]
     if n_hospitals > len(NAMED):
         folders = _folders_of_many(settings, n_hospitals)
     folders = folders[: max(n_hospitals, 1)]
     for folder in folders:
+        state = settings.home / "sites" / folder.name
         # Of an earlier version, which gave Prefect's string to every agent.
-        (settings.home / "sites" / folder.name / "prefect_auth").unlink(missing_ok=True)
+        (state / "prefect_auth").unlink(missing_ok=True)
     sites = [load_site(folder) for folder in folders]
-    _make_tokens(settings, store, sites)
     _make_data(sites)
-    _pin(sites)
-    store.close()
+    join(settings, sites)
     return sites
+
+
+def join(settings: CoordinatorSettings, sites: list[SiteSettings]) -> None:
+    """Registers hospitals at the coordinator, gives their agents their secrets, and pins
+    them to each other. Safe to run again.
+    """
+    make_prefect_auth(settings)
+    store = open_store(settings)
+    try:
+        _make_tokens(settings, store, sites)
+    finally:
+        store.close()
+    _pin(sites)
 
 
 def _folders_of_many(settings: CoordinatorSettings, n_hospitals: int) -> list[Path]:
@@ -75,7 +88,8 @@ def _folders_of_many(settings: CoordinatorSettings, n_hospitals: int) -> list[Pa
     Their policies name all of them. The three are copies with the same names, so that
     their state is the same; the further ones hold the host table too.
     """
-    everybody = list(range(FIRST_USER, FIRST_USER + n_hospitals))
+    end = FIRST_USER + n_hospitals
+    everybody = list(range(FIRST_USER, end))
     made = settings.home / "site-folders"
     folders = []
     for user_id, name in itertools.zip_longest(everybody, NAMED):
@@ -90,8 +104,12 @@ def _folders_of_many(settings: CoordinatorSettings, n_hospitals: int) -> list[Pa
             own_settings = _with_line(own_settings, "user_id", str(user_id))
             own_settings = _with_line(own_settings, "name", f'"{folder.name}"')
         write_secret(folder / "settings.toml", own_settings)
-        policy = (model / "policy.toml").read_text()
-        policy = policy.replace(str(DOCUMENTS_USERS), str(everybody))
+        documents_policy = (model / "policy.toml").read_text()
+        policy = documents_policy.replace(
+            str(DOCUMENTS_USERS),
+            str(everybody),
+        )
+        # Each time: with another number of hospitals it has to name others.
         write_secret(folder / "policy.toml", policy)
         folders.append(folder)
     return folders
@@ -99,11 +117,14 @@ def _folders_of_many(settings: CoordinatorSettings, n_hospitals: int) -> list[Pa
 
 def _with_line(text: str, key: str, value: str) -> str:
     """A TOML text whose line of this key is replaced."""
-    return re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+    line = rf"(?m)^{key} = .*$"
+    return re.sub(line, f"{key} = {value}", text)
 
 
 def _make_tokens(
-    settings: CoordinatorSettings, store: Store, sites: list[SiteSettings]
+    settings: CoordinatorSettings,
+    store: Store,
+    sites: list[SiteSettings],
 ) -> None:
     """Tokens for who has none that the store takes.
 
@@ -113,16 +134,21 @@ def _make_tokens(
     tokens = read_tokens(settings)
     known = store.hospitals.names()
     users = [str(site.user_id) for site in sites]
+    lost = []
+    for user in users:
+        if int(user) in known and user not in tokens:
+            lost.append(user)
     # A file that lacks somebody whom the store knows is damaged; no file at all is not.
-    lost = [user for user in users if int(user) in known and user not in tokens]
     if tokens and lost:
         raise damaged_tokens(tokens_path(settings))
     made: dict[str, str] = {}
     for user in (OPERATOR, *users):
-        if store.hospitals.caller(tokens.get(user, "")) is None:
+        token = tokens.get(user, "")
+        if store.hospitals.caller(token) is None:
             made[user] = secrets.token_urlsafe(TOKEN_BYTES)
     if made:
-        write_tokens(settings, {**tokens, **made})
+        all_tokens = {**tokens, **made}
+        write_tokens(settings, all_tokens)
     for site in sites:
         if site.user_id not in known:
             store.hospitals.add(site.user_id, site.name)
@@ -136,13 +162,17 @@ def _make_tokens(
 
 
 def _give_agent(
-    settings: CoordinatorSettings, store: Store, site: SiteSettings
+    settings: CoordinatorSettings,
+    store: Store,
+    site: SiteSettings,
 ) -> None:
     """The secret that a hospital's IT gets from the operator."""
     path = site.state / "token"
     token = read_secret(path, "Remove it: a new one is made at the next start.")
     if token is None or store.hospitals.caller(token) is None:
-        write_secret(path, new_token(store, "agent", site.user_id))
+        # Who dies between the two gets another at the next start; nobody has this one.
+        made = new_token(store, "agent", site.user_id)
+        write_secret(path, made)
 
 
 def _make_data(sites: list[SiteSettings]) -> None:
@@ -156,7 +186,10 @@ def _make_data(sites: list[SiteSettings]) -> None:
     for site in missing:
         # In the request document hospital 4 has the guest's table.
         part = "guest" if site.user_id == 4 else "host"
-        own = {f"breast_homo_{part}": tables[part], "breast_homo_test": tables["test"]}
+        own = {
+            f"breast_homo_{part}": tables[part],
+            "breast_homo_test": tables["test"],
+        }
         make_database(site.state / "hospital.duckdb", own)
     for site in sites:
         make_data_files(site.data_folder, site.user_id)
@@ -166,7 +199,8 @@ def _pin(sites: list[SiteSettings]) -> None:
     """What people compare by telephone, written by who owns all sites."""
     entries = {}
     for site in sites:
-        fingerprint = Vault(site.vault).identity().public.fingerprint
+        identity = Vault(site.vault).identity()
+        fingerprint = identity.public.fingerprint
         entries[site.user_id] = (
             f"[[partners]]\n"
             f"user_id = {site.user_id}\n"
@@ -178,4 +212,5 @@ def _pin(sites: list[SiteSettings]) -> None:
         for user, entry in entries.items():
             if user != site.user_id:
                 partners.append(entry)
-        write_secret(site.state / "partners.toml", "\n".join(partners))
+        text = "\n".join(partners)
+        write_secret(site.state / "partners.toml", text)

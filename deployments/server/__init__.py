@@ -10,11 +10,15 @@ import os
 import resource
 import socket
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
 from api.settings import CoordinatorSettings, load_settings
-from deployments.serving import check_port, exit_code, said
+from deployments.server.enrolment import read_enrolment, write_enrolment
+from deployments.serving import check_port, exit_code, said, shared_socket
 from deployments.state import (
     begin_store,
+    coordinator_token,
     new_token,
     open_store,
     page_key,
@@ -22,19 +26,53 @@ from deployments.state import (
     read_secret,
 )
 from protocol.errors import BadRequest, ConsiliumError, NotFound
+from protocol.machine.installed import command_of, require_own_environment
 from protocol.messages import COORDINATOR
 
-SERVING = (None, "start", "api", "worker")
+SERVING = (None, "start", "prefect", "api", "page", "worker")
 
 
 def serve_api(settings: CoordinatorSettings, *, expected: int) -> None:
-    """The REST API, in this process.
+    """The REST API, in this process; with the page where it is the only one."""
+    is_one_of_several = settings.api_processes > 1
+    port = PortSetting(settings.port, "CONSILIUM_API_PORT", is_one_of_several)
+    _serve(settings, port, expected=expected, has_pages=not is_one_of_several)
+
+
+def serve_page(settings: CoordinatorSettings) -> None:
+    """The page in a process of its own: what it shows to a browser stands in its memory,
+    so that each browser has to come to one and the same.
+    """
+    port = PortSetting(settings.page_port, "CONSILIUM_PAGE_PORT", is_shared=False)
+    _serve(settings, port, expected=0, has_pages=True)
+
+
+class PortSetting(NamedTuple):
+    """Where a process listens."""
+
+    number: int
+    name: str  # of the variable that sets it
+    is_shared: bool  # with other processes
+
+
+def _serve(
+    settings: CoordinatorSettings, port: PortSetting, *, expected: int, has_pages: bool
+) -> None:
+    """The API's application, in this process.
 
     A Prefect that is away is an answer here, not something to wait for.
     """
-    open_store(settings).close()
+    store = open_store(settings)
+    # The worker's, which may be started apart.
+    coordinator_token(settings, store)
+    store.close()
     auth, key = prefect_auth(settings), page_key(settings)
-    check_port(settings.host, settings.port, "CONSILIUM_API_PORT")
+    sockets = None
+    if port.is_shared:
+        sockets = [shared_socket(settings.host, port.number)]
+    else:
+        check_port(settings.host, port.number, port.name)
+    # Before what imports Prefect, which reads its environment once.
     os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "0"
     import uvicorn
 
@@ -54,18 +92,19 @@ def serve_api(settings: CoordinatorSettings, *, expected: int) -> None:
 
     _allow_connections()
     app = create_app(settings, prefect_auth=auth, expected=expected)
-    add_pages(app, key)
+    if has_pages:
+        add_pages(app, key)
     Server(
         uvicorn.Config(
             app,
             host=settings.host,
-            port=settings.port,
+            port=port.number,
             http=TimedProtocol,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=2,
         )
-    ).run()
+    ).run(sockets)
 
 
 def _allow_connections() -> None:
@@ -82,6 +121,7 @@ def serve_worker(settings: CoordinatorSettings) -> None:
     Prefect's environment is set before Prefect is imported.
     """
     auth = prefect_auth(settings)
+    # Only looked at: a damaged token is a sentence here, not a run that fails later.
     read_secret(
         settings.folder / "token",
         "Remove it, and start `./run server`, which makes a new one.",
@@ -102,23 +142,44 @@ def serve_worker(settings: CoordinatorSettings) -> None:
 
 def _add_hospital(settings: CoordinatorSettings, args: argparse.Namespace) -> None:
     store = open_store(settings)
+    # The store's column is an integer of 32 bits on PostgreSQL.
     if not COORDINATOR < args.user_id < 2**31:
         raise BadRequest(
             f"--user-id {args.user_id} cannot be a hospital's.",
             remedy="Give 2 or more; 1 is the coordinator.",
             code="user",
         )
-    store.hospitals.add(args.user_id, args.name)
-    tokens = {
-        "user": new_token(store, "hospital", args.user_id),
-        "agent": new_token(store, "agent", args.user_id),
-    }
-    print(
-        json.dumps(
-            {"user_id": args.user_id, "name": args.name, "tokens": tokens}, indent=2
+    enrolment = None
+    if args.address is not None:
+        # Before the hospital is added: what is wrong with it adds nobody.
+        enrolment = read_enrolment(
+            args.address, args.ca, args.into / f"{args.name}.enrol.toml"
         )
-    )
+    store.hospitals.add(args.user_id, args.name)
+    tokens = {"user": new_token(store, "hospital", args.user_id)}
+    told = {"user_id": args.user_id, "name": args.name, "tokens": tokens}
+    if enrolment is None:
+        tokens["agent"] = new_token(store, "agent", args.user_id)
+    else:
+        write_enrolment(store, enrolment, args.user_id, args.name)
+        told["enrolment"] = str(enrolment.path)
+    print(json.dumps(told, indent=2))
     print("Now run: ./run server deploy", file=sys.stderr)
+
+
+def _enrol(settings: CoordinatorSettings, args: argparse.Namespace) -> None:
+    store = open_store(settings)
+    names = store.hospitals.names()
+    if args.user_id not in names:
+        raise NotFound(
+            f"There is no hospital {args.user_id}.",
+            remedy="Run: ./run server add-hospital",
+            code="user",
+        )
+    path = args.into / f"{names[args.user_id]}.enrol.toml"
+    enrolment = read_enrolment(args.address, args.ca, path)
+    write_enrolment(store, enrolment, args.user_id, names[args.user_id])
+    print(enrolment.path)
 
 
 def _token(settings: CoordinatorSettings, args: argparse.Namespace) -> None:
@@ -136,6 +197,7 @@ def _token(settings: CoordinatorSettings, args: argparse.Namespace) -> None:
             code="user",
         )
     if args.action in ("revoke", "rotate"):
+        # On stderr: stdout has the token alone, for a pipe or a file.
         print(
             f"{store.hospitals.revoke_tokens(role, args.user_id)} revoked",
             file=sys.stderr,
@@ -157,11 +219,15 @@ def _new_store(settings: CoordinatorSettings) -> None:
     store.close()
 
 
-def _deploy(settings: CoordinatorSettings) -> None:
+def _deploy(settings: CoordinatorSettings, *, when_told: bool) -> None:
+    # Before the import below, as with the worker.
     os.environ["PREFECT_API_URL"] = settings.prefect_url
     from prefect.client.orchestration import PrefectClient
 
     from deployments.pools import deploy
+
+    if when_told and not sys.stdin.buffer.readline():
+        return  # who was to tell has ended
 
     async def run() -> list[str]:
         async with PrefectClient(
@@ -175,23 +241,36 @@ def _deploy(settings: CoordinatorSettings) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="./run server", description="The coordinator: Prefect, API and worker."
+        prog=command_of("server"),
+        description="The coordinator: Prefect, API and worker.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser(
         "start", help="Prefect, the API and the worker, until Ctrl-C (the default)"
     )
+    commands.add_parser("prefect", help="Prefect's server alone")
     api = commands.add_parser("api", help="the REST API alone")
     api.add_argument(
         "--expect-agents", type=int, default=0, help="/health waits for so many agents"
     )
+    commands.add_parser(
+        "page", help="the page alone, where the API has several processes"
+    )
     commands.add_parser("worker", help="the worker of pool coordinator alone")
-    commands.add_parser("deploy", help="make work pools and deployments")
+    deploy = commands.add_parser("deploy", help="make work pools and deployments")
+    words = "not before a line has come on stdin; everything is imported meanwhile"
+    deploy.add_argument("--when-told", action="store_true", help=words)
     hospital = commands.add_parser(
         "add-hospital", help="register a hospital; prints its tokens once"
     )
     hospital.add_argument("--user-id", type=int, required=True)
     hospital.add_argument("--name", required=True)
+    _add_enrolment(hospital, required=False)
+    enrol = commands.add_parser(
+        "enrol", help="write a hospital's enrolment file anew; an earlier one ends"
+    )
+    enrol.add_argument("--user-id", type=int, required=True)
+    _add_enrolment(enrol, required=True)
     commands.add_parser(
         "new-store",
         help="begin with an empty store where an earlier one was lost for good",
@@ -207,29 +286,52 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_enrolment(command: argparse.ArgumentParser, *, required: bool) -> None:
+    words = "the coordinator's, as agents reach it; writes NAME.enrol.toml in place of an agent token"
+    command.add_argument("--address", required=required, help=words)
+    words = (
+        "the PEM file of the authority of its certificate, where that is a private one"
+    )
+    command.add_argument("--ca", type=Path, help=words)
+    words = "the folder of the file (here)"
+    command.add_argument("--into", type=Path, default=Path(), help=words)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; a known error is one sentence on stderr and exit code 2.
 
-    Of what keeps running (start, api, worker) it is 78 where a person has to put
+    Of what keeps running (start, prefect, api, page, worker) it is 78 where a person has to put
     something right first.
     """
     args = _parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
+    # httpx writes a line with its address for each call.
     for name in ("httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        if args.command in SERVING:
+            require_own_environment()
         settings = load_settings()
         match args.command:
+            case "prefect":
+                # Only here, as below.
+                from deployments.coordinator import become_prefect
+
+                become_prefect(settings)
             case "api":
                 serve_api(settings, expected=args.expect_agents)
+            case "page":
+                serve_page(settings)
             case "worker":
                 serve_worker(settings)
             case "deploy":
-                _deploy(settings)
+                _deploy(settings, when_told=args.when_told)
             case "add-hospital":
                 _add_hospital(settings, args)
+            case "enrol":
+                _enrol(settings, args)
             case "new-store":
                 _new_store(settings)
             case "forget-keys":

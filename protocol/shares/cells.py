@@ -79,7 +79,8 @@ class CellList:
     cells: dict[bytes, tuple[bytes, ...]]
 
     def encode(self) -> bytes:
-        n_slices = len(next(iter(self.cells.values()), ()))
+        slices_by_cell = iter(self.cells.values())
+        n_slices = len(next(slices_by_cell, ()))
         limits = self.limits
         header = _HEADER.pack(
             _VERSION,
@@ -92,7 +93,8 @@ class CellList:
         )
         parts = [header]
         for one in limits.earlier:
-            parts.append(_EARLIER.pack(one.tag, one.left_out))
+            earlier = _EARLIER.pack(one.tag, one.left_out)
+            parts.append(earlier)
         for tag, slices in self.cells.items():
             parts.append(tag)
             parts += slices
@@ -116,19 +118,25 @@ class CellList:
         if n_earlier > MOST_EARLIER:
             raise _violation(f"has more than {MOST_EARLIER} earlier answers")
         begin_cells = _HEADER.size + n_earlier * _EARLIER.size
-        if len(data) != begin_cells + n_cells * cell_bytes or (
-            n_slices and not n_cells
-        ):
+        n_bytes = begin_cells + n_cells * cell_bytes
+        has_other_length = len(data) != n_bytes
+        if has_other_length or (n_slices and not n_cells):
             raise _violation("has another length than it says")
-        earlier = [
-            Earlier(*pair)
-            for pair in _EARLIER.iter_unpack(data[_HEADER.size : begin_cells])
-        ]
-        limits = Limits(min_rows, min_providers, min_changed, tuple(earlier))
+        earlier_bytes = data[_HEADER.size : begin_cells]
+        earlier = []
+        for tag, left_out in _EARLIER.iter_unpack(earlier_bytes):
+            earlier.append(Earlier(tag, left_out))
+        limits = Limits(
+            min_rows,
+            min_providers,
+            min_changed,
+            tuple(earlier),
+        )
         cells = {}
         last = b""
         for begin in range(begin_cells, len(data), cell_bytes):
-            tag, *slices = _split(data[begin : begin + cell_bytes])
+            end = begin + cell_bytes
+            tag, *slices = _split(data[begin:end])
             if tag <= last:
                 raise _violation("is not in order, or names a cell twice")
             cells[tag] = tuple(slices)
@@ -138,7 +146,9 @@ class CellList:
     @property
     def digest(self) -> bytes:
         """SHA-256, 32 bytes: equal at all hospitals, or they compute by other cells."""
-        return hashlib.sha256(_DIGEST_TAG + self.encode()).digest()
+        data = _DIGEST_TAG + self.encode()
+        digest = hashlib.sha256(data)
+        return digest.digest()
 
 
 def tags_of(key: bytes, label: Label) -> tuple[bytes, tuple[bytes, ...]]:
@@ -151,24 +161,37 @@ def tags_of(key: bytes, label: Label) -> tuple[bytes, tuple[bytes, ...]]:
     """
     if len(key) != KEY_BYTES:
         raise _violation("has a key of another length")
-    texts = [_text(range(len(label)), label)]
-    for kept in _proper_subsets(len(label)):
+    n_columns = len(label)
+    whole = _text(range(n_columns), label)
+    texts = [whole]
+    for kept in _proper_subsets(n_columns):
         texts.append(_text(kept, label))
-    tag, *slices = _split(keyed_hashes(key, texts))
+    hashes = keyed_hashes(key, texts)
+    tag, *slices = _split(hashes)
     return tag, tuple(slices)
 
 
-def earlier_of(key: bytes, order_id: int, left_out: int) -> Earlier:
+def earlier_of(
+    key: bytes,
+    order_id: int,
+    left_out: int,
+) -> Earlier:
     """An earlier answer, known by a tag as cells are: hospitals that compute by the
     same list mean the same orders.
     """
-    (tag,) = _split(keyed_hashes(key, [f"earlier {order_id}"]))
+    hashes = keyed_hashes(key, [f"earlier {order_id}"])
+    (tag,) = _split(hashes)
     return Earlier(tag, left_out)
 
 
-def list_of(key: bytes, labels: Iterable[Label], limits: Limits) -> CellList:
+def list_of(
+    key: bytes,
+    labels: Iterable[Label],
+    limits: Limits,
+) -> CellList:
     """A provider's own cells."""
-    tagged = sorted(tags_of(key, label) for label in labels)
+    tagged = [tags_of(key, label) for label in labels]
+    tagged.sort()
     return CellList(limits, dict(tagged))
 
 
@@ -182,15 +205,19 @@ def union(lists: Mapping[int, CellList]) -> CellList:
     slices_of: dict[bytes, tuple[bytes, ...]] = {}
     for own in lists.values():
         for tag, slices in own.cells.items():
-            if slices_of.setdefault(tag, slices) != slices:
+            found = slices_of.setdefault(tag, slices)
+            if found != slices:
                 raise differ()
     n_slices = {len(slices) for slices in slices_of.values()}
-    if len(limits) != 1 or len(n_slices) > 1:
+    if len(limits) != 1:
+        raise differ()
+    if len(n_slices) > 1:
         raise differ()
     if len(slices_of) > MOST_CELLS:
         raise _violation(f"has more than {MOST_CELLS} cells with those of the others")
     (of_all,) = limits
-    return CellList(of_all, dict(sorted(slices_of.items())))
+    ascending = sorted(slices_of.items())
+    return CellList(of_all, dict(ascending))
 
 
 def differ() -> ProtocolViolation:
@@ -204,17 +231,26 @@ def differ() -> ProtocolViolation:
 
 def _proper_subsets(n_columns: int) -> Iterator[tuple[int, ...]]:
     for n_kept in range(1, n_columns):
-        yield from itertools.combinations(range(n_columns), n_kept)
+        columns = range(n_columns)
+        yield from itertools.combinations(columns, n_kept)
 
 
 def _text(kept: Sequence[int], label: Label) -> str:
     """Which columns, and their values: no two different slices have one text."""
     values = [label[column] for column in kept]
-    return json.dumps([list(kept), values], separators=(",", ":"))
+    named = [
+        list(kept),
+        values,
+    ]
+    return json.dumps(named, separators=(",", ":"))
 
 
 def _split(data: bytes) -> list[bytes]:
-    return [data[i : i + TAG_BYTES] for i in range(0, len(data), TAG_BYTES)]
+    tags = []
+    for begin in range(0, len(data), TAG_BYTES):
+        end = begin + TAG_BYTES
+        tags.append(data[begin:end])
+    return tags
 
 
 def _violation(what: str) -> ProtocolViolation:

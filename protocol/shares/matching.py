@@ -75,13 +75,15 @@ def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
     for text in texts:
         state = keyed.copy()
         state.update(text.encode())
-        hashes.append(state.digest())
+        digest = state.digest()
+        hashes.append(digest)
     return b"".join(hashes)
 
 
 def encode_tags(found: Tags) -> bytes:
     """Tags as bytes: a provider to the coordinator alone."""
-    return _count(len(found)) + _to_bytes(found)
+    n_tags = len(found)
+    return _count(n_tags) + _to_bytes(found)
 
 
 def decode_tags(data: bytes) -> Tags:
@@ -110,23 +112,28 @@ def intersect(parts: Sequence[Tags]) -> list[Bitmap]:
     ordered = together[order]
     # Every provider has a tag once at most, so a tag of all fills n_parts places in a
     # row, and no other does.
-    n_starts = max(0, len(ordered) - n_parts + 1)
+    n_places = len(ordered) - n_parts + 1
+    n_starts = max(0, n_places)
     run_starts = ordered[:n_starts]
     run_ends = ordered[n_parts - 1 :]
     is_run = (run_ends == run_starts).all(axis=1)
     firsts = np.flatnonzero(is_run)
     # Back to the places where the providers' tags stand.
-    is_common = np.zeros(len(together), dtype=np.bool_)
+    n_tags = len(together)
+    is_common = np.zeros(n_tags, dtype=np.bool_)
     for place in range(n_parts):
-        is_common[order[firsts + place]] = True
-    ends = np.cumsum([len(part) for part in parts])
+        tags_of_part = order[firsts + place]
+        is_common[tags_of_part] = True
+    lengths = [len(part) for part in parts]
+    ends = np.cumsum(lengths)
     return np.split(is_common, ends[:-1])
 
 
 def encode_bitmap(common: Bitmap) -> bytes:
     """Which of a provider's tags are common: the coordinator to that provider."""
     octets = np.packbits(common)
-    return _count(len(common)) + octets.tobytes()
+    n_tags = len(common)
+    return _count(n_tags) + octets.tobytes()
 
 
 def decode_bitmap(data: bytes, *, n_tags: int) -> Bitmap:
@@ -134,15 +141,18 @@ def decode_bitmap(data: bytes, *, n_tags: int) -> Bitmap:
     number or length, or bits beyond.
     """
     bits = _bits(data)
-    count = int.from_bytes(data[:_COUNT_BYTES], "big")
-    if count != n_tags or bits[n_tags:].any():
+    count = _counted(data)
+    own_bits = bits[:n_tags]
+    beyond = bits[n_tags:]
+    if count != n_tags or beyond.any():
         raise _violation("What is common is told of other tags than were sent.")
-    return bits[:n_tags].astype(np.bool_)
+    return own_bits.astype(np.bool_)
 
 
 def n_common(data: bytes) -> int:
     """How many tags an encoded bitmap says are common."""
-    return int(_bits(data).sum())
+    n_set = _bits(data).sum()
+    return int(n_set)
 
 
 def common_digest(found: Tags, common: Bitmap) -> bytes:
@@ -155,7 +165,8 @@ def common_digest(found: Tags, common: Bitmap) -> bytes:
     """
     common_tags = found[common]
     data = _DIGEST_TAG + encode_tags(common_tags)
-    return hashlib.sha256(data).digest()
+    digest = hashlib.sha256(data)
+    return digest.digest()
 
 
 def check_digests(digests: Mapping[int, bytes]) -> None:
@@ -166,8 +177,9 @@ def check_digests(digests: Mapping[int, bytes]) -> None:
     sets; one that leaves the same people out everywhere it cannot detect. That one
     learns no result, and the number of rows is checked against each provider's policy.
     """
-    differ = len(set(digests.values())) > 1
-    is_damaged = any(len(digest) != DIGEST_BYTES for digest in digests.values())
+    different = set(digests.values())
+    differ = len(different) > 1
+    is_damaged = any(len(digest) != DIGEST_BYTES for digest in different)
     if differ or is_damaged:
         raise ProtocolViolation(
             "The hospitals were not told the same common keys, so rows of different people would be joined.",
@@ -185,12 +197,14 @@ def common_rows(order: Places, common: Bitmap) -> Places:
 
 
 def _from_bytes(data: bytes) -> Tags:
-    halves = np.frombuffer(data, dtype=">u8").astype(np.uint64)
+    numbers = np.frombuffer(data, dtype=">u8")
+    halves = numbers.astype(np.uint64)
     return halves.reshape(-1, 2)
 
 
 def _to_bytes(found: Tags) -> bytes:
-    return found.astype(">u8").tobytes()
+    big_endian = found.astype(">u8")
+    return big_endian.tobytes()
 
 
 def _order_of(found: Tags) -> Places:
@@ -203,9 +217,13 @@ def _order_of(found: Tags) -> Places:
 def _is_ascending(found: Tags) -> bool:
     high = found[:, 0]
     low = found[:, 1]
-    is_higher = high[:-1] < high[1:]
-    is_equal = high[:-1] == high[1:]
-    is_low_higher = low[:-1] < low[1:]
+    upper = high[:-1]
+    next_upper = high[1:]
+    is_higher = upper < next_upper
+    is_equal = upper == next_upper
+    lower = low[:-1]
+    next_lower = low[1:]
+    is_low_higher = lower < next_lower
     ascends = is_higher | (is_equal & is_low_higher)
     return bool(ascends.all())
 
@@ -221,6 +239,12 @@ def _count(number: int) -> bytes:
     return number.to_bytes(_COUNT_BYTES, "big")
 
 
+def _counted(data: bytes) -> int:
+    """The number that a message begins with."""
+    count = data[:_COUNT_BYTES]
+    return int.from_bytes(count, "big")
+
+
 def _tags_bytes(n_tags: int) -> int:
     return TAG_BYTES * n_tags
 
@@ -232,8 +256,9 @@ def _bitmap_bytes(n_tags: int) -> int:
 def _checked(data: bytes, length: Callable[[int], int]) -> bytes:
     """What follows the count, if it is as long as the count says."""
     body = data[_COUNT_BYTES:]
-    count = int.from_bytes(data[:_COUNT_BYTES], "big")
-    if len(data) < _COUNT_BYTES or len(body) != length(count):
+    count = _counted(data)
+    is_short = len(data) < _COUNT_BYTES
+    if is_short or len(body) != length(count):
         raise _violation("A message of the matching has another length than it says.")
     return body
 

@@ -1,7 +1,7 @@
 """What each provider sends of a joint result, and how a receiver opens it.
 
-Decision 35: `Sharing.result` in `sharing` adds a fresh sharing of zero first, so that a
-share says nothing but its part in the sum.
+Decision 35: `with_zero` adds a fresh sharing of zero first, so that a share says nothing
+but its part in the sum.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ import numpy as np
 
 from analytics.arrays import Bools
 from protocol.errors import ProtocolViolation, other_version
+from protocol.shares.channel import Keys
 from protocol.shares.ring import Limbs, Ring, Words, n_words, unpack
+from protocol.sums.masks import Stream
 
 _VERSION = 1
+_ZERO = b"consilium/sharing/result/1"
 _HEADER = struct.Struct(">BBHQQ")
 _LIMB_BYTES = 4
 _WORD_BYTES = 8
@@ -41,8 +44,15 @@ class ResultShare:
     def encode(self) -> bytes:
         n_limbs, n_numbers = self.numbers.shape
         n_booleans = len(self.bits)
-        header = _HEADER.pack(_VERSION, n_booleans, n_limbs, self.n_rows, n_numbers)
-        numbers = Ring(n_limbs).to_bytes(self.numbers)
+        header = _HEADER.pack(
+            _VERSION,
+            n_booleans,
+            n_limbs,
+            self.n_rows,
+            n_numbers,
+        )
+        ring = Ring(n_limbs)
+        numbers = ring.to_bytes(self.numbers)
         bits = self.bits.astype("<u8").tobytes()
         return header + numbers + bits
 
@@ -51,17 +61,55 @@ class ResultShare:
         """Inverse of `encode`; ProtocolViolation `result_share` for another length."""
         if len(data) < _HEADER.size:
             raise _bad_share("is shorter than its header")
-        version, n_booleans, n_limbs, n_rows, n_numbers = _HEADER.unpack_from(data)
+        fields = _HEADER.unpack_from(data)
+        version, n_booleans, n_limbs, n_rows, n_numbers = fields
         words_by_boolean = n_words(n_rows)
-        end = _HEADER.size + _LIMB_BYTES * n_limbs * n_numbers
-        length = end + _WORD_BYTES * n_booleans * words_by_boolean
-        if version != _VERSION or not n_limbs or len(data) != length:
+        n_all_limbs = n_limbs * n_numbers
+        n_all_words = n_booleans * words_by_boolean
+        end = _HEADER.size + _LIMB_BYTES * n_all_limbs
+        length = end + _WORD_BYTES * n_all_words
+        is_as_long = len(data) == length
+        if version != _VERSION or not n_limbs or not is_as_long:
             raise _bad_share(
                 "is not of this version, or not as long as its header says"
             )
-        numbers = Ring(n_limbs).from_bytes(data[_HEADER.size : end], n_numbers)
-        words = np.frombuffer(data[end:], dtype="<u8").astype(np.uint64, copy=False)
-        return cls(n_rows, numbers, words.reshape(n_booleans, words_by_boolean))
+        ring = Ring(n_limbs)
+        number_bytes = data[_HEADER.size : end]
+        numbers = ring.from_bytes(number_bytes, n_numbers)
+        words = np.frombuffer(data[end:], dtype="<u8")
+        flat = words.astype(np.uint64, copy=False)
+        bits = flat.reshape(n_booleans, words_by_boolean)
+        return cls(n_rows, numbers, bits)
+
+
+def with_zero(
+    share: ResultShare,
+    *,
+    ring: Ring,
+    keys: Keys,
+    providers: Sequence[int],
+) -> ResultShare:
+    """A provider's share, which says nothing without the other providers': a fresh
+    sharing of zero is added.
+    """
+    me = keys.me
+    numbers = share.numbers
+    words = share.bits
+    for peer in providers:
+        if peer == me:
+            continue
+        pair_key = keys.pair_key(peer, b"sharing/result")
+        stream = Stream(pair_key, _ZERO, b"")
+        # The two ends of a pair: one adds the mask, the other takes it off.
+        count = numbers.shape[1]
+        mask = ring.draw(stream, count)
+        if me < peer:
+            numbers = ring.add(numbers, mask)
+        else:
+            numbers = ring.subtract(numbers, mask)
+        word_mask = stream.words(words.size)
+        words = words ^ word_mask.reshape(words.shape)
+    return ResultShare(share.n_rows, numbers, words)
 
 
 def open_result(shares: Sequence[ResultShare]) -> tuple[list[int], Bools]:
@@ -70,16 +118,30 @@ def open_result(shares: Sequence[ResultShare]) -> tuple[list[int], Bools]:
     A receiver runs it. ProtocolViolation `result_share` when they do not belong
     together.
     """
-    sizes = {(share.n_rows, share.numbers.shape, share.bits.shape) for share in shares}
+    sizes = set()
+    for share in shares:
+        size = (
+            share.n_rows,
+            share.numbers.shape,
+            share.bits.shape,
+        )
+        sizes.add(size)
     if len(sizes) != 1:
         raise _bad_share("is of another result than the others")
-    n_rows = shares[0].n_rows
-    ring = Ring(len(shares[0].numbers))
+    first = shares[0]
+    n_rows = first.n_rows
+    n_limbs = len(first.numbers)
+    ring = Ring(n_limbs)
     # Numbers add up in the ring, booleans by exclusive or.
-    total = reduce(ring.add, [share.numbers for share in shares])
-    bits = np.bitwise_xor.reduce([share.bits for share in shares])
+    numbers = [share.numbers for share in shares]
+    words = [share.bits for share in shares]
+    total = reduce(ring.add, numbers)
+    bits = np.bitwise_xor.reduce(words)
     booleans = [unpack(row, n_rows) for row in bits]
-    by_row = np.array(booleans, dtype=bool).reshape(len(bits), n_rows)
+    n_booleans = len(bits)
+    flags = np.array(booleans, dtype=bool)
+    # Also without any the array has its two axes.
+    by_row = flags.reshape(n_booleans, n_rows)
     return ring.decode(total), by_row
 
 

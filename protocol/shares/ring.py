@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,12 @@ from protocol.errors import ProtocolViolation
 from protocol.sums.masks import Stream
 from protocol.sums.masks import Words as Words
 
+Number = TypeVar("Number", np.uint32, np.uint64)
+
 LIMB_BITS = 32
 _LIMB_BYTES = 4
-_LOW = np.uint64(2**LIMB_BITS - 1)
+_LOWEST_BITS = 2**LIMB_BITS - 1
+_LOW = np.uint64(_LOWEST_BITS)
 _UP = np.uint64(LIMB_BITS)
 _CHUNK = 1 << 14
 """Elements at a time: what a product takes stays in the processor's cache."""
@@ -57,27 +60,32 @@ class Ring:
         return LIMB_BITS * self.n_limbs
 
     def zeros(self, count: int) -> Limbs:
-        return np.zeros((self.n_limbs, count), dtype=np.uint32)
+        shape = (self.n_limbs, count)
+        return np.zeros(shape, dtype=np.uint32)
 
     def encode(self, values: Any) -> Limbs:
         """Integers of any sign and size, modulo 2^K.
 
         `values` is an array (n,) of int64 or of objects that are int, or a list.
         """
-        if isinstance(values, np.ndarray):
-            if values.dtype == np.int64:
-                return self._of_words(values)
-            return self._of_integers(values.tolist())
-        # Not by NumPy: it would make doubles of a list in which a number from 2^63 on
-        # stands beside a smaller one.
-        return self._of_integers(values)
+        if not isinstance(values, np.ndarray):
+            # Not by NumPy: it would make doubles of a list in which a number from 2^63
+            # on stands beside a smaller one.
+            return self._of_integers(values)
+        if values.dtype == np.int64:
+            return self._of_words(values)
+        numbers = values.tolist()
+        return self._of_integers(numbers)
 
     def _of_words(self, numbers: Ints) -> Limbs:
-        limbs = np.empty((self.n_limbs, numbers.size), dtype=np.uint32)
+        shape = (self.n_limbs, numbers.size)
+        limbs = np.empty(shape, dtype=np.uint32)
         # The sign, into all limbs above the lowest two.
         limbs[:] = (numbers >> np.int64(63)).astype(np.uint32)
         little = np.ascontiguousarray(numbers, dtype="<i8")
-        two_limbs = little.view("<u4").reshape(-1, 2).T
+        halves = little.view("<u4")
+        by_number = halves.reshape(-1, 2)
+        two_limbs = by_number.T
         n_lowest = min(2, self.n_limbs)
         limbs[:n_lowest] = two_limbs[:n_lowest]
         return limbs
@@ -85,29 +93,38 @@ class Ring:
     def _of_integers(self, numbers: Iterable[int]) -> Limbs:
         all_bits = 2**self.bits - 1
         n_bytes = self.bits // 8
-        elements = [int(number) & all_bits for number in numbers]  # modulo 2^K
-        data = b"".join(element.to_bytes(n_bytes, "little") for element in elements)
-        return self.from_bytes_by_row(data)
+        data = bytearray()
+        for number in numbers:
+            element = int(number) & all_bits  # modulo 2^K
+            data += element.to_bytes(n_bytes, "little")
+        return self.from_bytes_by_row(bytes(data))
 
     def decode(self, limbs: Limbs) -> list[int]:
         """The signed integers of a vector (n_limbs, n)."""
-        by_row = np.ascontiguousarray(limbs[: self.n_limbs].T, dtype="<u4")
+        reduced = self._reduced(limbs)
+        by_row = np.ascontiguousarray(reduced.T, dtype="<u4")
         data = by_row.tobytes()
         n_bytes = self.bits // 8
-        starts = range(0, len(data), n_bytes)
-        return [
-            int.from_bytes(data[start : start + n_bytes], "little", signed=True)
-            for start in starts
-        ]
+        length = len(data)
+        numbers = []
+        for start in range(0, length, n_bytes):
+            end = start + n_bytes
+            number = int.from_bytes(data[start:end], "little", signed=True)
+            numbers.append(number)
+        return numbers
 
     def from_bytes_by_row(self, data: bytes) -> Limbs:
         """Number after number, each little-endian: 4 n_limbs n bytes."""
-        by_row = np.frombuffer(data, dtype="<u4").reshape(-1, self.n_limbs)
-        return np.ascontiguousarray(by_row.T).astype(np.uint32, copy=False)
+        flat = np.frombuffer(data, dtype="<u4")
+        by_row = flat.reshape(-1, self.n_limbs)
+        limbs = np.ascontiguousarray(by_row.T)
+        return limbs.astype(np.uint32, copy=False)
 
     def to_bytes(self, limbs: Limbs) -> bytes:
         """Limb after limb, each little-endian: 4 n_limbs n bytes."""
-        return limbs[: self.n_limbs].astype("<u4", copy=False).tobytes()
+        reduced = self._reduced(limbs)
+        little = reduced.astype("<u4", copy=False)
+        return little.tobytes()
 
     def from_bytes(self, data: bytes, count: int) -> Limbs:
         """Inverse of `to_bytes`.
@@ -121,7 +138,8 @@ class Ring:
                 remedy="All sides must run the same version of Consilium.",
                 code="ring",
             )
-        limbs = np.frombuffer(data, dtype="<u4").reshape(self.n_limbs, count)
+        flat = np.frombuffer(data, dtype="<u4")
+        limbs = flat.reshape(self.n_limbs, count)
         return limbs.astype(np.uint32, copy=False)
 
     def n_bytes(self, count: int) -> int:
@@ -129,16 +147,21 @@ class Ring:
 
     def draw(self, stream: Stream, count: int) -> Limbs:
         """Uniform elements."""
-        data = stream.read(self.n_bytes(count))
+        n_bytes = self.n_bytes(count)
+        data = stream.read(n_bytes)
         return self.from_bytes(data, count)
 
     def add(self, x: Limbs, y: Limbs) -> Limbs:
-        sums = x[: self.n_limbs].astype(np.uint64) + y[: self.n_limbs]
+        left = self._reduced(x)
+        right = self._reduced(y)
+        sums = left.astype(np.uint64) + right
         return _carried(sums)
 
     def subtract(self, x: Limbs, y: Limbs) -> Limbs:
         """x - y = x + (2^K - 1 - y) + 1."""
-        sums = x[: self.n_limbs].astype(np.uint64) + ~y[: self.n_limbs]
+        left = self._reduced(x)
+        right = self._reduced(y)
+        sums = left.astype(np.uint64) + ~right
         sums[0] += np.uint64(1)
         return _carried(sums)
 
@@ -147,60 +170,78 @@ class Ring:
 
         A factor with fewer limbs counts as unsigned, one with one column is a constant.
         """
-        left = x[: self.n_limbs]
-        right = y[: self.n_limbs]
-        count = max(left.shape[1], right.shape[1])
-        product = np.empty((self.n_limbs, count), dtype=np.uint32)
+        left = self._reduced(x)
+        right = self._reduced(y)
+        count = _length(left, right)
+        shape = (self.n_limbs, count)
+        product = np.empty(shape, dtype=np.uint32)
         for start in range(0, count, _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            left_chunk = left if left.shape[1] == 1 else left[:, chunk]
-            right_chunk = right if right.shape[1] == 1 else right[:, chunk]
-            product[:, chunk] = self._multiply_chunk(left_chunk, right_chunk)
+            end = start + _CHUNK
+            product[:, start:end] = self._multiply_chunk(
+                _columns(left, start, end),
+                _columns(right, start, end),
+            )
         return product
 
     def _multiply_chunk(self, x: Limbs, y: Limbs) -> Limbs:
         """As by hand: limb i times limb j belongs to columns i + j and i + j + 1."""
-        count = max(x.shape[1], y.shape[1])
-        columns = np.zeros((self.n_limbs + 1, count), dtype=np.uint64)
+        count = _length(x, y)
+        shape = (self.n_limbs + 1, count)
+        columns = np.zeros(shape, dtype=np.uint64)
+        x_wide = x.astype(np.uint64)
         y_wide = y.astype(np.uint64)
-        for i, limb in enumerate(x.astype(np.uint64)):
+        for i, limb in enumerate(x_wide):
             # What would go beyond the highest limb falls away modulo 2^K.
-            products = limb * y_wide[: self.n_limbs - i]
+            n_kept = self.n_limbs - i
+            products = limb * y_wide[:n_kept]
             end = i + len(products)
             # The low half to its own column, the high half to the next one.
             columns[i:end] += products & _LOW
             products >>= _UP
             columns[i + 1 : end + 1] += products
-        return _carried(columns[: self.n_limbs])
+        kept = self._reduced(columns)
+        return _carried(kept)
 
     def scale(self, x: Limbs, factor: int) -> Limbs:
         """factor x, by a public integer of any size."""
         if factor == 1:
-            return x[: self.n_limbs]
+            return self._reduced(x)
         constant = self._of_integers([factor])
         return self.multiply(constant, x)
 
     def total(self, x: Limbs) -> int:
         """The sum of all elements, in [0, 2^K); up to 2^32 elements."""
-        limb_sums = x[: self.n_limbs].sum(axis=1, dtype=np.uint64)
+        reduced = self._reduced(x)
+        limb_sums = reduced.sum(axis=1, dtype=np.uint64)
         total = 0
         for place, limb_sum in enumerate(limb_sums.tolist()):
-            total += int(limb_sum) << LIMB_BITS * place
-        return int(total % 2**self.bits)
+            weight_bits = LIMB_BITS * place
+            total += int(limb_sum) << weight_bits
+        modulus = 2**self.bits
+        return int(total % modulus)
 
     def planes(self, x: Limbs, width: int) -> Words:
         """The lowest `width` bits of n elements: uint64 (width, ceil(n / 64)).
 
         The lowest bit comes first.
         """
-        n_octets = 8 * n_words(x.shape[1])
-        planes = np.zeros((width, n_octets), dtype=np.uint8)
+        count = x.shape[1]
+        n_octets = 8 * n_words(count)
+        shape = (width, n_octets)
+        planes = np.zeros(shape, dtype=np.uint8)
         for place in range(width):
             limb, bit = divmod(place, LIMB_BITS)
             bits = (x[limb] >> np.uint32(bit)) & np.uint32(1)
-            packed = np.packbits(bits.astype(np.uint8), bitorder="little")
-            planes[place, : packed.size] = packed
-        return planes.view("<u8").astype(np.uint64, copy=False)
+            octets = bits.astype(np.uint8)
+            packed = np.packbits(octets, bitorder="little")
+            plane = planes[place]
+            plane[: packed.size] = packed
+        words = planes.view("<u8")
+        return words.astype(np.uint64, copy=False)
+
+    def _reduced(self, x: NDArray[Number]) -> NDArray[Number]:
+        """Modulo 2^K: the lowest limbs."""
+        return x[: self.n_limbs]
 
 
 def n_words(count: int) -> int:
@@ -211,15 +252,41 @@ def n_words(count: int) -> int:
 def pack(bits: Bools) -> Words:
     """Booleans (n,) as uint64 (ceil(n / 64),), the first one lowest."""
     octets = np.packbits(bits, bitorder="little")
-    padded = np.zeros(8 * n_words(bits.size), dtype=np.uint8)
+    n_octets = 8 * n_words(bits.size)
+    padded = np.zeros(n_octets, dtype=np.uint8)
     padded[: octets.size] = octets
-    return padded.view("<u8").astype(np.uint64, copy=False)
+    words = padded.view("<u8")
+    return words.astype(np.uint64, copy=False)
 
 
 def unpack(words: Words, count: int) -> Bools:
     """Inverse of `pack`: the first `count` bits."""
-    octets = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)
-    return np.unpackbits(octets, count=count, bitorder="little").astype(bool)
+    little = np.ascontiguousarray(words, dtype="<u8")
+    octets = little.view(np.uint8)
+    bits = np.unpackbits(
+        octets,
+        count=count,
+        bitorder="little",
+    )
+    return bits.astype(bool)
+
+
+def _length(x: Limbs, y: Limbs) -> int:
+    """The elements of a product, where one column is a constant."""
+    n_left: int = x.shape[1]
+    n_right: int = y.shape[1]
+    return max(n_left, n_right)
+
+
+def _columns(
+    x: Limbs,
+    start: int,
+    end: int,
+) -> Limbs:
+    """The elements from `start` to before `end`, or the constant for all of them."""
+    if x.shape[1] == 1:
+        return x
+    return x[:, start:end]
 
 
 def _carried(sums: Words) -> Limbs:
@@ -228,5 +295,7 @@ def _carried(sums: Words) -> Limbs:
     The carry out of the highest limb falls away.
     """
     for place in range(1, len(sums)):
-        sums[place] += sums[place - 1] >> _UP
+        below = sums[place - 1]
+        carry = below >> _UP
+        sums[place] += carry
     return sums.astype(np.uint32)

@@ -34,9 +34,10 @@ from analytics.statistics.circuit import (
 from analytics.statistics.expression import ExpressionError
 from analytics.statistics.rowwise import Column, Computed, compute
 from protocol.errors import ProtocolViolation, other_version
+from protocol.shares.channel import Channel, Keys
 from protocol.shares.result import ResultShare, open_result
 from protocol.shares.ring import Limbs, Words, n_words
-from protocol.shares.sharing import Channel, Keys, Sharing
+from protocol.shares.sharing import Sharing
 
 Shares = list[Any]
 """A batch's registers: numbers (n_limbs, n) or booleans (ceil(n / 64),)."""
@@ -62,7 +63,14 @@ def evaluate(
     nothing without all others'. Together they give the result, for receivers only:
     release it through the door, pair-sealed.
     """
-    return _Evaluation(plan, columns, keys, channel, n_rows).share()
+    evaluation = _Evaluation(
+        plan,
+        columns,
+        keys,
+        channel,
+        n_rows,
+    )
+    return evaluation.share()
 
 
 class _Evaluation:
@@ -81,12 +89,16 @@ class _Evaluation:
         self._me = keys.me
         self._n_rows = n_rows
         self._sharing = Sharing(
-            keys, channel, providers=plan.providers, bits=plan.bits(n_rows)
+            keys,
+            channel,
+            providers=plan.providers,
+            bits=plan.bits(n_rows),
         )
         # What is kept of every batch for the result. Values by row:
         self._numbers: list[Limbs] = []
         # Of each boolean that is opened by row, its batches.
-        self._bits: list[list[Words]] = [[] for register in _bits(plan)]
+        opened = _bits(plan)
+        self._bits: list[list[Words]] = [[] for register in opened]
         # Sums over rows.
         self._totals = [0] * len(plan.totals)
         self._n_divisions_by_zero = 0
@@ -99,59 +111,84 @@ class _Evaluation:
         # another function of the rows (decision 35).
         self._sharing.verify()
         result = self._sharing.result(
-            self._joined_numbers(), self._joined_bits(), n_rows=self._n_rows
+            self._joined_numbers(),
+            self._joined_bits(),
+            n_rows=self._n_rows,
         )
         return result.encode()
 
     def _joined_numbers(self) -> Limbs:
         """The values of all batches, then the sums."""
-        sums = np.array([*self._totals, self._n_divisions_by_zero], dtype=object)
+        own_sums = [*self._totals, self._n_divisions_by_zero]
+        sums = np.array(own_sums, dtype=object)
         shared_sums = self._sharing.ring.encode(sums)
         return np.concatenate([*self._numbers, shared_sums], axis=1)
 
     def _joined_bits(self) -> Words:
         """The booleans of all batches, a line of words for each."""
-        bits = [np.concatenate(batches) for batches in self._bits if batches]
-        words = np.array(bits, dtype=np.uint64)
+        lines = []
+        for batches in self._bits:
+            if batches:
+                line = np.concatenate(batches)
+                lines.append(line)
+        words = np.array(lines, dtype=np.uint64)
         # Also without any batch the array has its two axes.
-        return words.reshape(len(self._bits), n_words(self._n_rows))
+        n_lines = len(self._bits)
+        return words.reshape(n_lines, n_words(self._n_rows))
 
     def _keep(self, registers: Shares) -> None:
         """What a batch adds to the result."""
         plan = self._plan
         for place, total in enumerate(plan.totals):
-            self._totals[place] += self._sharing.total(registers[total.register])
+            terms = registers[total.register]
+            self._totals[place] += self._sharing.total(terms)
         if plan.value is not None and not plan.is_boolean:
-            self._numbers.append(registers[plan.value])
-        for batches, register in zip(self._bits, _bits(plan), strict=True):
+            values = registers[plan.value]
+            self._numbers.append(values)
+        opened = zip(self._bits, _bits(plan), strict=True)
+        for batches, register in opened:
             batches.append(registers[register])
 
     def _registers(self, rows: slice) -> Shares:
         """A batch's registers, one for each step of the plan."""
         count = rows.stop - rows.start
-        columns = {name: column[rows] for name, column in self._columns.items()}
+        columns = {}
+        for name, column in self._columns.items():
+            columns[name] = column[rows]
         registers: Shares = []
         # A row counts once, however often it is divided by zero.
         by_zero = np.zeros(count, dtype=bool)
         for step in self._plan.steps:
             if not isinstance(step, Leaf):
-                registers.append(self._joint(step, registers, count))
+                shares = self._joint(step, registers, count)
+                registers.append(shares)
                 continue
             own = self._own(step, columns, count)
             if own is not None:
                 by_zero |= own.divided_by_zero
-            registers.append(self._leaf(step, own, count))
-        self._n_divisions_by_zero += int(by_zero.sum())
+            shares = self._leaf(step, own, count)
+            registers.append(shares)
+        n_divisions = by_zero.sum()
+        self._n_divisions_by_zero += int(n_divisions)
         return registers
 
     def _own(
-        self, leaf: Leaf, columns: Mapping[str, Column], count: int
+        self,
+        leaf: Leaf,
+        columns: Mapping[str, Column],
+        count: int,
     ) -> Computed | None:
         """What this provider computes in clear; None for another provider's leaf."""
         if leaf.provider != self._me:
             return None
-        done = compute(leaf.node, columns, self._plan.types, n_rows=count)
-        if not self._plan.is_row_level and not done.valid.all():
+        done = compute(
+            leaf.node,
+            columns,
+            self._plan.types,
+            n_rows=count,
+        )
+        is_aggregate = not self._plan.is_row_level
+        if is_aggregate and not done.valid.all():
             # The circuit of an aggregate has no factor for rows without a value: they
             # would count as zeros.
             raise ExpressionError(
@@ -160,32 +197,52 @@ class _Evaluation:
             )
         return done
 
-    def _leaf(self, leaf: Leaf, own: Computed | None, count: int) -> Limbs | Words:
+    def _leaf(
+        self,
+        leaf: Leaf,
+        own: Computed | None,
+        count: int,
+    ) -> Limbs | Words:
         """A share of a leaf; without values, that of a provider which lacks them."""
-        values = None if own is None else own.values
+        values = None
+        if own is not None:
+            values = own.values
         if leaf.node.is_boolean:
             return self._sharing.boolean(values, count)
         return self._sharing.number(values, count)
 
-    def _joint(self, step: Step, registers: Shares, count: int) -> Any:
+    def _joint(
+        self,
+        step: Step,
+        registers: Shares,
+        count: int,
+    ) -> Any:
         """A share of what the providers compute together from registers before."""
         sharing = self._sharing
         match step:
             case Linear(terms=terms, constant=constant):
-                numbers = [(registers[register], factor) for register, factor in terms]
+                numbers = []
+                for register, factor in terms:
+                    numbers.append((registers[register], factor))
                 shared_constant = sharing.constant(constant, count)
                 return sharing.linear(numbers, constant=shared_constant)
             case Product(left=left, right=right):
-                return sharing.product(registers[left], registers[right])
+                left_number = registers[left]
+                right_number = registers[right]
+                return sharing.product(left_number, right_number)
             case Sign(number=number, width=width):
-                return sharing.is_negative(registers[number], width)
+                shares = registers[number]
+                return sharing.is_negative(shares, width)
             case Exclusive(bits=bits, constant=inverted):
                 operands = [registers[bit] for bit in bits]
                 return sharing.exclusive(operands, constant=inverted)
             case Conjunction(left=left, right=right):
-                return sharing.conjunction(registers[left], registers[right])
+                left_bits = registers[left]
+                right_bits = registers[right]
+                return sharing.conjunction(left_bits, right_bits)
             case Part(bit=bit, provider=provider):
-                return sharing.part(registers[bit], provider, count)
+                shares = registers[bit]
+                return sharing.part(shares, provider, count)
         raise TypeError(f"{step} is no step of shares")
 
 
@@ -227,7 +284,10 @@ def reveal(plan: Plan, shares: Mapping[int, bytes]) -> JoinedResult:
             remedy="Wait for every provider's share.",
             code="result_share",
         )
-    decoded = [ResultShare.decode(shares[provider]) for provider in plan.providers]
+    decoded = []
+    for provider in plan.providers:
+        share = ResultShare.decode(shares[provider])
+        decoded.append(share)
     n_rows = decoded[0].n_rows
     _require_shape(plan, decoded)
     numbers, bits = open_result(decoded)
@@ -237,24 +297,35 @@ def reveal(plan: Plan, shares: Mapping[int, bytes]) -> JoinedResult:
     values: list[Fraction | bool | None] = []
     n_missing = 0
     if not plan.is_row_level:
-        values.append(plan.finish(numbers, n_rows))
+        value = plan.finish(numbers, n_rows)
+        values.append(value)
     else:
         if plan.is_boolean:
             values += bits[0].tolist()
         else:
-            values += _scaled(numbers, plan.kind.scale)
+            scale = plan.kind.scale
+            values += _scaled(numbers, scale)
         # Without such a register every row has a value.
         if plan.valid is not None:
             missing = np.flatnonzero(~bits[-1])
             n_missing = len(missing)
             for row in missing:
                 values[row] = None
-    return JoinedResult(values, n_rows, n_missing, n_divisions_by_zero)
+    return JoinedResult(
+        values,
+        n_rows,
+        n_missing,
+        n_divisions_by_zero,
+    )
 
 
 def _scaled(numbers: Sequence[int], scale: Fraction) -> list[Fraction]:
     numerator, denominator = scale.as_integer_ratio()
-    return [Fraction(number * numerator, denominator) for number in numbers]
+    scaled = []
+    for number in numbers:
+        fraction = Fraction(number * numerator, denominator)
+        scaled.append(fraction)
+    return scaled
 
 
 def _require_shape(plan: Plan, shares: Sequence[ResultShare]) -> None:
@@ -265,7 +336,8 @@ def _require_shape(plan: Plan, shares: Sequence[ResultShare]) -> None:
         if plan.is_row_level and not plan.is_boolean:
             n_numbers += share.n_rows
         n_bits = len(_bits(plan))
-        if share.numbers.shape[1] != n_numbers or len(share.bits) != n_bits:
+        found_numbers = share.numbers.shape[1]
+        if found_numbers != n_numbers or len(share.bits) != n_bits:
             raise other_version(
                 "result_share",
                 "A provider's share of the result is not one of this expression.",

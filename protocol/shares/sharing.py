@@ -21,16 +21,17 @@ an order in which a false triple was dealt.
 Everything is a function of the keys, the inputs and what was dealt and opened: after a
 crash the same bytes are made.
 
-`ring` has the arithmetic, `triples` what is dealt and how it is checked, `result` what
-leaves at the end. `protocol/shares/shared_expression.py` calls this step by step, as
+`channel` has what is asked of the outside, `sizes` how much is dealt, `ring` the
+arithmetic, `triples` what is dealt and how it is checked, `result` what leaves at the
+end. `protocol/shares/shared_expression.py` calls this step by step, as
 `analytics/statistics/compiling.py` wrote the steps down. Decision 35.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,52 +39,19 @@ from numpy.typing import NDArray
 from analytics.arrays import Bools, Ints
 from protocol.errors import ProtocolViolation
 from protocol.shares import triples
-from protocol.shares.result import ResultShare
+from protocol.shares.channel import SEED, Channel, Keys
+from protocol.shares.result import ResultShare, with_zero
 from protocol.shares.ring import Limbs, Ring, Words, n_words, pack, unpack
-from protocol.shares.triples import SECURITY_BITS, BitTriples, Buckets
+from protocol.shares.sizes import n_conjunctions, rings
+from protocol.shares.triples import BitTriples, Buckets, CheckedWords, NumberTriples
 from protocol.sums.masks import Stream
-
-SEED = 0
-"""What is dealt first, to every provider; number 1 + k is the correction of triples k,
-to the last provider.
-"""
 
 _CHALLENGE = b"consilium/sharing/challenge/1"
 _ORDER = b"consilium/sharing/order/1"
 _DIGEST = b"consilium/sharing/digest/1"
-_RESULT = b"consilium/sharing/result/1"
-_CHALLENGE_LIMBS = 2  # r_j of the check of triples has 64 bits
+# r_j of the check of triples has 64 bits.
+_CHALLENGE_LIMBS = 2
 _DIGEST_BYTES = 8
-
-
-class Keys(Protocol):
-    """Of `protocol.sealing.Session`: keys of 32 bytes that are fresh for each run of an
-    order.
-    """
-
-    @property
-    def me(self) -> int: ...
-
-    def pair_key(self, peer: int, info: bytes) -> bytes: ...
-
-    def group_key(self, info: bytes) -> bytes: ...
-
-
-class Channel(Protocol):
-    """How one provider's messages travel.
-
-    Numbers count from 0 within an order; each is used once.
-    """
-
-    def open(self, number: int, data: bytes) -> Mapping[int, bytes]:
-        """Sends `data` to all other providers, sealed so that the coordinator cannot
-        read it; all providers' data.
-        """
-
-    def dealt(self, number: int) -> bytes:
-        """What the coordinator dealt to this provider, sealed or in clear: it knows it
-        anyway.
-        """
 
 
 class Sharing:
@@ -96,7 +64,12 @@ class Sharing:
     """
 
     def __init__(
-        self, keys: Keys, channel: Channel, *, providers: Sequence[int], bits: int
+        self,
+        keys: Keys,
+        channel: Channel,
+        *,
+        providers: Sequence[int],
+        bits: int,
     ) -> None:
         self.providers = tuple(providers)
         self.ring, self._larger_ring = rings(bits)
@@ -107,9 +80,12 @@ class Sharing:
         self._n_triples = 0
         # What `verify` opens: this provider's shares of zero, unless a triple was
         # false.
-        self._difference = 0  # of number triples, in the larger ring
-        self._digest = 0  # of bit triples, by exclusive or
-        self._seed: bytes | None = None  # dealt; None until the first triple is needed
+        # Of number triples, in the larger ring.
+        self._difference = 0
+        # Of bit triples, by exclusive or.
+        self._digest = 0
+        # Dealt; None until the first triple is needed.
+        self._seed: bytes | None = None
 
     @property
     def _is_first(self) -> bool:
@@ -130,7 +106,8 @@ class Sharing:
         """The first provider holds what all know."""
         own_share = value if self._is_first else 0
         column = self.ring.encode([own_share])
-        return np.broadcast_to(column, (self.ring.n_limbs, count))
+        shape = (self.ring.n_limbs, count)
+        return np.broadcast_to(column, shape)
 
     def linear(self, terms: Iterable[tuple[Limbs, int]], constant: Limbs) -> Limbs:
         """constant + sum of factor * number."""
@@ -157,34 +134,50 @@ class Sharing:
             correction=self._dealt_correction(index),
         )
         r = self._challenge(index, count)
-        # rho_j = r_j a_j - a'_j, opened together with d = x - a and e = y - b (Damgard
-        # et al. 2012).
+        # rho is opened together with d = x - a and e = y - b (Damgard et al. 2012).
         own_d = ring.subtract(x, dealt.a)
         own_e = ring.subtract(y, dealt.b)
-        own_rho = larger.subtract(larger.multiply(r, dealt.a), dealt.check_a)
+        own_rho = self._own_rho(dealt, r)
         d, e, rho = self._open_numbers(
-            _Hidden(ring, own_d), _Hidden(ring, own_e), _Hidden(larger, own_rho)
+            _Hidden(ring, own_d),
+            _Hidden(ring, own_e),
+            _Hidden(larger, own_rho),
         )
-        # sum_j r_j c_j - c'_j - rho_j b_j is zero for true triples.
-        self._difference += larger.total(larger.multiply(r, dealt.c))
-        self._difference -= larger.total(dealt.check_c)
-        self._difference -= larger.total(larger.multiply(rho, dealt.b))
+        self._difference += self._deviation(dealt, r, rho)
         # z_i = c_i + d b_i + e a_i (Beaver 1991); the first provider's e (a_i + d) adds
         # d e once.
         z = ring.add(dealt.c, ring.multiply(d, dealt.b))
         beside_e = dealt.a
         if self._is_first:
             beside_e = ring.add(dealt.a, d)
-        return ring.add(z, ring.multiply(e, beside_e))
+        rest = ring.multiply(e, beside_e)
+        return ring.add(z, rest)
+
+    def _own_rho(self, dealt: NumberTriples, r: Limbs) -> Limbs:
+        """This provider's share of rho_j = r_j a_j - a'_j."""
+        ring = self._larger_ring
+        r_a = ring.multiply(r, dealt.a)
+        return ring.subtract(r_a, dealt.check_a)
+
+    def _deviation(self, dealt: NumberTriples, r: Limbs, rho: Limbs) -> int:
+        """sum_j r_j c_j - c'_j - rho_j b_j, zero for true triples."""
+        ring = self._larger_ring
+        r_c = ring.multiply(r, dealt.c)
+        rho_b = ring.multiply(rho, dealt.b)
+        deviation = ring.total(r_c)
+        deviation -= ring.total(dealt.check_c)
+        deviation -= ring.total(rho_b)
+        return deviation
 
     def _challenge(self, index: int, count: int) -> Limbs:
         """r_j of 64 bits for each of triples number `index`: uint32 (2, count)."""
         # From the group key, which the dealer lacks: it cannot deal false triples that
         # fit.
-        words = self._group_stream(_CHALLENGE, index).words(count)
-        halves = words.astype("<u8", copy=False).view("<u4")
-        by_row = halves.reshape(-1, _CHALLENGE_LIMBS)
-        return np.ascontiguousarray(by_row.T).astype(np.uint32, copy=False)
+        stream = self._group_stream(_CHALLENGE, index)
+        ring = Ring(_CHALLENGE_LIMBS)
+        n_bytes = ring.n_bytes(count)
+        data = stream.read(n_bytes)
+        return ring.from_bytes_by_row(data)
 
     def total(self, x: Limbs) -> int:
         """This provider's share of the sum over all elements."""
@@ -195,7 +188,8 @@ class Sharing:
     def boolean(self, values: Bools | None, count: int) -> Words:
         """The shares of what one provider holds."""
         if values is None:
-            return np.zeros(n_words(count), dtype=np.uint64)
+            size = n_words(count)
+            return np.zeros(size, dtype=np.uint64)
         return pack(values)
 
     def exclusive(self, bits: Iterable[Words], *, constant: bool) -> Words:
@@ -221,7 +215,8 @@ class Sharing:
         zeros = np.zeros_like(own)
         numbers: list[Words] = []
         for provider in self.providers:
-            numbers.append(own if provider == self._me else zeros)
+            shared = own if provider == self._me else zeros
+            numbers.append(shared)
         n_words_by_plane = own.shape[1]
         n_planes = n_conjunctions(width, len(numbers))
         pool = self._bit_triples(n_planes * n_words_by_plane)
@@ -233,34 +228,42 @@ class Sharing:
         # The highest bit of the sum of two numbers: both highest bits and the carry
         # into it.
         left, right = numbers
-        made = self._and(pool, left[:-1], right[:-1])
-        passed = left[:-1] ^ right[:-1]
+        left_below = left[:-1]
+        right_below = right[:-1]
+        made = self._and(pool, left_below, right_below)
+        passed = left_below ^ right_below
         carry = self._carry(pool, made, passed)
-        highest: Words = left[-1] ^ right[-1] ^ carry
-        return highest
+        highest: Words = left[-1] ^ right[-1]
+        return highest ^ carry
 
     def part(self, bits: Words, provider: int, count: int) -> Limbs:
         """`provider`'s own share of booleans, as its numbers 0 and 1."""
         if provider != self._me:
             return self.number(None, count)
-        own = unpack(bits, count).astype(np.int64)
+        flags = unpack(bits, count)
+        own = flags.astype(np.int64)
         return self.number(own, count)
 
     def _save_carries(
-        self, pool: _Pool, x: Words, y: Words, z: Words
+        self,
+        pool: CheckedWords,
+        x: Words,
+        y: Words,
+        z: Words,
     ) -> tuple[Words, Words]:
         """x + y + z = (x ^ y ^ z) + 2 majority(x, y, z)."""
         # majority = ((x ^ z) & (y ^ z)) ^ z takes one `and`; its highest bit would be
         # carried out of the width.
         x_differs = (x ^ z)[:-1]
         y_differs = (y ^ z)[:-1]
-        majority = self._and(pool, x_differs, y_differs) ^ z[:-1]
+        differ = self._and(pool, x_differs, y_differs)
+        majority = differ ^ z[:-1]
         # Twice the majority: its bits move up by one.
         lowest = np.zeros_like(x[:1])
         doubled = np.concatenate([lowest, majority])
         return x ^ y ^ z, doubled
 
-    def _carry(self, pool: _Pool, made: Words, passed: Words) -> Words:
+    def _carry(self, pool: CheckedWords, made: Words, passed: Words) -> Words:
         """The carry out of the highest bit, of which each bit makes one or passes one
         on (Brent and Kung 1982).
         """
@@ -271,20 +274,23 @@ class Sharing:
             lower = slice(0, n_paired, 2)
             # Of a pair: made = upper made ^ (upper passed & lower made), passed = upper
             # passed & lower passed. Both conjunctions are opened in one message.
+            upper_passed = passed[upper]
             both = self._and(
                 pool,
-                np.concatenate([passed[upper], passed[upper]]),
+                np.concatenate([upper_passed, upper_passed]),
                 np.concatenate([made[lower], passed[lower]]),
             )
             pair_made = made[upper] ^ both[:n_pairs]
             pair_passed = both[n_pairs:]
             # Of an odd number the highest stays alone until the next step.
-            made = np.concatenate([pair_made, made[n_paired:]])
-            passed = np.concatenate([pair_passed, passed[n_paired:]])
+            made_alone = made[n_paired:]
+            passed_alone = passed[n_paired:]
+            made = np.concatenate([pair_made, made_alone])
+            passed = np.concatenate([pair_passed, passed_alone])
         carry: Words = made[0]
         return carry
 
-    def _and(self, pool: _Pool, x: Words, y: Words) -> Words:
+    def _and(self, pool: CheckedWords, x: Words, y: Words) -> Words:
         """x & y: z_i = c_i ^ (d & b_i) ^ (e & a_i) (Beaver 1991).
 
         d = x ^ a and e = y ^ b are opened; the first provider adds d & e, once.
@@ -293,12 +299,17 @@ class Sharing:
         own_d = x.ravel() ^ dealt.a
         own_e = y.ravel() ^ dealt.b
         d, e = self._open_words(own_d, own_e)
+        z = self._conjunctions(dealt, d, e)
+        return z.reshape(x.shape)
+
+    def _conjunctions(self, dealt: BitTriples, d: Words, e: Words) -> Words:
+        """c_i ^ (d & b_i) ^ (e & a_i), and at the first provider d & e."""
         z: Words = dealt.c ^ (d & dealt.b) ^ (e & dealt.a)
         if self._is_first:
             z = z ^ (d & e)
-        return z.reshape(x.shape)
+        return z
 
-    def _bit_triples(self, count: int) -> _Pool:
+    def _bit_triples(self, count: int) -> CheckedWords:
         """`count` words of triples, each checked against those of its bucket.
 
         What `verify` opens is added to.
@@ -316,16 +327,16 @@ class Sharing:
         # false words into one bucket.
         stream = self._group_stream(_ORDER, index)
         order = triples.uniform_order(stream, buckets.n_dealt)
-        shuffled = BitTriples(dealt.a[order], dealt.b[order], dealt.c[order])
-        opened = shuffled[: buckets.size]
-        # Behind those that are opened, the first of all buckets, then the second, ...
-        members = []
-        for start in range(buckets.size, buckets.n_dealt, buckets.n_buckets):
-            end = start + buckets.n_buckets
-            members.append(shuffled[start:end])
+        shuffled = dealt[order]
+        opened, members = buckets.divide(shuffled)
         first, *others = members
-        self._check_bits(index, first, others, opened=opened)
-        return _Pool(first)
+        self._check_bits(
+            index,
+            first,
+            others,
+            opened=opened,
+        )
+        return CheckedWords(first)
 
     def _check_bits(
         self,
@@ -343,22 +354,24 @@ class Sharing:
         """
         own_differences: list[Words] = []
         for other in others:
-            own_differences.append(first.a ^ other.a)
-            own_differences.append(first.b ^ other.b)
+            own_d = first.a ^ other.a
+            own_e = first.b ^ other.b
+            own_differences += [own_d, own_e]
         # All in one message: a and b of the opened, then d and e of each other.
         a, b, *differences = self._open_words(opened.a, opened.b, *own_differences)
         found = [opened.c]
         if self._is_first:
-            found = [opened.c ^ (a & b)]
+            both = a & b
+            found = [opened.c ^ both]
         all_d = differences[::2]
         all_e = differences[1::2]
-        for other, d, e in zip(others, all_d, all_e, strict=True):
-            z = first.c ^ other.c ^ (d & other.b) ^ (e & other.a)
-            if self._is_first:
-                z = z ^ (d & e)
-            found.append(z)
+        opened_differences = zip(others, all_d, all_e, strict=True)
+        for other, d, e in opened_differences:
+            z = self._conjunctions(other, d, e)
+            found.append(first.c ^ z)
         stream = self._group_stream(_DIGEST, index)
-        self._digest ^= triples.linear_digest(stream, np.concatenate(found))
+        words = np.concatenate(found)
+        self._digest ^= triples.linear_digest(stream, words)
 
     # Verification and results
 
@@ -371,14 +384,17 @@ class Sharing:
         if not self._n_triples:
             return
         ring = self._larger_ring
-        own_difference = ring.to_bytes(ring.encode([self._difference]))
+        encoded = ring.encode([self._difference])
+        own_difference = ring.to_bytes(encoded)
         own_digest = self._digest.to_bytes(_DIGEST_BYTES, "little")
         difference = ring.zeros(1)
         digest = 0
         for data in self._open(own_difference + own_digest):
-            share = ring.from_bytes(data[:-_DIGEST_BYTES], 1)
+            of_difference = data[:-_DIGEST_BYTES]
+            of_digest = data[-_DIGEST_BYTES:]
+            share = ring.from_bytes(of_difference, 1)
             difference = ring.add(difference, share)
-            digest ^= int.from_bytes(data[-_DIGEST_BYTES:], "little")
+            digest ^= int.from_bytes(of_digest, "little")
         if difference.any() or digest:
             raise ProtocolViolation(
                 "The coordinator dealt a false triple.",
@@ -391,21 +407,13 @@ class Sharing:
 
         They say nothing without the other providers': a fresh sharing of zero is added.
         """
-        words = bits
-        for peer in self.providers:
-            if peer == self._me:
-                continue
-            pair_key = self._keys.pair_key(peer, b"sharing/result")
-            stream = Stream(pair_key, _RESULT, b"")
-            # The two ends of a pair: one adds the mask, the other takes it off.
-            mask = self.ring.draw(stream, numbers.shape[1])
-            if self._me < peer:
-                numbers = self.ring.add(numbers, mask)
-            else:
-                numbers = self.ring.subtract(numbers, mask)
-            word_mask = stream.words(bits.size).reshape(bits.shape)
-            words = words ^ word_mask
-        return ResultShare(n_rows, numbers, words)
+        share = ResultShare(n_rows, numbers, bits)
+        return with_zero(
+            share,
+            ring=self.ring,
+            keys=self._keys,
+            providers=self.providers,
+        )
 
     # Messages
 
@@ -418,7 +426,8 @@ class Sharing:
         found = self._channel.open(number, data)
         is_complete = set(found) == set(self.providers)
         lengths = {len(other) for other in found.values()}
-        if not is_complete or lengths != {len(data)}:
+        own_length = len(data)
+        if not is_complete or lengths != {own_length}:
             raise ProtocolViolation(
                 "A provider's opening is missing, or has another length.",
                 remedy="All sides must run the same version of Consilium.",
@@ -436,7 +445,8 @@ class Sharing:
             count = share.shape[1]
             end = start + ring.n_bytes(count)
             shares = [ring.from_bytes(data[start:end], count) for data in found]
-            opened.append(reduce(ring.add, shares))
+            number = reduce(ring.add, shares)
+            opened.append(number)
             start = end
         return opened
 
@@ -445,9 +455,11 @@ class Sharing:
         own = np.concatenate(shares).astype("<u8", copy=False)
         found = self._open(own.tobytes())
         parts = [np.frombuffer(data, dtype="<u8") for data in found]
-        total = np.bitwise_xor.reduce(parts).astype(np.uint64, copy=False)
-        ends = np.cumsum([share.size for share in shares])
-        return np.split(total, ends[:-1])
+        total = np.bitwise_xor.reduce(parts)
+        words = total.astype(np.uint64, copy=False)
+        sizes = [share.size for share in shares]
+        ends = np.cumsum(sizes)
+        return np.split(words, ends[:-1])
 
     def _next_triples(self) -> int:
         """The number of the triples that are used next."""
@@ -480,50 +492,3 @@ class _Hidden(NamedTuple):
 
     ring: Ring
     share: Limbs
-
-
-class _Pool:
-    """Checked bit triples, each handed out once.
-
-    Used twice, two openings would show a difference of inputs.
-    """
-
-    def __init__(self, dealt: BitTriples) -> None:
-        self._dealt = dealt
-        self._n_taken = 0
-
-    def take(self, count: int) -> BitTriples:
-        start = self._n_taken
-        end = start + count
-        # n_conjunctions counts what `is_negative` takes.
-        assert end <= self._dealt.a.size
-        self._n_taken = end
-        return self._dealt[start:end]
-
-
-def rings(bits: int) -> tuple[Ring, Ring]:
-    """The ring of numbers, and the one in which triples are checked, 40 bits larger.
-
-    All parties run it alike.
-    """
-    numbers = Ring.of_bits(bits)
-    return numbers, Ring.of_bits(numbers.bits + SECURITY_BITS)
-
-
-def n_conjunctions(width: int, n_providers: int) -> int:
-    """How many `and` of bit planes the sign of numbers of `width` bits takes.
-
-    Providers and dealer run it alike.
-    """
-    if n_providers == 1:
-        return 0
-    below_highest = width - 1
-    # `is_negative`: each carry-save adder takes one number away, until two are left,
-    # and then their `made`; the tree of carries takes two for each pair.
-    total = below_highest * (n_providers - 1)
-    left = below_highest
-    while left > 1:
-        n_pairs = left // 2
-        total += 2 * n_pairs
-        left -= n_pairs
-    return total

@@ -74,8 +74,31 @@ class BitTriples:
     b: Words
     c: Words  # a & b
 
-    def __getitem__(self, words: slice) -> BitTriples:
-        return BitTriples(self.a[words], self.b[words], self.c[words])
+    def __getitem__(self, words: slice | Places) -> BitTriples:
+        return BitTriples(
+            self.a[words],
+            self.b[words],
+            self.c[words],
+        )
+
+
+class CheckedWords:
+    """Bit triples that were checked, each handed out once.
+
+    Used twice, two openings would show a difference of inputs.
+    """
+
+    def __init__(self, dealt: BitTriples) -> None:
+        self._dealt = dealt
+        self._n_taken = 0
+
+    def take(self, count: int) -> BitTriples:
+        start = self._n_taken
+        end = start + count
+        # n_conjunctions counts what `is_negative` takes.
+        assert end <= self._dealt.a.size
+        self._n_taken = end
+        return self._dealt[start:end]
 
 
 def number_triples(
@@ -97,7 +120,12 @@ def number_triples(
 
     ProtocolViolation `dealt` when seed or correction have another length.
     """
-    stream = _stream(seed, _NUMBERS, index, provider)
+    stream = _stream(
+        seed,
+        _NUMBERS,
+        index,
+        provider,
+    )
     a = ring.draw(stream, count)
     b = ring.draw(stream, count)
     check_a = ring.draw(stream, count)
@@ -109,11 +137,21 @@ def number_triples(
         _require_length(correction, 2 * size)
         c = ring.from_bytes(correction[:size], count)
         check_c = ring.from_bytes(correction[size:], count)
-    return NumberTriples(a, b, c, check_a, check_c)
+    return NumberTriples(
+        a,
+        b,
+        c,
+        check_a,
+        check_c,
+    )
 
 
 def number_correction(
-    seeds: Mapping[int, bytes], index: int, *, ring: Ring, count: int
+    seeds: Mapping[int, bytes],
+    index: int,
+    *,
+    ring: Ring,
+    count: int,
 ) -> bytes:
     """The last provider's shares of c and c'.
 
@@ -127,7 +165,12 @@ def number_correction(
     *_, last = seeds
     for provider, seed in seeds.items():
         dealt = number_triples(
-            seed, index, provider=provider, ring=ring, count=count, correction=None
+            seed,
+            index,
+            provider=provider,
+            ring=ring,
+            count=count,
+            correction=None,
         )
         a = ring.add(a, dealt.a)
         b = ring.add(b, dealt.b)
@@ -143,25 +186,41 @@ def number_correction(
 
 
 def bit_triples(
-    seed: bytes, index: int, *, provider: int, count: int, correction: bytes | None
+    seed: bytes,
+    index: int,
+    *,
+    provider: int,
+    count: int,
+    correction: bytes | None,
 ) -> BitTriples:
     """`provider`'s `count` words of bit triples number `index`.
 
     Same roles and errors as `number_triples`. `seed` is 32 bytes, `correction` 8
     `count` bytes of `bit_correction` for the last provider, None for the others.
     """
-    stream = _stream(seed, _BITS, index, provider)
+    stream = _stream(
+        seed,
+        _BITS,
+        index,
+        provider,
+    )
     a = stream.words(count)
     b = stream.words(count)
     if correction is None:
         c = stream.words(count)
     else:
         _require_length(correction, 8 * count)
-        c = np.frombuffer(correction, dtype="<u8").astype(np.uint64, copy=False)
+        dealt = np.frombuffer(correction, dtype="<u8")
+        c = dealt.astype(np.uint64, copy=False)
     return BitTriples(a, b, c)
 
 
-def bit_correction(seeds: Mapping[int, bytes], index: int, *, count: int) -> bytes:
+def bit_correction(
+    seeds: Mapping[int, bytes],
+    index: int,
+    *,
+    count: int,
+) -> bytes:
     """The last provider's shares of c.
 
     The dealer runs it, with the seeds of all, in their order.
@@ -172,7 +231,11 @@ def bit_correction(seeds: Mapping[int, bytes], index: int, *, count: int) -> byt
     *_, last = seeds
     for provider, seed in seeds.items():
         dealt = bit_triples(
-            seed, index, provider=provider, count=count, correction=None
+            seed,
+            index,
+            provider=provider,
+            count=count,
+            correction=None,
         )
         a ^= dealt.a
         b ^= dealt.b
@@ -212,6 +275,17 @@ class Buckets:
         """B N + B words."""
         return self.n_buckets * self.size + self.size
 
+    def divide(self, shuffled: BitTriples) -> tuple[BitTriples, list[BitTriples]]:
+        """The words that are opened; then those of the buckets, the first of all
+        buckets, the second of all, ...
+        """
+        opened = shuffled[: self.size]
+        members = []
+        for start in range(self.size, self.n_dealt, self.n_buckets):
+            end = start + self.n_buckets
+            members.append(shuffled[start:end])
+        return opened, members
+
 
 def uniform_order(stream: Stream, count: int) -> Places:
     """A uniform order of `count` places.
@@ -226,7 +300,8 @@ def uniform_order(stream: Stream, count: int) -> Places:
     random = stream.words(count) >> place_bits
     keys = random << place_bits | places
     keys.sort()
-    place_mask = (np.uint64(1) << place_bits) - np.uint64(1)
+    one = np.uint64(1)
+    place_mask = (one << place_bits) - one
     order = (keys & place_mask).astype(np.intp)
     # Runs of equal random bits stand in the order of their places, which is not random.
     sorted_random = keys >> place_bits
@@ -239,7 +314,8 @@ def uniform_order(stream: Stream, count: int) -> Places:
     run = np.cumsum(begins_run)[tied]
     fresh_words = stream.words(tied.size)
     fresh = np.lexsort((fresh_words, run))
-    order[tied] = order[tied[fresh]]
+    places_of_tied = order[tied]
+    order[tied] = places_of_tied[fresh]
     return order
 
 
@@ -254,14 +330,18 @@ def linear_digest(stream: Stream, words: Words) -> int:
     """
     words_per_block = _BLOCK_BYTES // 8
     while True:
-        n_blocks = max(1, math.ceil(words.size / words_per_block))
-        padded = np.zeros(n_blocks * words_per_block, dtype="<u8")
+        n_needed = math.ceil(words.size / words_per_block)
+        n_blocks = max(1, n_needed)
+        n_padded = n_blocks * words_per_block
+        padded = np.zeros(n_padded, dtype="<u8")
         padded[: words.size] = words
-        octets = padded.view(np.uint8).reshape(n_blocks, _BLOCK_BYTES)
+        octets = padded.view(np.uint8)
+        blocks = octets.reshape(n_blocks, _BLOCK_BYTES)
         # Place by place beside each other, so that a table serves all blocks at once.
-        octets_by_place = np.ascontiguousarray(octets.T)
+        octets_by_place = np.ascontiguousarray(blocks.T)
         words = np.zeros(n_blocks, dtype=np.uint64)
-        for table, at_place in zip(_tables(stream), octets_by_place, strict=True):
+        places = zip(_tables(stream), octets_by_place, strict=True)
+        for table, at_place in places:
             words ^= table[at_place]
         if words.size == 1:
             return int(words[0])
@@ -269,20 +349,28 @@ def linear_digest(stream: Stream, words: Words) -> int:
 
 def _tables(stream: Stream) -> Words:
     """For each place of a block the words of all 256 bytes: uint64 (512, 256)."""
-    basis = stream.words(8 * _BLOCK_BYTES).reshape(_BLOCK_BYTES, 8)
+    drawn = stream.words(8 * _BLOCK_BYTES)
+    basis = drawn.reshape(_BLOCK_BYTES, 8)
     tables = np.zeros((_BLOCK_BYTES, 256), dtype=np.uint64)
     # A byte's word is the exclusive or of its bits' words, so that bytes with one bit
     # more follow from those before.
     for bit in range(8):
         n_done = 1 << bit
         done = tables[:, :n_done]
-        tables[:, n_done : 2 * n_done] = done ^ basis[:, bit : bit + 1]
+        bit_words = basis[:, bit : bit + 1]
+        tables[:, n_done : 2 * n_done] = done ^ bit_words
     return tables
 
 
-def _stream(seed: bytes, tag: bytes, index: int, provider: int) -> Stream:
+def _stream(
+    seed: bytes,
+    tag: bytes,
+    index: int,
+    provider: int,
+) -> Stream:
     _require_length(seed, SEED_BYTES)
-    return Stream(seed, tag, b"%d/%d" % (provider, index))
+    info = b"%d/%d" % (provider, index)
+    return Stream(seed, tag, info)
 
 
 def _require_length(data: bytes, length: int) -> None:

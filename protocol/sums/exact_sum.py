@@ -2,7 +2,7 @@
 opened by the receivers only.
 
     seal(keys, values, ...)     at each provider    v_i + pair masks + own mask   modulo 2^(width + 64)
-    add(parts)                  at the coordinator  the sum of what it cannot read
+    Adder().add, .total         at the coordinator  the sum of what it cannot read, as it comes
     open_total(keys, total, ..) at each receiver    own masks taken off, the tag checked
 
 Pair masks cancel in the sum over all providers. Each provider's own mask comes from a
@@ -67,10 +67,17 @@ class Terms:
     def info(self) -> bytes:
         """SHA-256 over all of them, 32 bytes: what masks and tag are derived from."""
         n_providers = len(self.providers)
-        numbers = struct.pack(">HII", self.width, self.count, n_providers)
-        providers = struct.pack(f">{n_providers}Q", *self.providers)
+        numbers = struct.pack(
+            ">HII",
+            self.width,
+            self.count,
+            n_providers,
+        )
+        ids_format = f">{n_providers}Q"
+        providers = struct.pack(ids_format, *self.providers)
         data = _INFO + numbers + providers + self.name
-        return hashlib.sha256(data).digest()
+        digest = hashlib.sha256(data)
+        return digest.digest()
 
 
 def seal(
@@ -88,53 +95,111 @@ def seal(
     values, the difference of the two would be in clear.
 
     values: `terms.count` integers, |sum over providers| < 2^(width - 1); pair_keys: 32
-    bytes for each other provider; tag_key: 32 bytes that all parties hold; seed: 32
-    bytes that this provider sealed to the receivers. ProtocolViolation when a value or
+    bytes for each provider that this one masks with (`mask_graph.peers`); tag_key: 32
+    bytes that all parties hold; seed: 32 bytes that this provider sealed to the
+    receivers. ProtocolViolation when a value or
     the number of values does not fit.
     """
-    if len(values) != terms.count or not _in_range(values, terms.width):
+    is_complete = len(values) == terms.count
+    if not is_complete or not _in_range(values, terms.width):
         raise other_version(
-            "payload", "A sum's values are not of the size that all parties agreed on."
+            "payload",
+            "A sum's values are not of the size that all parties agreed on.",
         )
-    tagged = [*values, _tag(values, terms, tag_key)]
+    tag = _tag(values, terms, tag_key)
+    tagged = [*values, tag]
+    n_tagged = len(tagged)
     info = terms.info
     modulus = terms.modulus
-    pair_masks = masks.mask_modulo(pair_keys, me, modulus, len(tagged), info)
-    own_masks = masks.group_modulo(seed, me, modulus, len(tagged), info)
+    pair_masks = masks.mask_modulo(
+        pair_keys,
+        me,
+        modulus,
+        n_tagged,
+        info,
+    )
+    own_masks = masks.group_modulo(
+        seed,
+        me,
+        modulus,
+        n_tagged,
+        info,
+    )
     masked = []
-    for value, pair_mask, own_mask in zip(tagged, pair_masks, own_masks, strict=True):
-        masked.append((value + pair_mask + own_mask) % modulus)
+    parts = zip(
+        tagged,
+        pair_masks,
+        own_masks,
+        strict=True,
+    )
+    for value, pair_mask, own_mask in parts:
+        number = value + pair_mask + own_mask
+        masked.append(number % modulus)
     return _encode(masked, terms.width)
 
 
 def add(parts: Mapping[int, bytes]) -> bytes:
-    """The sum of all providers' parts.
+    """The sum of all providers' parts, which are all there; see `Adder`."""
+    adder = Adder()
+    for user, part in parts.items():
+        adder.add(user, part)
+    return adder.total()
 
-    The coordinator runs it; it sees uniform numbers. `parts` are one or more by user
-    id, of equal width and count, else ProtocolViolation with the `hospitals` that differ.
+
+class Adder:
+    """Adds providers' parts one after another, as they come, and keeps none of them.
+
+    The coordinator runs it; it sees uniform numbers.
     """
-    decoded = []
-    sizes = {}
-    for user, data in parts.items():
+
+    def __init__(self) -> None:
+        # By provider, (width, count) of its part; all must have the same.
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._numbers: list[int] = []
+
+    def add(self, user: int, data: bytes) -> None:
+        """Adds one provider's part, by its user id.
+
+        ProtocolViolation when it is malformed, or there already.
+        """
         with sent_by(user):
             part = _decode(data)
-        sizes[user] = (part.width, len(part.numbers))
-        decoded.append(part)
-    if named := who_differ(sizes):
-        raise other_version(
-            "payload",
-            f"The providers' parts of a sum are of different sizes: {listed(named)}.",
-            hospitals=named,
-        )
-    width = decoded[0].width
-    modulus = 1 << (width + TAG_BITS)
-    rows = [part.numbers for part in decoded]
-    sums = [sum(column) % modulus for column in zip(*rows, strict=True)]
-    return _encode(sums, width)
+            if user in self._sizes:
+                raise other_version("payload", "A part of a sum came twice.")
+        count = len(part.numbers)
+        size = (part.width, count)
+        sizes = iter(self._sizes.values())
+        first = next(sizes, size)
+        if not self._sizes:
+            self._numbers = part.numbers
+        elif size == first:
+            modulus = 1 << (part.width + TAG_BITS)
+            pairs = zip(self._numbers, part.numbers, strict=True)
+            self._numbers = [(total + number) % modulus for total, number in pairs]
+        self._sizes[user] = size
+
+    def total(self) -> bytes:
+        """The sum of the parts of one provider or more.
+
+        ProtocolViolation with the `hospitals` whose width or count differs.
+        """
+        if named := who_differ(self._sizes):
+            raise other_version(
+                "payload",
+                f"The providers' parts of a sum are of different sizes: {listed(named)}.",
+                hospitals=named,
+            )
+        sizes = iter(self._sizes.values())
+        width, _ = next(sizes)
+        return _encode(self._numbers, width)
 
 
 def open_total(
-    total: bytes, terms: Terms, *, tag_key: bytes, seeds: Mapping[int, bytes]
+    total: bytes,
+    terms: Terms,
+    *,
+    tag_key: bytes,
+    seeds: Mapping[int, bytes],
 ) -> list[int]:
     """The sums, `terms.count` signed integers.
 
@@ -148,7 +213,8 @@ def open_total(
     """
     decoded = _decode(total)
     numbers = decoded.numbers
-    if decoded.width != terms.width or len(numbers) != terms.count + 1:
+    n_numbers = len(numbers)
+    if decoded.width != terms.width or n_numbers != terms.count + 1:
         raise _mismatch()
     if set(seeds) != set(terms.providers):
         raise _mismatch()
@@ -156,7 +222,13 @@ def open_total(
     info = terms.info
     modulus = terms.modulus
     for provider, seed in seeds.items():
-        own_masks = masks.group_modulo(seed, provider, modulus, len(numbers), info)
+        own_masks = masks.group_modulo(
+            seed,
+            provider,
+            modulus,
+            n_numbers,
+            info,
+        )
         pairs = zip(numbers, own_masks, strict=True)
         numbers = [(number - own_mask) % modulus for number, own_mask in pairs]
     *values, tag = [_signed(number, modulus) for number in numbers]
@@ -176,10 +248,16 @@ def _in_range(values: Sequence[int], width: int) -> bool:
     return all(abs(value) < limit for value in values)
 
 
-def _tag(values: Sequence[int], terms: Terms, tag_key: bytes) -> int:
+def _tag(
+    values: Sequence[int],
+    terms: Terms,
+    tag_key: bytes,
+) -> int:
     """sum_j a_j v_j modulo 2^(width + 64), a_j of 64 bits from the group key."""
-    stream = masks.Stream(tag_key, b"consilium/exact-sum/tag/1", terms.info)
-    factors = stream.words(terms.count).tolist()
+    info = terms.info
+    stream = masks.Stream(tag_key, b"consilium/exact-sum/tag/1", info)
+    words = stream.words(terms.count)
+    factors = words.tolist()
     total = 0
     for factor, value in zip(factors, values, strict=True):
         total += factor * value
@@ -206,7 +284,8 @@ def _encode(numbers: Sequence[int], width: int) -> bytes:
     Each number has (width + 64) / 8 bytes.
     """
     n_bytes = _bytes(width)
-    header = _HEADER.pack(_VERSION, width, len(numbers))
+    count = len(numbers)
+    header = _HEADER.pack(_VERSION, width, count)
     body = b"".join(number.to_bytes(n_bytes, "big") for number in numbers)
     return header + body
 
@@ -220,15 +299,21 @@ def _decode(data: bytes) -> _Part:
     is_width = width > 0 and width % 8 == 0
     if version != _VERSION or padding or not is_width or not count:
         raise other_version(
-            "payload", "A part of a sum has a header that is not of this version."
+            "payload",
+            "A part of a sum has a header that is not of this version.",
         )
     n_bytes = _bytes(width)
-    if len(data) != _HEADER.size + count * n_bytes:
+    n_expected = _HEADER.size + count * n_bytes
+    if len(data) != n_expected:
         raise other_version(
-            "payload", "A part of a sum is not as long as its header says."
+            "payload",
+            "A part of a sum is not as long as its header says.",
         )
-    starts = range(_HEADER.size, len(data), n_bytes)
-    numbers = [int.from_bytes(data[start : start + n_bytes], "big") for start in starts]
+    numbers = []
+    for start in range(_HEADER.size, n_expected, n_bytes):
+        end = start + n_bytes
+        number = int.from_bytes(data[start:end], "big")
+        numbers.append(number)
     return _Part(width, numbers)
 
 

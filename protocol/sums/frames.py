@@ -46,9 +46,12 @@ def rotate(key: bytes, vector: Floats) -> Floats:
     """
     stream = Stream(key, b"consilium/rotation/1", b"")
     if vector.size <= HAAR_LIMIT:
-        one_row = vector.astype(np.float64).reshape(1, -1)
-        return _haar(stream, one_row).ravel()
-    n_bits = (vector.size - 1).bit_length()
+        doubles = vector.astype(np.float64)
+        one_row = doubles.reshape(1, -1)
+        turned_row = _haar(stream, one_row)
+        return turned_row.ravel()
+    last_place = vector.size - 1
+    n_bits = last_place.bit_length()
     mixed = np.zeros(1 << n_bits)
     mixed[: vector.size] = vector
     for _ in range(_MIXINGS):  # P W S, from the right
@@ -56,7 +59,8 @@ def rotate(key: bytes, vector: Floats) -> Floats:
         order = stream.permutation(mixed.size)
         mixed = _hadamard(mixed * signs)[order]
     blocks = mixed.reshape(-1, BLOCK)
-    return _haar(stream, blocks).ravel()
+    turned = _haar(stream, blocks)
+    return turned.ravel()
 
 
 def _haar(stream: Stream, rows: Floats) -> Floats:
@@ -67,16 +71,19 @@ def _haar(stream: Stream, rows: Floats) -> Floats:
     sign of its first value, is multiplied by -s, so that the first axis goes to v
     itself, which is uniform (Diaconis and Shahshahani 1987).
     """
-    width = rows.shape[1]
+    n_rows, width = rows.shape
     turned = rows.copy()
-    for k, axis in enumerate(_axes(stream, *rows.shape), start=1):
+    axes = _axes(stream, n_rows, width)
+    for k, axis in enumerate(axes, start=1):
         first = axis[:, :1]
         sign = np.copysign(1.0, first)
-        norm = np.sqrt(_row_products(axis, axis))
+        square = _row_products(axis, axis)
+        norm = np.sqrt(square)
         first += sign * norm  # in `axis` too, of which it is a view
         tail = turned[:, width - k :]
         # |axis|^2 = 2 norm |axis_1| now, so that this is 2 <axis, tail> / |axis|^2.
-        along = _row_products(axis, tail) / (norm * np.abs(first))
+        product = _row_products(axis, tail)
+        along = product / (norm * np.abs(first))
         tail[:] = sign * (along * axis - tail)
     return turned
 
@@ -87,18 +94,25 @@ def _row_products(left: Floats, right: Floats) -> Floats:
     return products[:, None]
 
 
-def _axes(stream: Stream, n_rows: int, width: int) -> Iterator[Floats]:
+def _axes(
+    stream: Stream,
+    n_rows: int,
+    width: int,
+) -> Iterator[Floats]:
     """Gaussian vectors (n_rows, k) for k = 1 .. width, many drawn at once."""
     k = 1
     while k <= width:
-        n_sizes = max(1, _DRAWN_AT_ONCE // (n_rows * k))
+        drawn_by_size = n_rows * k
+        n_sizes = max(1, _DRAWN_AT_ONCE // drawn_by_size)
         last = min(width, k + n_sizes)
         sizes = range(k, last + 1)
-        normals = stream.normals(n_rows * sum(sizes))
+        n_normals = n_rows * sum(sizes)
+        normals = stream.normals(n_normals)
         start = 0
         for size in sizes:
             end = start + n_rows * size
-            yield normals[start:end].reshape(n_rows, size)
+            own = normals[start:end]
+            yield own.reshape(n_rows, size)
             start = end
         k = last + 1
 
@@ -110,8 +124,11 @@ def _hadamard(vector: Floats) -> Floats:
         pairs = vector.reshape(-1, 2, width)
         first = pairs[:, 0]
         second = pairs[:, 1]
-        sums_and_differences = np.stack([first + second, first - second], axis=1)
-        vector = sums_and_differences.ravel()
+        sums = first + second
+        differences = first - second
+        stacked = np.stack([sums, differences], axis=1)
+        vector = stacked.ravel()
         width *= 2
-    result: Floats = vector / np.sqrt(vector.size)
+    norm = np.sqrt(vector.size)
+    result: Floats = vector / norm
     return result

@@ -23,12 +23,13 @@ at most.
 `Stream`, at the end, is where all numbers come from that parties derive alike;
 `secure_sum`, `exact_sum` and `frames` are made of it, and so is `protocol.shares`.
 
-Decisions 9, 10 and 11.
+Decisions 9, 10, 11 and 150.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -58,6 +59,7 @@ be added to a word unseen.
 """
 
 Words = NDArray[np.uint64]
+Number = TypeVar("Number", np.int64, np.uint64)
 
 _LIMBS = 4
 _LIMB_BITS = 16
@@ -66,27 +68,45 @@ _CHUNK = 1 << 14
 
 
 def mask_modulo(
-    pair_keys: Mapping[int, bytes], me: int, modulus: int, count: int, info: bytes
+    pair_keys: Mapping[int, bytes],
+    me: int,
+    modulus: int,
+    count: int,
+    info: bytes,
 ) -> list[int]:
     """sum_{j > me} PRF(k_j, info) - sum_{j < me} PRF(k_j, info) modulo `modulus`:
     `count` values.
 
     A hospital runs it. `pair_keys` maps each peer's id to the 32-byte key shared with
     it (`me` is not among them), `modulus` > 1. With at least one honest peer the values
-    are uniform to everybody else. Over all members the masks of one `info` add up to
+    are uniform to everybody else (which peers, and what then hides several together:
+    `mask_graph`). Over all members the masks of one `info` add up to
     zero. ProtocolViolation when a key has another length.
     """
     totals = [0] * count
     for peer, key in pair_keys.items():
         sign = _sign(me, peer)
-        masks = _integers(key, PAIR_MODULO, info, modulus=modulus, count=count)
+        masks = _integers(
+            key,
+            PAIR_MODULO,
+            info,
+            modulus=modulus,
+            count=count,
+        )
         for place, mask in enumerate(masks):
             totals[place] += sign * mask
-    return [total % modulus for total in totals]
+    values = []
+    for total in totals:
+        value = total % modulus
+        values.append(value)
+    return values
 
 
 def mask_words(
-    pair_keys: Mapping[int, bytes], me: int, count: int, info: bytes
+    pair_keys: Mapping[int, bytes],
+    me: int,
+    count: int,
+    info: bytes,
 ) -> Words:
     """The masks of `mask_modulo` in Z_2^64: uint64 (count,).
 
@@ -94,16 +114,22 @@ def mask_words(
     """
     total = np.zeros(count, dtype=np.uint64)
     for peer, key in pair_keys.items():
-        words = _words(key, PAIR_WORDS, info, count=count)
-        if _sign(me, peer) > 0:
-            total += words
-        else:
-            total -= words
+        is_added = _sign(me, peer) > 0
+        stream = Stream(key, PAIR_WORDS, info)
+        for part in _chunks(total):
+            if is_added:
+                part += stream.words(part.size)
+            else:
+                part -= stream.words(part.size)
     return total
 
 
 def group_modulo(
-    group_key: bytes, sender: int, modulus: int, count: int, info: bytes
+    group_key: bytes,
+    sender: int,
+    modulus: int,
+    count: int,
+    info: bytes,
 ) -> list[int]:
     """`count` values uniform modulo `modulus`, which every holder of the key can make.
 
@@ -112,20 +138,39 @@ def group_modulo(
     noise. ProtocolViolation when the key has another length.
     """
     own_info = _of_sender(sender, info)
-    values = _integers(group_key, GROUP_MODULO, own_info, modulus=modulus, count=count)
+    values = _integers(
+        group_key,
+        GROUP_MODULO,
+        own_info,
+        modulus=modulus,
+        count=count,
+    )
     return [value % modulus for value in values]
 
 
-def group_words(group_key: bytes, sender: int, count: int, info: bytes) -> Words:
+def group_words(
+    group_key: bytes,
+    sender: int,
+    count: int,
+    info: bytes,
+) -> Words:
     """The masks of `group_modulo` in Z_2^64: uint64 (count,).
 
     Same roles, pre-conditions and errors.
     """
     own_info = _of_sender(sender, info)
-    return _words(group_key, GROUP_WORDS, own_info, count=count)
+    stream = Stream(group_key, GROUP_WORDS, own_info)
+    found = np.empty(count, dtype=np.uint64)
+    for part in _chunks(found):
+        part[:] = stream.words(part.size)
+    return found
 
 
-def tag(group_key: bytes, words: Ints, info: bytes) -> int:
+def tag(
+    group_key: bytes,
+    words: Ints,
+    info: bytes,
+) -> int:
     """sum_j r_j words_j mod TAG_MODULUS, the r_j uniform in [0, 2^64).
 
     They are from the 32-byte group key and `info`. A hospital tags its own words (d,),
@@ -133,18 +178,32 @@ def tag(group_key: bytes, words: Ints, info: bytes) -> int:
     hospital needs its `tag_pad`: as many bare tags as words give r away.
     ProtocolViolation when the key has another length.
     """
-    factors = _words(group_key, TAG_FACTORS, info, count=words.size)
-    return _inner_product(words, factors) % TAG_MODULUS
+    factors = Stream(group_key, TAG_FACTORS, info)
+    total = 0
+    for part in _chunks(words):
+        part_factors = factors.words(part.size)
+        total += _inner_product(part, part_factors)
+    return total % TAG_MODULUS
 
 
-def tag_pad(group_key: bytes, sender: int, info: bytes) -> int:
+def tag_pad(
+    group_key: bytes,
+    sender: int,
+    info: bytes,
+) -> int:
     """s_i, uniform modulo TAG_MODULUS, of one sender.
 
     A hospital adds its own, the initiator takes off those of all. ProtocolViolation
     when the key has another length.
     """
     own_info = _of_sender(sender, info)
-    (value,) = _integers(group_key, TAG_PAD, own_info, modulus=TAG_MODULUS, count=1)
+    (value,) = _integers(
+        group_key,
+        TAG_PAD,
+        own_info,
+        modulus=TAG_MODULUS,
+        count=1,
+    )
     return value % TAG_MODULUS
 
 
@@ -155,27 +214,31 @@ def _inner_product(words: Ints, factors: Words) -> int:
     limbs is within 2^32, so 2^14 of them add up within 2^46 in int64.
     """
     total = 0
-    for start in range(0, words.size, _CHUNK):
-        end = start + _CHUNK
-        part = np.ascontiguousarray(words[start:end], dtype="<i8")
+    pairs = zip(_chunks(words), _chunks(factors), strict=True)
+    for some_words, some_factors in pairs:
+        part = np.ascontiguousarray(some_words, dtype="<i8")
         left = _limbs(part)
         # The sign is in the highest limb.
-        signed_limbs = part.view("<i2").reshape(-1, _LIMBS)
+        signed = part.view("<i2")
+        signed_limbs = signed.reshape(-1, _LIMBS)
         left[:, -1] = signed_limbs[:, -1]
-        right = _limbs(factors[start:end])
+        right = _limbs(some_factors)
         # products[i][j] = sum over the words of their limb i times the factors' limb j,
         # of weight 2^(16 (i + j)).
-        products = (left.T @ right).tolist()
-        for i, row in enumerate(products):
+        products = left.T @ right
+        for i, row in enumerate(products.tolist()):
             for j, product in enumerate(row):
-                total += product << _LIMB_BITS * (i + j)
+                weight_bits = _LIMB_BITS * (i + j)
+                total += product << weight_bits
     return total
 
 
 def _limbs(words: Ints | Words) -> Ints:
     """64-bit words (n,) as int64 (n, 4), the lowest 16 bits first."""
-    little = words.astype(words.dtype.newbyteorder("<"), copy=False)
-    limbs = little.view("<u2").reshape(-1, _LIMBS)
+    little_endian = words.dtype.newbyteorder("<")
+    little = words.astype(little_endian, copy=False)
+    quarters = little.view("<u2")
+    limbs = quarters.reshape(-1, _LIMBS)
     return limbs.astype(np.int64)
 
 
@@ -183,7 +246,8 @@ def _sign(me: int, peer: int) -> int:
     """+1 towards a higher id, -1 towards a lower one: the two ends of a pair cancel."""
     if me == peer:
         raise ProtocolViolation(
-            "A hospital has a pair key with itself.", remedy="Set up the order again."
+            "A hospital has a pair key with itself.",
+            remedy="Set up the order again.",
         )
     if me < peer:
         return 1
@@ -191,21 +255,37 @@ def _sign(me: int, peer: int) -> int:
 
 
 def _of_sender(sender: int, info: bytes) -> bytes:
-    return sender.to_bytes(8, "big") + info
+    of_sender = sender.to_bytes(8, "big")
+    return of_sender + info
 
 
 def _integers(
-    key: bytes, tag: bytes, info: bytes, *, modulus: int, count: int
+    key: bytes,
+    tag: bytes,
+    info: bytes,
+    *,
+    modulus: int,
+    count: int,
 ) -> list[int]:
     """`count` integers with EXCESS_BITS more bits than the modulus, not yet reduced."""
-    width = (modulus.bit_length() + EXCESS_BITS + 7) // 8
-    data = Stream(key, tag, info).read(width * count)
-    starts = range(0, len(data), width)
-    return [int.from_bytes(data[start : start + width], "little") for start in starts]
+    n_bits = modulus.bit_length() + EXCESS_BITS
+    width = (n_bits + 7) // 8
+    stream = Stream(key, tag, info)
+    data = stream.read(width * count)
+    integers = []
+    length = len(data)
+    for start in range(0, length, width):
+        end = start + width
+        integer = int.from_bytes(data[start:end], "little")
+        integers.append(integer)
+    return integers
 
 
-def _words(key: bytes, tag: bytes, info: bytes, *, count: int) -> Words:
-    return Stream(key, tag, info).words(count)
+def _chunks(vector: NDArray[Number]) -> Iterator[NDArray[Number]]:
+    """A vector's parts, in order, each a view."""
+    for start in range(0, vector.size, _CHUNK):
+        end = start + _CHUNK
+        yield vector[start:end]
 
 
 class Stream:
@@ -216,31 +296,48 @@ class Stream:
     the counter begins at 0. ProtocolViolation for another key length.
     """
 
-    def __init__(self, key: bytes, tag: bytes, info: bytes) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        tag: bytes,
+        info: bytes,
+    ) -> None:
         if len(key) != KEY_BYTES:
             raise ProtocolViolation(
                 f"A mask key is not {KEY_BYTES} bytes long.",
                 remedy="Set up the order again.",
             )
         purpose = tag + b"\0" + info
-        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(key)
+        derivation = HKDF(
+            SHA256(),
+            KEY_BYTES,
+            salt=None,
+            info=purpose,
+        )
+        derived = derivation.derive(key)
         counter_from_zero = bytes(16)
-        cipher = Cipher(algorithms.AES256(derived), modes.CTR(counter_from_zero))
+        cipher = Cipher(
+            algorithms.AES256(derived),
+            modes.CTR(counter_from_zero),
+        )
         self._encryptor = cipher.encryptor()
 
     def read(self, length: int) -> bytes:
         """The next `length` bytes: zeros encrypted are the key stream."""
-        return self._encryptor.update(bytes(length))
+        zeros = bytes(length)
+        return self._encryptor.update(zeros)
 
     def words(self, count: int) -> Words:
         """Uniform 64-bit words."""
         data = self.read(8 * count)
-        return np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False)
+        words = np.frombuffer(data, dtype="<u8")
+        return words.astype(np.uint64, copy=False)
 
     def signs(self, count: int) -> Floats:
         """+1 or -1."""
         n_octets = (count + 7) // 8
-        octets = np.frombuffer(self.read(n_octets), dtype=np.uint8)
+        data = self.read(n_octets)
+        octets = np.frombuffer(data, dtype=np.uint8)
         bits = np.unpackbits(octets, count=count)
         signs: Floats = 1.0 - 2.0 * bits.astype(np.float64)
         return signs
@@ -250,7 +347,8 @@ class Stream:
 
         Two equal words out of 2^64 would favour the earlier place.
         """
-        return np.argsort(self.words(count), kind="stable")
+        words = self.words(count)
+        return np.argsort(words, kind="stable")
 
     def normals(self, count: int) -> Floats:
         """Standard normal numbers by Box and Muller (1958), from 53 bits each."""
@@ -258,7 +356,11 @@ class Stream:
         # In [0, 1): log1p(-u) is the logarithm of a number in (0, 1], never of 0.
         highest_53_bits = self.words(2 * n_pairs) >> np.uint64(11)
         uniform = highest_53_bits.astype(np.float64) * 2.0**-53
-        radius = np.sqrt(-2.0 * np.log1p(-uniform[:n_pairs]))
-        angle = 2.0 * np.pi * uniform[n_pairs:]
-        normals = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+        for_radius = uniform[:n_pairs]
+        for_angle = uniform[n_pairs:]
+        radius = np.sqrt(-2.0 * np.log1p(-for_radius))
+        angle = 2.0 * np.pi * for_angle
+        cosines = radius * np.cos(angle)
+        sines = radius * np.sin(angle)
+        normals = np.concatenate([cosines, sines])
         return normals[:count]

@@ -37,10 +37,17 @@ def n_plaintexts(d: int, bits: int) -> int:
     >>> n_plaintexts(31, 2048), n_plaintexts(32, 2048)
     (1, 2)
     """
-    return math.ceil(d / slots_per_plaintext(bits))
+    n_slots = slots_per_plaintext(bits)
+    return math.ceil(d / n_slots)
 
 
-def pack(words: Ints, *, weight: int, offset: int, bits: int) -> list[int]:
+def pack(
+    words: Ints,
+    *,
+    weight: int,
+    offset: int,
+    bits: int,
+) -> list[int]:
     """Words (d,) as `n_plaintexts(d, bits)` plaintexts below 2^(bits - 1).
 
     A hospital runs it. |word| <= offset, so a slot word + offset is in [0, 2 offset];
@@ -49,25 +56,40 @@ def pack(words: Ints, *, weight: int, offset: int, bits: int) -> list[int]:
     to less than 2^63. ProtocolViolation when a word is beyond the offset.
     """
     words = np.asarray(words, dtype=np.int64)
-    fits = 0 <= offset <= 2**62 and 0 <= weight < 2**63
+    offset_fits = 0 <= offset <= 2**62
+    weight_fits = 0 <= weight < 2**63
+    fits = offset_fits and weight_fits
     if not fits or not _within(words, offset):
         raise ProtocolViolation(
-            "A word does not fit its slot.", remedy="Encode with the order's bound."
+            "A word does not fit its slot.",
+            remedy="Encode with the order's bound.",
         )
     n_rows = n_plaintexts(words.size, bits)
     n_slots = slots_per_plaintext(bits)
     # A row for each plaintext: offset + word in each slot, empty slots too, and the
     # weight in the highest.
-    slots = np.full((n_rows, n_slots + 1), offset, dtype="<u8")
+    shape = (n_rows, n_slots + 1)
+    slots = np.full(shape, offset, dtype="<u8")
     slots[:, -1] = weight
-    padded = np.zeros(n_rows * n_slots, dtype=np.int64)
+    n_padded = n_rows * n_slots
+    padded = np.zeros(n_padded, dtype=np.int64)
     padded[: words.size] = words
-    slots[:, :-1] += padded.view(np.uint64).reshape(n_rows, n_slots)
-    return [int.from_bytes(row.tobytes(), "little") for row in slots]
+    unsigned = padded.view(np.uint64)
+    slots[:, :-1] += unsigned.reshape(n_rows, n_slots)
+    plaintexts = []
+    for row in slots:
+        plaintext = int.from_bytes(row.tobytes(), "little")
+        plaintexts.append(plaintext)
+    return plaintexts
 
 
 def unpack(
-    plaintexts: Sequence[int], d: int, *, weight: int, offset: int, bits: int
+    plaintexts: Sequence[int],
+    d: int,
+    *,
+    weight: int,
+    offset: int,
+    bits: int,
 ) -> Ints:
     """The summed words int64 (d,) from summed plaintexts. The initiator runs it.
 
@@ -87,11 +109,13 @@ def unpack(
         if plaintext >> slot_bits != weight:
             raise sum_mismatch()
         in_slots = plaintext & lowest_slots
-        rows.append(in_slots.to_bytes(n_bytes, "little"))
+        row = in_slots.to_bytes(n_bytes, "little")
+        rows.append(row)
     slots = np.frombuffer(b"".join(rows), dtype="<u8")
     # A slot below the offset wraps to a negative word.
     wrapped = slots - np.uint64(offset)
-    words = wrapped.astype(np.uint64, copy=False).view(np.int64)
+    native = wrapped.astype(np.uint64, copy=False)
+    words = native.view(np.int64)
     if not _within(words, offset) or words[d:].any():
         raise sum_mismatch()
     return words[:d].copy()
@@ -109,5 +133,7 @@ def sum_mismatch() -> ProtocolViolation:
 def _within(words: Ints, limit: int) -> bool:
     """Whether every |word| <= limit <= 2^62."""
     # Not by abs, which wraps at -2^63.
-    is_within = (words >= -limit) & (words <= limit)
+    is_above = words >= -limit
+    is_below = words <= limit
+    is_within = is_above & is_below
     return bool(is_within.all())

@@ -46,7 +46,8 @@ _Result = TypeVar("_Result")
 
 
 def generate_keys(
-    key_bits: int, random_bytes: RandomBytes = secrets.token_bytes
+    key_bits: int,
+    random_bytes: RandomBytes = secrets.token_bytes,
 ) -> PaillierPrivateKey:
     """A key pair with p = q = 3 mod 4, gcd(p - 1, q - 1) = 2 and n of exactly
     `key_bits` bits.
@@ -65,7 +66,9 @@ def public_to_bytes(public: PaillierPublicKey) -> bytes:
 
     The initiator sends it to all parties.
     """
-    return int(public.n).to_bytes(key_bits(public) // 8, "big")
+    n = int(public.n)
+    n_bytes = key_bits(public) // 8
+    return n.to_bytes(n_bytes, "big")
 
 
 def public_from_bytes(data: bytes) -> PaillierPublicKey:
@@ -77,7 +80,8 @@ def public_from_bytes(data: bytes) -> PaillierPublicKey:
     n_bits = 8 * len(data)
     is_full = n.bit_length() == n_bits
     # n = 1 mod 4 is what two primes = 3 mod 4 give.
-    if n_bits not in KEY_LENGTHS or not is_full or n % 4 != 1:
+    is_product = n % 4 == 1
+    if n_bits not in KEY_LENGTHS or not is_full or not is_product:
         raise ProtocolViolation(
             "The public key is not a modulus of an allowed length.",
             remedy="Order again.",
@@ -102,15 +106,17 @@ def private_from_bytes(data: bytes) -> PaillierPrivateKey:
     ProtocolViolation when the bytes are not such a key.
     """
     half = len(data) // 2
-    p = int.from_bytes(data[:half], "big")
-    q = int.from_bytes(data[half:], "big")
+    p_bytes = data[:half]
+    q_bytes = data[half:]
+    p = int.from_bytes(p_bytes, "big")
+    q = int.from_bytes(q_bytes, "big")
     n_bits = 8 * len(data)
     if n_bits not in KEY_LENGTHS or not _are_key_primes(p, q, bits=n_bits):
         raise ProtocolViolation(
             "The private key in the vault is damaged.",
             remedy="Restore the vault or order again.",
         )
-    return PaillierPrivateKey(PaillierPublicKey(p * q), p, q)
+    return _private_key(p, q)
 
 
 def key_bits(public: PaillierPublicKey) -> int:
@@ -133,7 +139,12 @@ def _generate_keys(bits: int, random_bytes: RandomBytes) -> PaillierPrivateKey:
     while not _are_key_primes(p, q, bits=bits):
         p = _prime(bits // 2, random_bytes)
         q = _prime(bits // 2, random_bytes)
-    return PaillierPrivateKey(PaillierPublicKey(p * q), p, q)
+    return _private_key(p, q)
+
+
+def _private_key(p: int, q: int) -> PaillierPrivateKey:
+    public = PaillierPublicKey(p * q)
+    return PaillierPrivateKey(public, p, q)
 
 
 def _prime(bits: int, random_bytes: RandomBytes) -> int:
@@ -143,14 +154,21 @@ def _prime(bits: int, random_bytes: RandomBytes) -> int:
     """
     two_highest_bits = 3 << (bits - 2)
     while True:
-        drawn = int.from_bytes(random_bytes(bits // 8), "big")
+        data = random_bytes(bits // 8)
+        drawn = int.from_bytes(data, "big")
         start = drawn | two_highest_bits
         prime = int(gmpy2.next_prime(start))
-        if prime % 4 == 3 and prime.bit_length() == bits:
+        has_length = prime.bit_length() == bits
+        if prime % 4 == 3 and has_length:
             return prime
 
 
-def _are_key_primes(p: int, q: int, *, bits: int) -> bool:
+def _are_key_primes(
+    p: int,
+    q: int,
+    *,
+    bits: int,
+) -> bool:
     """Whether p and q are what `generate_keys` promises."""
     n = p * q
     if n.bit_length() != bits:
@@ -158,12 +176,15 @@ def _are_key_primes(p: int, q: int, *, bits: int) -> bool:
     if p % 4 != 3 or q % 4 != 3:
         return False
     # Too near each other, n would be factored by Fermat.
-    if p == q or abs(p - q).bit_length() <= bits // 2 - 100:
+    least_bits = bits // 2 - 100
+    distance = abs(p - q)
+    if p == q or distance.bit_length() <= least_bits:
         return False
     if gmpy2.gcd(p - 1, q - 1) != 2:
         return False
     n_rounds = 40  # of Miller and Rabin: a composite passes one by 1/4 at most
-    return bool(gmpy2.is_prime(p, n_rounds) and gmpy2.is_prime(q, n_rounds))
+    is_p_prime = gmpy2.is_prime(p, n_rounds)
+    return bool(is_p_prime and gmpy2.is_prime(q, n_rounds))
 
 
 # Obfuscators
@@ -181,7 +202,9 @@ class Obfuscators:
     """
 
     def __init__(
-        self, public: PaillierPublicKey, random_bytes: RandomBytes = secrets.token_bytes
+        self,
+        public: PaillierPublicKey,
+        random_bytes: RandomBytes = secrets.token_bytes,
     ) -> None:
         self.public = public
         self._random_bytes = random_bytes
@@ -245,13 +268,20 @@ class Obfuscators:
         n_missing = count - len(self._stock)
         if n_missing <= 0:
             return
-        exponents = [self._random_bytes(self._exponent_bytes) for _ in range(n_missing)]
+        exponents = []
+        for _ in range(n_missing):
+            exponent = self._random_bytes(self._exponent_bytes)
+            exponents.append(exponent)
         obfuscators = _in_threads(self._comb.power, exponents)
         self._stock.extend(obfuscators)
 
     @cached_property
     def _comb(self) -> _Comb:
-        return _Comb(self._base, self._modulus, n_bytes=self._exponent_bytes)
+        return _Comb(
+            self._base,
+            self._modulus,
+            n_bytes=self._exponent_bytes,
+        )
 
     @property
     def _exponent_bytes(self) -> int:
@@ -266,10 +296,12 @@ def _draw_base(public: PaillierPublicKey, random_bytes: RandomBytes) -> gmpy2.mp
     n_bytes = key_bits(public) // 8 + 16
     y = gmpy2.mpz(0)
     while gmpy2.gcd(y, n) != 1:
-        drawn = int.from_bytes(random_bytes(n_bytes), "big")
+        data = random_bytes(n_bytes)
+        drawn = int.from_bytes(data, "big")
         y = gmpy2.mpz(drawn) % n
     minus_square = -(y * y) % n
-    return gmpy2.powmod(minus_square, n, n * n)
+    modulus = n * n
+    return gmpy2.powmod(minus_square, n, modulus)
 
 
 class _Comb:
@@ -281,7 +313,13 @@ class _Comb:
     power of 1024 bits 128 and 7.
     """
 
-    def __init__(self, base: gmpy2.mpz, modulus: gmpy2.mpz, *, n_bytes: int) -> None:
+    def __init__(
+        self,
+        base: gmpy2.mpz,
+        modulus: gmpy2.mpz,
+        *,
+        n_bytes: int,
+    ) -> None:
         self._modulus = modulus
         self._n_columns = 8 * n_bytes // TEETH
         self._width = math.ceil(self._n_columns / TABLES)  # columns of one table
@@ -289,10 +327,12 @@ class _Comb:
         to_next_row = 1 << self._n_columns
         teeth = [base]
         while len(teeth) < TEETH:
-            tooth = gmpy2.powmod(teeth[-1], to_next_row, modulus)
+            last = teeth[-1]
+            tooth = gmpy2.powmod(last, to_next_row, modulus)
             teeth.append(tooth)
         starts_by_tooth = _in_threads(self._starts, teeth)
-        teeth_by_table = list(zip(*starts_by_tooth, strict=True))
+        by_table = zip(*starts_by_tooth, strict=True)
+        teeth_by_table = list(by_table)
         self._tables = _in_threads(self._table, teeth_by_table)
 
     def power(self, exponent: bytes) -> int:
@@ -300,16 +340,23 @@ class _Comb:
         octets = np.frombuffer(exponent, np.uint8)
         bits = np.unpackbits(octets, bitorder="little")
         rows = bits.reshape(TEETH, self._n_columns)
-        (column_digits,) = np.packbits(rows, axis=0, bitorder="little")
+        (column_digits,) = np.packbits(
+            rows,
+            axis=0,
+            bitorder="little",
+        )
         digits = column_digits.tolist()
         power = gmpy2.mpz(1)
         # As square and multiply, from the highest column of each table down: all tables
         # share the squarings.
-        for column in reversed(range(self._width)):
+        columns = range(self._width)
+        for column in reversed(columns):
             power = power * power % self._modulus
             digits_by_table = digits[column :: self._width]
-            for table, digit in zip(self._tables, digits_by_table, strict=False):
-                power = power * table[digit] % self._modulus
+            of_all_tables = zip(self._tables, digits_by_table, strict=False)
+            for table, digit in of_all_tables:
+                factor = table[digit]
+                power = power * factor % self._modulus
         return int(power)
 
     def _starts(self, tooth: gmpy2.mpz) -> list[gmpy2.mpz]:
@@ -317,7 +364,8 @@ class _Comb:
         to_next_table = 1 << self._width
         starts = [tooth]
         while len(starts) * self._width < self._n_columns:
-            start = gmpy2.powmod(starts[-1], to_next_table, self._modulus)
+            last = starts[-1]
+            start = gmpy2.powmod(last, to_next_table, self._modulus)
             starts.append(start)
         return starts
 
@@ -326,26 +374,35 @@ class _Comb:
         products = [gmpy2.mpz(1)]
         for tooth in teeth:
             # Digits with this bit follow those without it, in the same order.
-            with_tooth = [product * tooth % self._modulus for product in products]
+            with_tooth = []
+            for product in products:
+                longer = product * tooth % self._modulus
+                with_tooth.append(longer)
             products += with_tooth
         return products
 
 
 def _in_threads(
-    function: Callable[[_Item], _Result], items: Sequence[_Item]
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item],
 ) -> list[_Result]:
     """[function(item) for item in items] on THREADS threads, without the GIL."""
 
     def run(part: Sequence[_Item]) -> list[_Result]:
         # The flag belongs to the thread's own gmpy2 context: set outside, it does
         # nothing and the threads take turns.
-        with gmpy2.context(gmpy2.get_context(), allow_release_gil=True):
+        current = gmpy2.get_context()
+        with gmpy2.context(current, allow_release_gil=True):
             return [function(item) for item in part]
 
     if len(items) < THREADS:
         return [function(item) for item in items]
-    size = math.ceil(len(items) / THREADS)
-    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    n_items = len(items)
+    size = math.ceil(n_items / THREADS)
+    parts = []
+    for start in range(0, n_items, size):
+        end = start + size
+        parts.append(items[start:end])
     results: list[_Result] = []
     with ThreadPoolExecutor(THREADS) as pool:
         for part_results in pool.map(run, parts):
@@ -357,7 +414,9 @@ def _in_threads(
 
 
 def encrypt(
-    public: PaillierPublicKey, plaintexts: Sequence[int], obfuscators: Obfuscators
+    public: PaillierPublicKey,
+    plaintexts: Sequence[int],
+    obfuscators: Obfuscators,
 ) -> list[int]:
     """c = (1 + n m) * obfuscator mod n^2 for each m in [0, n). A hospital runs it.
 
@@ -379,7 +438,8 @@ def encrypt(
         # g = 1 + n, so g^m = 1 + n m mod n^2 and costs no power (Damgard, Jurik and
         # Nielsen 2010).
         power_of_g = 1 + n * plaintext
-        ciphertexts.append(int(power_of_g * obfuscator % modulus))
+        ciphertext = power_of_g * obfuscator % modulus
+        ciphertexts.append(int(ciphertext))
     return ciphertexts
 
 
@@ -408,7 +468,8 @@ def decrypt(private: PaillierPrivateKey, ciphertexts: Sequence[int]) -> list[int
 
     The initiator runs it. Ciphertexts are in (0, n^2), otherwise ProtocolViolation.
     """
-    _check_range(ciphertexts, low=1, high=private.public_key.nsquare)
+    modulus = private.public_key.nsquare
+    _check_range(ciphertexts, low=1, high=modulus)
     # phe takes Python's own integers only.
     numbers = [int(ciphertext) for ciphertext in ciphertexts]
     return _in_threads(private.raw_decrypt, numbers)
@@ -421,8 +482,14 @@ def _product(factors: Iterable[int], modulus: gmpy2.mpz) -> int:
     return int(product)
 
 
-def _check_range(numbers: Iterable[int], *, low: int, high: int) -> None:
+def _check_range(
+    numbers: Iterable[int],
+    *,
+    low: int,
+    high: int,
+) -> None:
     if not all(low <= number < high for number in numbers):
         raise ProtocolViolation(
-            "A number is out of the key's range.", remedy="Use the key of this order."
+            "A number is out of the key's range.",
+            remedy="Use the key of this order.",
         )

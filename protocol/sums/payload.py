@@ -109,19 +109,44 @@ def _body_bytes(method: EncryptMethod, d: int, public: PaillierPublicKey | None)
     return ciphertext_bytes(public) * n_ciphertexts
 
 
-def add_bodies(
-    method: EncryptMethod, bodies: list[bytes], public: PaillierPublicKey | None
-) -> bytes:
-    """The body of the sum: products modulo n^2, or sums modulo 2^64."""
-    if method == "Paillier":
-        width = ciphertext_bytes(public)
-        contributions = [split_ciphertexts(body, width) for body in bodies]
-        products = paillier.add(public, contributions)
-        return join_ciphertexts(products, width)
-    total = words_of(bodies[0])
-    for body in bodies[1:]:
-        total = total + words_of(body)  # wraps modulo 2^64
-    return total.astype("<u8").tobytes()
+class BodySum:
+    """Bodies added one by one: products modulo n^2, or sums modulo 2^64.
+
+    The coordinator runs it.
+    """
+
+    def __init__(self, method: EncryptMethod, public: PaillierPublicKey | None) -> None:
+        self._method = method
+        self._public = public
+        # One of the two, by the method.
+        self._words: Words | None = None
+        self._products: list[int] | None = None
+
+    def add(self, body: bytes) -> None:
+        """Adds a body as long as the first; ProtocolViolation for a ciphertext out of
+        range.
+        """
+        if self._method == "Paillier":
+            self._multiply(body)
+        elif self._words is None:
+            self._words = words_of(body).copy()
+        else:
+            self._words += words_of(body)  # wraps modulo 2^64
+
+    def _multiply(self, body: bytes) -> None:
+        ciphertexts = split_ciphertexts(body, ciphertext_bytes(self._public))
+        factors = [ciphertexts]
+        if self._products is not None:
+            factors.append(self._products)
+        self._products = paillier.add(self._public, factors)
+
+    def encode(self) -> bytes:
+        """The body of the sum of one body or more."""
+        if self._method == "Paillier":
+            assert self._products is not None  # one was added
+            return join_ciphertexts(self._products, ciphertext_bytes(self._public))
+        assert self._words is not None
+        return self._words.astype("<u8", copy=False).tobytes()
 
 
 def ciphertext_bytes(public: PaillierPublicKey) -> int:

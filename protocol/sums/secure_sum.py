@@ -2,7 +2,7 @@
 None.
 
     seal(keys, values, info)           at each hospital     value -> word (-> plaintext) -> masked (-> ciphertext)
-    add(method, payloads, public)      at the coordinator   adds what it cannot read
+    Adder(method, public).add, .total  at the coordinator   adds what it cannot read, as it comes
     open_sum(keys, total, info)        at the initiator     the sum only, and only if all members are in it
     mean(keys, sums)                   at every hospital    the weighted mean
 
@@ -33,21 +33,21 @@ sums than it opened.
 One `info` may seal one vector only: sealed again with other values, the difference of
 the two would be in clear, and with it a relation between the tag's factors.
 
-What it is made of: `fixed_point` (values to words), `masks` (masks and tags), `packing`
-and `paillier` (words to plaintexts to ciphertexts), `payload` (bytes). Sums of joint
-statistics are `exact_sum`, not this.
+Of more than 64 members, pair masks may be with some of the others only (`mask_graph`).
+A member that takes another graph than the rest makes noise of the sum, which its check
+words and tag show.
 
-Decision 10.
+What it is made of: `sum_keys` (what members agree on), `fixed_point` (values to words),
+`masks` (masks and tags), `packing` and `paillier` (words to plaintexts to ciphertexts),
+`payload` (bytes). Sums of joint statistics are `exact_sum`, not this.
+
+Decisions 10, 136 and 144.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import get_args
 
 import numpy as np
 from phe.paillier import PaillierPrivateKey, PaillierPublicKey
@@ -62,94 +62,24 @@ from protocol.errors import (
     who_differ,
 )
 from protocol.sums import EncryptMethod, masks, packing, paillier
-from protocol.sums.fixed_point import SUM_BITS, FixedPoint
 from protocol.sums.paillier import Obfuscators
 from protocol.sums.payload import (
     CHECK_WORDS,
-    CODES,
     TAG_WORDS,
+    BodySum,
     Payload,
     SumKind,
-    add_bodies,
     ciphertext_bytes,
     join_ciphertexts,
     split_ciphertexts,
     words_of,
 )
+from protocol.sums.sum_keys import SumKeys
 
-_TERMS = b"consilium/secure-sum/terms/1"
-_HALF_BITS = 32  # of a tag, which stands in two words
+# Of a tag, which stands in two words.
+_HALF_BITS = 32
 _HALF_MAX = (1 << _HALF_BITS) - 1
 _TAG_BYTES = 8
-_SUM_LIMIT = 1 << SUM_BITS
-
-
-@dataclass(frozen=True)
-class SumKeys:
-    """What one party holds of an order to take part in sums over `members`.
-
-    ProtocolViolation `sum_keys` when the fields do not fit together.
-    """
-
-    method: EncryptMethod
-    me: int  # this party's user id
-    members: tuple[int, ...]  # user ids, sorted
-    n_rows: Mapping[int, int]  # the rows of each member, and of nobody else
-    # 32 bytes by peer; a sum may leave some peers out.
-    pair_keys: Mapping[int, bytes] = field(repr=False)
-    group_key: bytes = field(repr=False)  # 32 bytes from the order secret
-    bound: float = 2.0**20  # B, the largest coordinate that the order allows
-    public: PaillierPublicKey | None = None  # needed for Paillier
-    # Without, they are made when sealing.
-    obfuscators: Obfuscators | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(EncryptMethod):
-            raise _bad_keys("The method is not Paillier, Mask or None.")
-        is_sorted = list(self.members) == sorted(set(self.members))
-        if not self.members or not is_sorted:
-            raise _bad_keys("Members are not sorted.")
-        # A payload has 16 bits for the number of members, the terms have 64 unsigned
-        # bits for an id.
-        if self.members[0] < 0 or len(self.members) >= 2**16:
-            raise _bad_keys("A member's id or their number is out of range.")
-        if set(self.n_rows) != set(self.members):
-            raise _bad_keys("The row counts are not those of the members.")
-        if min(self.n_rows.values()) < 0:
-            raise _bad_keys("A row count is negative.")
-        if self.method == "Paillier" and self.public is None:
-            raise _bad_keys("The order's public key is missing.")
-        if len(self.group_key) != masks.KEY_BYTES:
-            raise _bad_keys("The group key has another length.")
-
-    @property
-    def n_rows_total(self) -> int:
-        """N, the rows of all members."""
-        return sum(self.n_rows.values())
-
-    @property
-    def fixed_point(self) -> FixedPoint:
-        """The scale of weighted means."""
-        return FixedPoint(self.n_rows_total, self.bound)
-
-    def own_rows(self) -> int:
-        """n_i of this party.
-
-        ProtocolViolation `sum_keys` when it is not a member and so cannot seal.
-        """
-        if self.me not in self.members:
-            raise _bad_keys("This hospital is not a member of the sum.")
-        return self.n_rows[self.me]
-
-    def peers(self) -> dict[int, bytes]:
-        """The pair keys shared with the other members.
-
-        ProtocolViolation `sum_keys` when one is missing.
-        """
-        others = set(self.members) - {self.me}
-        if not others <= set(self.pair_keys):
-            raise _bad_keys("A pair key is missing.")
-        return {member: self.pair_keys[member] for member in sorted(others)}
 
 
 def seal(keys: SumKeys, values: Floats, *, info: bytes) -> bytes:
@@ -165,8 +95,14 @@ def seal(keys: SumKeys, values: Floats, *, info: bytes) -> bytes:
     and a member do not conspire; None: the weighted values themselves. It needs the
     release door.
     """
-    words = keys.fixed_point.encode(values, keys.own_rows())
-    return _seal(keys, words, kind=SumKind.MEAN, info=info)
+    fixed_point = keys.fixed_point
+    words = fixed_point.encode(values, keys.own_rows())
+    return _seal(
+        keys,
+        words,
+        kind=SumKind.MEAN,
+        info=info,
+    )
 
 
 def seal_counts(keys: SumKeys, counts: Ints, *, info: bytes) -> bytes:
@@ -178,13 +114,14 @@ def seal_counts(keys: SumKeys, counts: Ints, *, info: bytes) -> bytes:
     """
     keys.own_rows()
     counts = np.asarray(counts)
-    if counts.dtype.kind not in "iu" or counts.ndim != 1:
+    is_integer = counts.dtype.kind in "iu"
+    if not is_integer or counts.ndim != 1:
         raise BadRequest(
             "Counts are not one flat vector of integers.",
             remedy="Round and flatten them.",
             code="shape",
         )
-    limit = _SUM_LIMIT // len(keys.members)
+    limit = keys.largest_count
     too_large = (counts > limit) | (counts < -limit)
     if too_large.any():
         raise BadRequest(
@@ -192,7 +129,13 @@ def seal_counts(keys: SumKeys, counts: Ints, *, info: bytes) -> bytes:
             remedy="Count fewer rows.",
             code="bound_exceeded",
         )
-    return _seal(keys, counts.astype(np.int64), kind=SumKind.COUNTS, info=info)
+    words = counts.astype(np.int64)
+    return _seal(
+        keys,
+        words,
+        kind=SumKind.COUNTS,
+        info=info,
+    )
 
 
 def add(
@@ -201,41 +144,84 @@ def add(
     *,
     public: PaillierPublicKey | None = None,
 ) -> bytes:
-    """The sum of contributions, still sealed, by user id of the sender.
+    """The sum of contributions that are all there, still sealed; see `Adder`."""
+    adder = Adder(method, public=public)
+    for sender in sorted(payloads):
+        payload = payloads[sender]
+        adder.add(sender, payload)
+    return adder.total()
+
+
+class Adder:
+    """Adds contributions one after another, as they come, and keeps none of them.
 
     The coordinator runs it. Paillier: products of ciphertexts modulo n^2 (`public` is
-    needed); Mask and None: words modulo 2^64. Nothing is decoded but the headers.
-    ProtocolViolation `payload` when a payload is malformed or their shapes differ.
+    needed); Mask and None: words modulo 2^64. Both are the same bits in whatever order
+    the contributions come. Nothing is decoded but the headers. In memory it holds one
+    contribution's size (Mask, None: 8 bytes a word), however many are added.
     """
-    if not payloads:
-        raise other_version("payload", "There are no contributions to add.")
-    messages = {}
-    for sender in sorted(payloads):
+
+    def __init__(
+        self,
+        method: EncryptMethod,
+        *,
+        public: PaillierPublicKey | None = None,
+    ) -> None:
+        self._method = method
+        self._public = public
+        # By sender, what its contribution is a sum of; all must have the same.
+        self._shapes: dict[int, tuple[SumKind, int]] = {}
+        self._sum: BodySum | None = None
+
+    def add(self, sender: int, payload: bytes) -> None:
+        """Adds one hospital's contribution, by its user id.
+
+        ProtocolViolation `payload` when it is malformed, or there already.
+        """
         with sent_by(sender):
-            message = Payload.decode(payloads[sender], public=public)
-            # A total that is added again would count some member twice.
-            if message.method != method or message.n_members != 1:
+            message = Payload.decode(payload, public=self._public)
+            # A total that is added again would count some member twice, and so would a
+            # second contribution.
+            is_of_method = message.method == self._method
+            is_single = message.n_members == 1
+            if not is_of_method or not is_single or sender in self._shapes:
                 raise other_version(
-                    "payload", "A payload is not a single contribution of this method."
+                    "payload",
+                    "A payload is not a single contribution of this method.",
                 )
-        messages[sender] = message
-    shapes = {user: (part.kind, part.d) for user, part in messages.items()}
-    if named := who_differ(shapes):
-        raise other_version(
-            "payload",
-            f"The contributions differ in kind or length: {listed(named)}.",
-            hospitals=named,
+        if self._sum is None:
+            self._sum = BodySum(self._method, self._public)
+        shape = (message.kind, message.d)
+        shapes = iter(self._shapes.values())
+        first = next(shapes, shape)
+        self._shapes[sender] = shape
+        # Of another length than the first: `total` says whose, once all are known.
+        if shape == first:
+            self._sum.add(message.body)
+
+    def total(self) -> bytes:
+        """The sum of all that was added, still sealed.
+
+        ProtocolViolation `payload` when nothing was, or when shapes differ.
+        """
+        if self._sum is None:
+            raise other_version("payload", "There are no contributions to add.")
+        if named := who_differ(self._shapes):
+            raise other_version(
+                "payload",
+                f"The contributions differ in kind or length: {listed(named)}.",
+                hospitals=named,
+            )
+        shapes = iter(self._shapes.values())
+        kind, d = next(shapes)
+        total = Payload(
+            method=self._method,
+            kind=kind,
+            n_members=len(self._shapes),
+            d=d,
+            body=self._sum.encode(),
         )
-    first = next(iter(messages.values()))
-    bodies = [message.body for message in messages.values()]
-    total = Payload(
-        method=method,
-        kind=first.kind,
-        n_members=len(messages),
-        d=first.d,
-        body=add_bodies(method, bodies, public),
-    )
-    return total.encode()
+        return total.encode()
 
 
 def open_sum(
@@ -254,11 +240,13 @@ def open_sum(
     number of members.
     """
     message = Payload.decode(total, public=keys.public)
-    if message.method != keys.method or message.n_members != len(keys.members):
+    n_members = len(keys.members)
+    if message.method != keys.method or message.n_members != n_members:
         raise other_version(
-            "payload", "The total is of another method or of another number of members."
+            "payload",
+            "The total is of another method or of another number of members.",
         )
-    terms = _terms(keys, kind=message.kind, d=message.d, info=info)
+    terms = keys.terms(kind=message.kind, d=message.d, info=info)
     if keys.method == "Paillier":
         tagged = _open_paillier(keys, message, terms, private_key)
     else:
@@ -281,9 +269,11 @@ def _seal(keys: SumKeys, words: Ints, *, kind: SumKind, info: bytes) -> bytes:
     """The payload of words int64 (d,) and their tag, by the order's method."""
     if not words.size:
         raise BadRequest(
-            "A contribution is empty.", remedy="Send one value or more.", code="shape"
+            "A contribution is empty.",
+            remedy="Send one value or more.",
+            code="shape",
         )
-    terms = _terms(keys, kind=kind, d=words.size, info=info)
+    terms = keys.terms(kind=kind, d=words.size, info=info)
     tag_words = _tag_words(keys, words, kind, terms)
     tagged = np.append(words, tag_words)
     if keys.method == "Paillier":
@@ -306,13 +296,13 @@ def _tag_words(keys: SumKeys, words: Ints, kind: SumKind, terms: bytes) -> Ints:
     A member without rows has nothing but zeros to tag. A half is at most the largest
     word of weight one, so halves add up within the words' own range.
     """
-    if _offset(keys, kind, 1) < _HALF_MAX:
+    if keys.offset(kind, 1) < _HALF_MAX:
         raise BadRequest(
             "So many rows leave no room for a tag.",
             remedy="Order fewer rows.",
             code="headroom",
         )
-    if not _weight(keys, kind, keys.me):
+    if not keys.weight(kind, keys.me):
         return np.zeros(TAG_WORDS, dtype=np.int64)
     # t_i = sum_j r_j m_ij + s_i mod q (masks): without the pad s_i, as many tags as
     # words would give r away.
@@ -330,11 +320,13 @@ def _strip_tag(keys: SumKeys, tagged: Ints, kind: SumKind, terms: bytes) -> Ints
     sum_i t_i = sum_j r_j sum_i m_ij + sum_i s_i mod q
     """
     sums = tagged[:-TAG_WORDS]
-    low, high = tagged[-TAG_WORDS:].tolist()
-    found = (low + (high << _HALF_BITS)) % masks.TAG_MODULUS
+    tag_words = tagged[-TAG_WORDS:]
+    low, high = tag_words.tolist()
+    tag = low + (high << _HALF_BITS)
+    found = tag % masks.TAG_MODULUS
     expected = masks.tag(keys.group_key, sums, terms)
     for member in keys.members:
-        if _weight(keys, kind, member):
+        if keys.weight(kind, member):
             expected += masks.tag_pad(keys.group_key, member, terms)
     expected %= masks.TAG_MODULUS
     # In constant time: how far a forged tag agrees is not shown to who measures.
@@ -351,26 +343,39 @@ def _seal_paillier(keys: SumKeys, words: Ints, kind: SumKind, terms: bytes) -> b
     A hospital runs it.
     """
     public = keys.public
-    assert public is not None  # SumKeys refuses Paillier without it
+    # SumKeys refuses Paillier without it.
+    assert public is not None
     modulus = int(public.n)
-    weight = _weight(keys, kind, keys.me)
-    offset = _offset(keys, kind, weight)
+    weight = keys.weight(kind, keys.me)
+    offset = keys.offset(kind, weight)
     plaintexts = packing.pack(
-        words, weight=weight, offset=offset, bits=paillier.key_bits(public)
+        words,
+        weight=weight,
+        offset=offset,
+        bits=paillier.key_bits(public),
     )
     # Under the encryption too (decision 9): the initiator has the private key, and must
     # not read one hospital's sum.
+    count = len(plaintexts)
     pair_masks = masks.mask_modulo(
-        keys.peers(), keys.me, modulus, len(plaintexts), terms
+        keys.peers(),
+        keys.me,
+        modulus,
+        count,
+        terms,
     )
     group_masks = masks.group_modulo(
-        keys.group_key, keys.me, modulus, len(plaintexts), terms
+        keys.group_key,
+        keys.me,
+        modulus,
+        count,
+        terms,
     )
     masked = []
-    for plaintext, pair_mask, group_mask in zip(
-        plaintexts, pair_masks, group_masks, strict=True
-    ):
-        masked.append((plaintext + pair_mask + group_mask) % modulus)
+    parts = zip(plaintexts, pair_masks, group_masks, strict=True)
+    for plaintext, pair_mask, group_mask in parts:
+        number = plaintext + pair_mask + group_mask
+        masked.append(number % modulus)
     stock = keys.obfuscators
     if stock is None:
         stock = Obfuscators(public)
@@ -383,15 +388,28 @@ def _seal_words(keys: SumKeys, words: Ints, kind: SumKind, terms: bytes) -> byte
 
     A hospital runs it.
     """
-    weight = _weight(keys, kind, keys.me)
+    weight = keys.weight(kind, keys.me)
     check_words = np.array([weight, 1], dtype=np.int64)
-    sealed = np.append(words, check_words).view(np.uint64)
+    checked = np.append(words, check_words)
+    sealed = checked.view(np.uint64)
     if keys.method == "Mask":
         count = sealed.size
-        pair_masks = masks.mask_words(keys.peers(), keys.me, count, terms)
-        group_masks = masks.group_words(keys.group_key, keys.me, count, terms)
-        sealed = sealed + pair_masks + group_masks  # wraps modulo 2^64
-    return sealed.astype("<u8").tobytes()
+        # In place, one after the other: of large models each vector counts. Both wrap
+        # modulo 2^64.
+        sealed += masks.mask_words(
+            keys.peers(),
+            keys.me,
+            count,
+            terms,
+        )
+        sealed += masks.group_words(
+            keys.group_key,
+            keys.me,
+            count,
+            terms,
+        )
+    little = sealed.astype("<u8", copy=False)
+    return little.tobytes()
 
 
 def _open_paillier(
@@ -407,21 +425,27 @@ def _open_paillier(
     public = keys.public
     if public is None or private_key is None or private_key.public_key != public:
         raise ProtocolViolation(
-            "The private key of this order is missing.", remedy="Open at the initiator."
+            "The private key of this order is missing.",
+            remedy="Open at the initiator.",
         )
     modulus = int(public.n)
     ciphertexts = split_ciphertexts(message.body, ciphertext_bytes(public))
     plaintexts = paillier.decrypt(private_key, ciphertexts)
     for member in keys.members:
         group_masks = masks.group_modulo(
-            keys.group_key, member, modulus, len(plaintexts), terms
+            keys.group_key,
+            member,
+            modulus,
+            len(plaintexts),
+            terms,
         )
-        pairs = zip(plaintexts, group_masks, strict=True)
-        plaintexts = [
-            (plaintext - group_mask) % modulus for plaintext, group_mask in pairs
-        ]
-    weight = _total_weight(keys, message.kind)
-    offset = _offset(keys, message.kind, weight)
+        unmasked = []
+        for plaintext, group_mask in zip(plaintexts, group_masks, strict=True):
+            number = plaintext - group_mask
+            unmasked.append(number % modulus)
+        plaintexts = unmasked
+    weight = keys.total_weight(message.kind)
+    offset = keys.offset(message.kind, weight)
     n_words = message.d + TAG_WORDS
     return packing.unpack(
         plaintexts,
@@ -434,65 +458,22 @@ def _open_paillier(
 
 def _open_words(keys: SumKeys, message: Payload, terms: bytes) -> Ints:
     """The same of Mask and None, once the check words are N (of counts K) and K."""
-    words = words_of(message.body)
+    words = words_of(message.body).copy()
     if keys.method == "Mask":
         for member in keys.members:
-            group_masks = masks.group_words(keys.group_key, member, words.size, terms)
-            words = words - group_masks
+            words -= masks.group_words(
+                keys.group_key,
+                member,
+                words.size,
+                terms,
+            )
     tagged = words[:-CHECK_WORDS].view(np.int64)
-    found_checks = words[-CHECK_WORDS:].tolist()
-    weight = _total_weight(keys, message.kind)
+    check_words = words[-CHECK_WORDS:]
+    found_checks = check_words.tolist()
+    weight = keys.total_weight(message.kind)
     expected_checks = [weight, len(keys.members)]
-    limit = _offset(keys, message.kind, weight)
+    limit = keys.offset(message.kind, weight)
     is_beyond = (tagged > limit) | (tagged < -limit)
     if found_checks != expected_checks or is_beyond.any():
         raise packing.sum_mismatch()
     return tagged
-
-
-def _weight(keys: SumKeys, kind: SumKind, member: int) -> int:
-    """What a member's contribution counts for."""
-    if kind is SumKind.MEAN:
-        return int(keys.n_rows[member])
-    return 1
-
-
-def _total_weight(keys: SumKeys, kind: SumKind) -> int:
-    return sum(_weight(keys, kind, member) for member in keys.members)
-
-
-def _offset(keys: SumKeys, kind: SumKind, weight: int) -> int:
-    """The largest word of that weight.
-
-    n B 2^f for means, weight * (2^62 // K) for counts.
-    """
-    if kind is SumKind.MEAN:
-        return keys.fixed_point.offset(weight)
-    largest_count = _SUM_LIMIT // len(keys.members)
-    return weight * largest_count
-
-
-def _terms(keys: SumKeys, *, kind: SumKind, d: int, info: bytes) -> bytes:
-    """SHA-256 over all that the members must agree on.
-
-    Whoever differs in one has other masks and tags.
-    """
-    scale = struct.pack(">BBId", CODES[keys.method], kind, d, keys.bound)
-    members = b""
-    for member in keys.members:
-        members += struct.pack(">QQ", member, keys.n_rows[member])
-    public = b""
-    if keys.public is not None:
-        public = paillier.public_to_bytes(keys.public)
-    digest = hashlib.sha256(_TERMS)
-    # Each part after its length, so that no two lists of parts are the same bytes.
-    for part in (scale, members, public, info):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.digest()
-
-
-def _bad_keys(sentence: str) -> ProtocolViolation:
-    return ProtocolViolation(
-        sentence, remedy="Set up the order again.", code="sum_keys"
-    )

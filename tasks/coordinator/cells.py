@@ -7,8 +7,8 @@ Decision 73.
 from __future__ import annotations
 
 from protocol.errors import ProtocolViolation, listed, who_differ
-from protocol.exchange import Address
-from protocol.messages import EVERYONE, bad_message
+from protocol.exchange import Address, Used
+from protocol.messages import COORDINATOR, EVERYONE, bad_message
 from protocol.shares import cells
 from protocol.shares.cells import CellList
 from protocol.statistics_plan import cells_plan
@@ -37,7 +37,7 @@ def unite_cells(order: CoordinatedStatistics) -> CellList | None:
         _check_thresholds(lists)
         sent = cells.union(lists).encode()
         order.exchange.put(address, EVERYONE, sent)
-    order.exchange.discard(tags_address)
+    order.exchange.discard(order.order_id, Used(tags_address, COORDINATOR))
     return CellList.decode(sent)
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from analytics.statistics.circuit import Conjunction, Plan, Product, Sign
 from protocol.shares import triples
+from protocol.shares.channel import SEED
 from protocol.shares.ring import n_words
-from protocol.shares.sharing import SEED, n_conjunctions, rings
+from protocol.shares.sizes import n_conjunctions, rings
 from protocol.shares.triples import Buckets
 
 

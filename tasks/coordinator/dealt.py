@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from analytics.statistics.circuit import Plan
 from protocol.exchange import Address
 from protocol.sealing import KEY_BYTES
-from protocol.shares.sharing import SEED
+from protocol.shares.channel import SEED
 from tasks.coordinator import dealing
 from tasks.coordinator.order import CoordinatedOrder
 

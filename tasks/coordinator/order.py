@@ -8,15 +8,19 @@ It holds no key that opens anything. `tasks.coordinator.training` and
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from protocol.errors import sent_by
 from protocol.exchange import Address, Exchange
 from protocol.messages import COORDINATOR, EVERYONE, Acceptance, peek_envelope
+from protocol.start_window import PartyDocument, check_named
+from protocol.statistics_request import StatisticsRequest
+from protocol.training_request import TrainingRequest
 
 T = TypeVar("T")
+R = TypeVar("R", TrainingRequest, StatisticsRequest)
 
 Record = dict[str, Any]
 """What the work has left of a round or a stage, as the API keeps it too."""
@@ -31,6 +35,8 @@ class CoordinatedOrder:
 
     order_id: int
     exchange: Exchange
+    # The number in which all messages of the order are written.
+    protocol: int
     # By hospital, once all have accepted.
     n_rows: dict[int, int] = field(default_factory=dict, kw_only=True)
 
@@ -54,7 +60,12 @@ class CoordinatedOrder:
             # An envelope names its place: one moved to another place is refused.
             with sent_by(sender):
                 bodies[sender] = peek_envelope(
-                    envelope, kind=kind, sender=sender, fold=fold, round=round
+                    envelope,
+                    kind=kind,
+                    sender=sender,
+                    fold=fold,
+                    round=round,
+                    protocol=self.protocol,
                 )
         return bodies
 
@@ -78,6 +89,55 @@ class CoordinatedOrder:
             with sent_by(sender):
                 messages[sender] = decode(body)
         return messages
+
+    def read_party(self, request: R) -> R:
+        """The order among those who take part: all, or those that its initiator has
+        named, for whose word it waits.
+
+        Whom they are is kept in the store. Raises ProtocolViolation by the initiator's
+        name for a party that the order cannot have.
+        """
+        if request.start_within_seconds is None:
+            return request
+        initiator = request.initiator
+        documents = self.read(
+            "party", [initiator], PartyDocument.decode, recipient=EVERYONE
+        )
+        named = documents[initiator].hospitals
+        with sent_by(initiator):
+            check_named(named, request, asked=request.hospitals, initiator=initiator)
+        self.record(party=named)
+        return request.among(named)
+
+    def read_each(
+        self,
+        kind: str,
+        senders: Iterable[int],
+        decode: Callable[[bytes], T],
+        *,
+        fold: int = 0,
+        round: int = 0,
+    ) -> Iterator[tuple[int, T]]:
+        """As `read`, but one after another as they come: who adds them up and lets go
+        of each has no more than one large one in memory.
+        """
+        address = Address(self.order_id, kind, fold, round)
+        # No name here holds on to one while the next comes.
+        for sender, envelope in self.exchange.each(address, senders, COORDINATOR):
+            with sent_by(sender):
+                body = peek_envelope(
+                    envelope,
+                    kind=kind,
+                    sender=sender,
+                    fold=fold,
+                    round=round,
+                    protocol=self.protocol,
+                )
+                del envelope
+                message = decode(body)
+            del body
+            yield sender, message
+            del message
 
     def read_acceptances(self, hospitals: list[int]) -> dict[int, Acceptance]:
         """Waits until every hospital has verified the order and counted its rows.

@@ -9,6 +9,7 @@ Decision 1.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed
@@ -42,6 +44,9 @@ from tasks.ending import (
 )
 
 T = TypeVar("T")
+
+PAGE = 200
+"""As many runs as Prefect gives in one answer."""
 
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105
@@ -85,17 +90,21 @@ def coordinator_token() -> str:
 # Sub-runs
 
 
-def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> None:
-    """One linked sub-run on each hospital's pool. Idempotent after a restart.
+def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> dict[str, str]:
+    """One linked sub-run on each hospital's pool; their ids by hospital. Idempotent
+    after a restart.
 
     The coordinator's API keeps which runs these are, wakes the agents, and lets them
     begin no others of this order.
     """
     runs = {}
+    # One after the other: side by side their writes lock each other out of SQLite, and
+    # three take 4.3 s in place of 0.5.
     for user_id in hospitals:
         start = functools.partial(_start, place.order_id, flow_name, user_id)
         runs[str(user_id)] = _persist(start)
     place.exchange.record(place.order_id, runs=runs)
+    return runs
 
 
 def _start(order_id: int, flow_name: str, user_id: int) -> str:
@@ -177,7 +186,8 @@ def _end_runs(order_id: int, message: str | None, *, is_late: bool) -> bool:
     own = FlowRunFilter(tags=tags)
     n_under_way = 0
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=own):
+        # All before the first is cancelled: an order has a run for each hospital.
+        for run in list(_pages_of(client, own)):
             if run.state is None or run.state.is_final():
                 continue
             n_under_way += 1
@@ -187,3 +197,16 @@ def _end_runs(order_id: int, message: str | None, *, is_late: bool) -> bool:
                     run.id, Cancelled(message=message), force=True
                 )
     return is_late or n_under_way == 0
+
+
+def _pages_of(client: SyncPrefectClient, wanted: FlowRunFilter) -> Iterator[FlowRun]:
+    """These runs, of which Prefect answers a page at a time."""
+    for offset in itertools.count(0, PAGE):
+        runs = client.read_flow_runs(
+            flow_run_filter=wanted,
+            limit=PAGE,
+            offset=offset,
+        )
+        yield from runs
+        if len(runs) < PAGE:
+            return

@@ -5,12 +5,13 @@ A progress bar, and at the end a table and a summary.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, Self
 
 from prefect.artifacts import (
@@ -22,6 +23,7 @@ from prefect.artifacts import (
 
 from protocol.training_request import folds, rounds_done
 from tasks.coordinator.order import Record
+from tasks.coordinator.run_log import QUIET_SECONDS, RunLog, is_told
 from tasks.coordinator.statistics import CoordinatedStatistics
 from tasks.coordinator.training import CoordinatedTraining
 
@@ -44,9 +46,13 @@ class OrderPicture(Protocol):
 
     def summary(self, records: list[Record]) -> str: ...
 
+    def opening(self) -> str: ...
+
+    def line(self, record: Record) -> str: ...
+
 
 class DrawnProgress:
-    """The order's progress bar, table and summary.
+    """The order's progress bar, table and summary, and a few lines in the run's log.
 
     Never drawn before the work that they show. A thread draws the newest record only,
     so a slow or absent Prefect does not hold an order up.
@@ -55,6 +61,8 @@ class DrawnProgress:
     def __init__(self, picture: OrderPicture) -> None:
         self._picture = picture
         self._records: list[Record] = []
+        self._lines: deque[str] = deque([picture.opening()])
+        self._told_of_lines = False
         self._changed = threading.Event()
         self._closed = False
         # Prefect finds the flow run that artifacts belong to in the context.
@@ -74,15 +82,23 @@ class DrawnProgress:
 
     def show(self, record: Record) -> None:
         self._records.append(record)
+        self._lines.append(self._picture.line(record))
         self._changed.set()
 
     def _draw(self) -> None:
         key = f"order-{self._picture.order_id}"
         bar = None
         told = False
+        run_log = RunLog(self._picture.order_id)
+        self._write(run_log)
         while not self._closed:
-            self._changed.wait()
+            is_news = self._changed.wait(QUIET_SECONDS)
+            if not is_news:
+                with self._as_no_part_of_the_order():
+                    run_log.say_who_is_waited_for()
+                continue
             self._changed.clear()
+            self._write(run_log)
             try:
                 if bar is None:
                     bar = create_progress_artifact(
@@ -101,7 +117,26 @@ class DrawnProgress:
                     log.warning("Progress could not be shown (%s)", kind)
                 told = True
             time.sleep(DRAW_EVERY_SECONDS)
+        self._write(run_log)
         self._draw_result(key)
+
+    def _write(self, run_log: RunLog) -> None:
+        """Writes the lines that have come; those that Prefect does not take are lost."""
+        with self._as_no_part_of_the_order():
+            while self._lines:
+                run_log.say(self._lines.popleft())
+
+    @contextlib.contextmanager
+    def _as_no_part_of_the_order(self) -> Iterator[None]:
+        """An error is said once, for all lines of the run."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            if not self._told_of_lines:
+                log.warning(
+                    "Prefect lacks lines of this run (%s)", type(error).__name__
+                )
+            self._told_of_lines = True
 
     def _draw_result(self, key: str) -> None:
         try:
@@ -121,6 +156,32 @@ class TrainingPicture:
     def __init__(self, order: CoordinatedTraining) -> None:
         self.order_id = order.order_id
         self._order = order
+
+    def opening(self) -> str:
+        request = self._order.request
+        what: str = request.model_type
+        if request.evaluates is not None:
+            what = f"evaluation of model {request.evaluates}"
+        others = _listed(tuple(request.party_id)) or "none"
+        method = request.model_params.encrypt_param.method
+        return (
+            f"Order {self.order_id}: {what} by hospital {request.user_id} with {others}, method {method}. "
+            "Waiting for the hospitals to accept and to count their rows."
+        )
+
+    def line(self, record: Record) -> str:
+        """A round's, where it has one."""
+        request = self._order.request
+        n_rounds = request.model_params.max_iter
+        round_ = record["round"]
+        if not record["final"] and not is_told(round_, n_rounds):
+            return ""
+        where = f"Fold {record['fold']}, round" if record["fold"] else "Round"
+        loss = record.get("loss")
+        said = "" if loss is None else f", loss {loss:.6g}"
+        if record["final"]:
+            return f"{where} {round_}{said}: training has ended."
+        return f"{where} {round_} of at most {n_rounds}{said}."
 
     def percent(self, records: list[Record]) -> float:
         last = records[-1]
@@ -226,6 +287,26 @@ class StatisticsPicture:
     def __init__(self, order: CoordinatedStatistics) -> None:
         self.order_id = order.order_id
         self._order = order
+
+    def opening(self) -> str:
+        request = self._order.request
+        return (
+            f"Order {self.order_id}: {request.method} over hospital {_listed(request.providers)}, "
+            f"for hospital {_listed(request.receivers)}. "
+            "Waiting for the hospitals to accept and to count their rows."
+        )
+
+    def line(self, record: Record) -> str:
+        if record.get("final"):
+            return (
+                "The receivers have the result in their folders; nothing of it is here."
+            )
+        n_parts = record["of"]
+        if not n_parts:
+            return f"Part {record['done']} is done."
+        if record["done"] < n_parts and not is_told(record["done"], n_parts):
+            return ""
+        return f"Part {record['done']} of {n_parts} is done."
 
     def percent(self, records: list[Record]) -> float:
         """Of the parts that are done, as the API counts them.

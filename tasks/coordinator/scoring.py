@@ -54,7 +54,7 @@ class Shown:
     users: tuple[int, ...]  # sorted
     n_rows: tuple[int, ...]  # of each, those that train
     layers: dict[str, Floats]  # (n, d) each, in the order's layers
-    # (n, 4) each: what compares two rounds, see `messages.BETWEEN`.
+    # (n, 4) each: what compares two rounds, see `messages.vectors.BETWEEN`.
     between: dict[str, Floats]
     # Who may see scores made of it: parties, or the operator alone where one hospital's
     # policy says so.
@@ -64,8 +64,9 @@ class Shown:
     def factors(self) -> dict[str, Floats]:
         """The triangular factor (n, n) of each layer (decision 28)."""
         found = {}
+        n_users = len(self.users)
         for name, rows in self.layers.items():
-            found[name] = triangular_factor([rows], len(self.users))
+            found[name] = triangular_factor([rows], n_users)
         return found
 
 
@@ -77,7 +78,11 @@ def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
     users = tuple(sorted(messages))
     ordered = [messages[user] for user in users]
     first = ordered[0]
-    named = who_differ({user: _layers(messages[user]) for user in users})
+    layers_of_users = {}
+    for user in users:
+        message = messages[user]
+        layers_of_users[user] = _layers(message)
+    named = who_differ(layers_of_users)
     if named:
         raise ProtocolViolation(
             f"The hospitals show gradients of different layers: {listed(named)}.",
@@ -87,21 +92,33 @@ def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
         )
     layers = {}
     for name in first.layers:
-        layers[name] = np.array([message.layers[name] for message in ordered])
+        of_layer = [message.layers[name] for message in ordered]
+        layers[name] = np.array(of_layer)
     between = {}
     for name in first.between:
-        between[name] = np.array([message.between[name] for message in ordered])
+        compared = [message.between[name] for message in ordered]
+        between[name] = np.array(compared)
     readers = "parties"
     # The strictest policy counts.
-    if any(message.readers == "operator" for message in ordered):
+    policies = {message.readers for message in ordered}
+    if "operator" in policies:
         readers = "operator"
     n_trained = tuple(n_rows[user] for user in users)
-    return Shown(users, n_trained, layers, between, readers)
+    return Shown(
+        users,
+        n_trained,
+        layers,
+        between,
+        readers,
+    )
 
 
 def _layers(message: Vectors) -> tuple[Any, ...]:
     """What is equal of all: the layers, their lengths and their order."""
-    lengths = [(name, len(values)) for name, values in message.layers.items()]
+    lengths = []
+    for name, values in message.layers.items():
+        n_values = len(values)
+        lengths.append((name, n_values))
     return (*lengths, *message.between)
 
 
@@ -109,7 +126,10 @@ def _layers(message: Vectors) -> tuple[Any, ...]:
 
 
 def choose(
-    exchange: Exchange, address: Address, shown: Shown, request: TrainingRequest
+    exchange: Exchange,
+    address: Address,
+    shown: Shown,
+    request: TrainingRequest,
 ) -> Choice:
     """The members of a round's sum, sent to all hospitals.
 
@@ -122,7 +142,8 @@ def choose(
     if sent is not None:
         return Choice.decode(sent)
     choice = _choice(shown, request)
-    exchange.put(address, EVERYONE, choice.encode())
+    data = choice.encode()
+    exchange.put(address, EVERYONE, data)
     return choice
 
 
@@ -135,7 +156,10 @@ def _choice(shown: Shown, request: TrainingRequest) -> Choice:
     chosen = rule(points, n_attackers=request.assumed_attackers)
     members = tuple(shown.users[index] for index in chosen)
     reason = _REASONS[request.aggregation]
-    left_out = {user: reason for user in shown.users if user not in members}
+    left_out = {}
+    for user in shown.users:
+        if user not in members:
+            left_out[user] = reason
     return Choice(members, left_out)
 
 
@@ -154,7 +178,11 @@ class _MemberRows(NamedTuple):
         return _MemberRows(vectors, n_rows)
 
 
-def aggregate(shown: Shown, members: Members, request: TrainingRequest) -> Floats:
+def aggregate(
+    shown: Shown,
+    members: Members,
+    request: TrainingRequest,
+) -> Floats:
     """What the round steps by, float64 (d,), the layers one behind the other.
 
     It is in the frames that it was shown in. A restart finds the same bytes: sums are
@@ -171,30 +199,39 @@ def answer(
     members: Members,
     request: TrainingRequest,
 ) -> None:
-    """Sends all hospitals the aggregate of what was shown.
+    """Sends all hospitals the aggregate of what was shown, with the round's sum.
 
     Of open orders also what it is without each member.
     """
     mean = aggregate(shown, members, request)
-    exchange.put(address, EVERYONE, _bytes(mean))
+    # With the sum, which the hospitals wait for.
+    exchange.hold(address, EVERYONE, _bytes(mean))
     of_members = _of_members(shown, members)
+    n_members = len(members)
     n_weights = of_members.vectors.shape[1]
     # Models without single members are compared for the final model alone.
-    if address.fold or not request.compares_openly(len(members), n_weights):
+    if address.fold:
+        return
+    if not request.compares_openly(n_members, n_weights):
         return
     without = []
-    for index in range(len(members)):
+    for index in range(n_members):
         others = of_members.without(index)
         without.append(_aggregate(others, request))
     without_address = replace(address, topic="without")
-    exchange.put(without_address, EVERYONE, _bytes(np.array(without)))
+    data = _bytes(np.array(without))
+    exchange.hold(without_address, EVERYONE, data)
 
 
 def _of_members(shown: Shown, members: Members) -> _MemberRows:
-    indices = [shown.users.index(user) for user in members]
-    stacked = np.hstack([*shown.layers.values()])
+    users = shown.users
+    indices = [users.index(user) for user in members]
+    layers = [*shown.layers.values()]
+    stacked = np.hstack(layers)
     weights = np.array(shown.n_rows, dtype=np.float64)
-    return _MemberRows(stacked[indices], weights[indices])
+    vectors = stacked[indices]
+    n_rows = weights[indices]
+    return _MemberRows(vectors, n_rows)
 
 
 def _aggregate(rows: _MemberRows, request: TrainingRequest) -> Floats:
@@ -213,20 +250,27 @@ def _aggregate(rows: _MemberRows, request: TrainingRequest) -> Floats:
     # One vector after the other: numpy's own sum may take another order, and a restart
     # must find the same bytes.
     total = np.zeros(n_weights)
-    for weight, vector in zip(rows.n_rows, vectors, strict=True):
+    weighted = zip(rows.n_rows, vectors, strict=True)
+    for weight, vector in weighted:
         total = total + weight * vector
-    mean: Floats = total / rows.n_rows.sum()
+    n_rows = rows.n_rows.sum()
+    mean: Floats = total / n_rows
     return mean
 
 
 def _bytes(values: Floats) -> bytes:
-    return values.astype(">f8").tobytes()
+    big_endian = values.astype(">f8")
+    return big_endian.tobytes()
 
 
 # What is kept of a round
 
 
-def round_file(shown: Shown, members: Members, request: TrainingRequest) -> bytes:
+def round_file(
+    shown: Shown,
+    members: Members,
+    request: TrainingRequest,
+) -> bytes:
     """What is kept of a round (docs/operators.md), as safetensors.
 
     Its gradients where they are open, else its geometry alone.
@@ -253,12 +297,15 @@ def _open_tensors(shown: Shown, mean: Floats) -> dict[str, Floats]:
     """Each hospital's gradient and their aggregate `mean`, layer by layer."""
     tensors = {}
     for name, rows in shown.layers.items():
-        for user, row in zip(shown.users, rows, strict=True):
+        of_users = zip(shown.users, rows, strict=True)
+        for user, row in of_users:
             tensors[f"gradient/{user}/{name}"] = row
-    sizes = [rows.shape[1] for rows in shown.layers.values()]
-    ends = np.cumsum(sizes)[:-1]
-    averages = np.split(mean, ends)
-    for name, average in zip(shown.layers, averages, strict=True):
+    layers = shown.layers.values()
+    sizes = [rows.shape[1] for rows in layers]
+    ends = np.cumsum(sizes)
+    averages = np.split(mean, ends[:-1])
+    of_layers = zip(shown.layers, averages, strict=True)
+    for name, average in of_layers:
         tensors[f"average/{name}"] = average
     return tensors
 
@@ -289,10 +336,14 @@ def leave_one_out(reports: dict[int, RoundReport], *, is_open: bool) -> Metrics:
         return _over_all_rows(comparing)
     found = {}
     for user, report in reports.items():
-        without = report.get("leave_one_out", {}).get(str(user))
+        of_hospitals = report.get("leave_one_out", {})
+        without = of_hospitals.get(str(user))
         if without:
             with_all = _comparable(report["test"])
-            found[str(user)] = {**without, "all": with_all}
+            found[str(user)] = {
+                **without,
+                "all": with_all,
+            }
     return found
 
 
@@ -300,15 +351,22 @@ def _over_all_rows(reports: list[RoundReport]) -> Metrics:
     if not reports:
         return {}
     n_rows = [report["n_test_rows"] for report in reports]
-    with_all = _mean(n_rows, [report["test"] for report in reports])
+    tested = [report["test"] for report in reports]
+    with_all = _mean(n_rows, tested)
     users: set[str] = set()
     for report in reports:
         users.update(report["leave_one_out"])
     found = {}
     for user in sorted(users, key=int):
-        of_hospitals = [report["leave_one_out"][user] for report in reports]
+        of_hospitals = []
+        for report in reports:
+            without_one = report["leave_one_out"]
+            of_hospitals.append(without_one[user])
         without = _mean(n_rows, of_hospitals)
-        found[user] = {**without, "all": with_all}
+        found[user] = {
+            **without,
+            "all": with_all,
+        }
     return found
 
 
@@ -316,13 +374,21 @@ def _mean(n_rows: list[int], of_hospitals: list[Metrics]) -> Metrics:
     """Of metrics of some rows each, n_rows of them: those of all rows."""
     means = {}
     for name in _COMPARED:
-        if all(name in metrics for metrics in of_hospitals):
-            weighted = []
-            for count, metrics in zip(n_rows, of_hospitals, strict=True):
-                weighted.append(count * metrics[name])
-            means[name] = math.fsum(weighted) / sum(n_rows)
+        if not all(name in metrics for metrics in of_hospitals):
+            continue
+        weighted = []
+        pairs = zip(n_rows, of_hospitals, strict=True)
+        for count, metrics in pairs:
+            value = count * metrics[name]
+            weighted.append(value)
+        total = math.fsum(weighted)
+        means[name] = total / sum(n_rows)
     return means
 
 
 def _comparable(metrics: Metrics) -> Metrics:
-    return {name: metrics[name] for name in _COMPARED if name in metrics}
+    compared = {}
+    for name in _COMPARED:
+        if name in metrics:
+            compared[name] = metrics[name]
+    return compared

@@ -13,21 +13,25 @@ from analytics.statistics import quantiles
 from analytics.statistics.circuit import Plan
 from protocol import statistics_messages, statistics_plan
 from protocol.errors import listed, other_version, who_differ
-from protocol.exchange import Address, Exchange
-from protocol.messages import EVERYONE
+from protocol.exchange import Address, Exchange, Used
+from protocol.messages import COORDINATOR, EVERYONE
 from protocol.shares import matching
 from protocol.statistics_request import (
-    RANKED,
+    SUMS_OF_DESCRIBE,
     StatisticsRequest,
     read_statistics_document,
 )
 from protocol.sums import exact_sum
+from protocol.versions import protocol_of_document
 from tasks.coordinator.dealt import send_dealt
 from tasks.coordinator.order import CoordinatedOrder, Show, read_document
 from tasks.steps import step
 
 MOST_ROUNDS = 1 + quantiles.MOST_ROUNDS
 """Of a search for order statistics: one that counts all rows, and those of pivots."""
+
+Counts = dict[str, int]
+"""Rows by what was done with them."""
 
 
 @dataclass
@@ -44,8 +48,14 @@ class CoordinatedStatistics(CoordinatedOrder):
 def open_order(order_id: int, exchange: Exchange) -> CoordinatedStatistics:
     """Reads the order's document."""
     text = read_document(order_id, exchange)
+    protocol = protocol_of_document(text)
     document = read_statistics_document(text, order_id)
-    return CoordinatedStatistics(order_id, exchange, document.request)
+    return CoordinatedStatistics(
+        order_id,
+        exchange,
+        protocol,
+        document.request,
+    )
 
 
 def _show_stage(
@@ -57,7 +67,11 @@ def _show_stage(
     of: int | None = None,
 ) -> None:
     """How far the order is, for Prefect and for who asks over REST: the same numbers."""
-    stage = {"what": what, "done": done, "of": of}
+    stage = {
+        "what": what,
+        "done": done,
+        "of": of,
+    }
     order.record(stage=stage)
     show(stage)
 
@@ -66,20 +80,30 @@ def _show_stage(
 def collect_acceptances(order: CoordinatedStatistics) -> None:
     """Waits until every hospital has verified the order and counted its rows.
 
-    The order never goes on without one.
+    The order never goes on without one of its party, which is all of them unless it
+    starts with who is there.
     """
+    order.request = order.read_party(order.request)
     order.read_acceptances(order.hospitals)
     # The initiator's word that all is agreed: sums by masks need no key.
     order.peek("public_key", [order.request.initiator])
     order.report_running()
 
 
-def _round(order: CoordinatedStatistics, round_: int, show: Show) -> str:
+def _round(
+    order: CoordinatedStatistics,
+    round_: int,
+    show: Show,
+) -> str:
     return f"round {round_}"
 
 
 @step("aggregation", _round)
-def add_round(order: CoordinatedStatistics, round_: int, show: Show) -> bool:
+def add_round(
+    order: CoordinatedStatistics,
+    round_: int,
+    show: Show,
+) -> bool:
     """Adds the providers' parts of one round and gives the sum to the receivers.
 
     False when there was nothing more.
@@ -88,12 +112,25 @@ def add_round(order: CoordinatedStatistics, round_: int, show: Show) -> bool:
     total = replace(address, topic="total")
     if order.sent_before(total, EVERYONE) is not None:
         return True
-    parts = order.peek("addend", order.request.providers, round=round_)
+    adder = exact_sum.Adder()
+    # By provider, whether it adds anything to this round.
+    adds: dict[int, bool] = {}
+    parts = order.read_each(
+        "addend",
+        order.request.providers,
+        bytes,
+        round=round_,
+    )
+    for user, part in parts:
+        adds[user] = bool(part)
+        if part:
+            adder.add(user, part)
+        del part
     # Empty parts of all: nothing is left to add.
-    if not any(parts.values()):
+    if not any(adds.values()):
         return False
     # All end their search with the same round.
-    if named := who_differ({user: bool(part) for user, part in parts.items()}):
+    if named := who_differ(adds):
         raise other_version(
             "payload",
             f"Some providers add to round {round_} and others do not: {listed(named)}.",
@@ -101,14 +138,27 @@ def add_round(order: CoordinatedStatistics, round_: int, show: Show) -> bool:
         )
     # The sum is sent before its parts are dropped: a restart in between finds one or
     # the other.
-    order.exchange.put(total, EVERYONE, exact_sum.add(parts))
-    order.exchange.discard(address)
-    # Of an order without ranks there is one sum, or one of numbers and one of counts.
-    n_rounds = MOST_ROUNDS if order.request.method in RANKED else 1
-    if order.request.describes:
-        n_rounds = 2
-    _show_stage(order, show, what="sums", done=round_ + 1, of=n_rounds)
+    order.exchange.put(total, EVERYONE, adder.total())
+    order.exchange.discard(order.order_id, Used(address, COORDINATOR))
+    n_rounds = most_rounds(order.request)
+    _show_stage(
+        order,
+        show,
+        what="sums",
+        done=round_ + 1,
+        of=n_rounds,
+    )
     return True
+
+
+def most_rounds(request: StatisticsRequest) -> int:
+    """How many sums an order may have: one, or of describe one of numbers and one of
+    counts; and those of a search.
+    """
+    n_rounds = MOST_ROUNDS if request.searches else 0
+    if request.describes:
+        return SUMS_OF_DESCRIBE + n_rounds
+    return n_rounds or 1
 
 
 @step("types")
@@ -147,24 +197,37 @@ def match_keys(order: CoordinatedStatistics) -> int:
         found = order.read("tags", providers, matching.decode_tags)
         tags = [found[user] for user in providers]
         common = matching.intersect(tags)
-        for user, common_of_user in zip(providers, common, strict=True):
-            bitmaps[user] = matching.encode_bitmap(common_of_user)
-            order.exchange.put(address, user, bitmaps[user])
+        answers = zip(providers, common, strict=True)
+        for user, common_of_user in answers:
+            bitmap = matching.encode_bitmap(common_of_user)
+            bitmaps[user] = bitmap
+            order.exchange.put(address, user, bitmap)
     tags_address = Address(order.order_id, "tags")
-    order.exchange.discard(tags_address)
+    order.exchange.discard(order.order_id, Used(tags_address, COORDINATOR))
     # Any provider's: in each as many are set as all have.
     first = providers[0]
     return matching.n_common(bitmaps[first])
 
 
 @step("dealing")
-def deal(order: CoordinatedStatistics, plan: Plan, *, n_rows: int, show: Show) -> None:
+def deal(
+    order: CoordinatedStatistics,
+    plan: Plan,
+    *,
+    n_rows: int,
+    show: Show,
+) -> None:
     """Random triples for what the providers compute.
 
     Nothing where the expression needs none.
     """
     for number in send_dealt(order, plan, n_rows=n_rows):
-        _show_stage(order, show, what="dealing", done=number)
+        _show_stage(
+            order,
+            show,
+            what="dealing",
+            done=number,
+        )
 
 
 @step("results")
@@ -174,39 +237,55 @@ def collect_reports(order: CoordinatedStatistics) -> dict[str, Any]:
     That is no value.
     """
     request = order.request
-    reports = order.read("report", order.hospitals, statistics_messages.read_report)
-    of_providers = {str(user): reports[user] for user in request.providers}
-    rows_used = _of_each({u: r.rows_used for u, r in of_providers.items()})
-    rows_suppressed = _of_each({u: r.rows_suppressed for u, r in of_providers.items()})
-    rows_null = _of_each({u: r.rows_null for u, r in of_providers.items()})
+    reports = order.read(
+        "report",
+        order.hospitals,
+        statistics_messages.read_report,
+    )
+    used_by_each = {}
+    suppressed_by_each = {}
+    null_by_each = {}
+    flows = {}
+    for provider in request.providers:
+        user = str(provider)
+        report = reports[provider]
+        used_by_each[user] = report.rows_used
+        suppressed_by_each[user] = report.rows_suppressed
+        null_by_each[user] = report.rows_null
+        flows[user] = report.flow
+    rows_used = _of_each(used_by_each)
+    rows_suppressed = _of_each(suppressed_by_each)
+    rows_null = _of_each(null_by_each)
     # All receivers hold the same result: the first one's word stands for it.
-    received = reports[request.receivers[0]]
+    first_receiver = request.receivers[0]
+    received = reports[first_receiver]
     if received.joint_rows is not None:
         # No hospital has said its own: they would tell its small cells.
         rows_used = _of_all(received.joint_rows, "used")
         rows_suppressed = _of_all(received.joint_rows, "withheld")
         rows_null = _of_all(received.joint_rows, "null")
     file_name = f"{request.result_alias}.{request.result_type}"
+    suppressed = [entry.model_dump() for entry in received.suppressed]
     summary: dict[str, Any] = {
         "path": f"{order.order_id}/{file_name}",
         "type": request.result_type,
         "rows_used": rows_used,
         "rows_suppressed": rows_suppressed,
         "rows_null": rows_null,
-        "suppressed": [entry.model_dump() for entry in received.suppressed],
+        "suppressed": suppressed,
         "notes": received.notes,
         "opened": received.opened,
         "repeats": received.repeats,
     }
     if request.missing is not None:
-        flows = {user: report.flow for user, report in of_providers.items()}
         summary["flow"] = _flow(flows, received.joint_rows)
     return summary
 
 
 def _flow(
-    flows: dict[str, dict[str, int] | None], joint_rows: dict[str, int] | None
-) -> dict[str, dict[str, int]]:
+    flows: dict[str, Counts | None],
+    joint_rows: Counts | None,
+) -> dict[str, Counts]:
     """How many rows were selected, left out and used, of each provider and of all,
     where all tell.
     """
@@ -214,25 +293,43 @@ def _flow(
         used = joint_rows["used"] + joint_rows["withheld"]
         selected = used + joint_rows["null"]
         left_out = joint_rows["null"]
-        return {"all": {"selected": selected, "left_out": left_out, "used": used}}
-    told = {user: flow for user, flow in flows.items() if flow is not None}
-    if len(told) < len(flows):
-        return {}
-    together: dict[str, int] = {}
+        return {
+            "all": {
+                "selected": selected,
+                "left_out": left_out,
+                "used": used,
+            }
+        }
+    told = {}
+    for user, flow in flows.items():
+        if flow is None:
+            return {}
+        told[user] = flow
+    together: Counts = {}
     for flow in told.values():
         for name, count in flow.items():
-            together[name] = together.get(name, 0) + count
-    return {**told, "all": together}
+            before = together.get(name, 0)
+            together[name] = before + count
+    return {
+        **told,
+        "all": together,
+    }
 
 
 def _of_each(counts: dict[str, int | None]) -> dict[str, int]:
     """Rows of each provider, if all of them tell: what one keeps back would follow from
     the others' and the answer.
     """
-    told = {user: count for user, count in counts.items() if count is not None}
-    return told if len(told) == len(counts) else {}
+    told = {}
+    for user, count in counts.items():
+        if count is None:
+            return {}
+        told[user] = count
+    return told
 
 
 def _of_all(joint_rows: dict[str, int], what: str) -> dict[str, int]:
     """Rows of all hospitals together, if they may be told."""
-    return {"all": joint_rows[what]} if what in joint_rows else {}
+    if what not in joint_rows:
+        return {}
+    return {"all": joint_rows[what]}

@@ -3,7 +3,7 @@
 It adds what it cannot read and records what it may know.
 
 What it does with gradients that it is shown is `scoring`; what it makes of the
-hospitals' reports, `reports`.
+hospitals' reports, `reports` and `summaries`.
 
 Decisions 5 and 56.
 """
@@ -11,19 +11,30 @@ Decisions 5 and 56.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protocol.errors import ProtocolViolation, TooLarge, listed, who_differ
-from protocol.exchange import Address, Exchange
-from protocol.messages import EVERYONE, Choice, Contribution, Vectors
+from protocol.exchange import Address, Exchange, Used
+from protocol.messages import COORDINATOR, EVERYONE, Choice, Contribution, Vectors
 from protocol.sums import paillier, secure_sum
 from protocol.training_request import TrainingRequest, n_held_out, read_order_document
-from tasks.coordinator import flow_numbers, reports, scoring, varying
+from protocol.versions import protocol_of_document
+from tasks.coordinator import (
+    flow_numbers,
+    pooled_metrics,
+    reports,
+    scoring,
+    summaries,
+    varying,
+)
 from tasks.coordinator.flow_numbers import FlowReport
 from tasks.coordinator.order import CoordinatedOrder, Record, read_document
-from tasks.coordinator.reports import PooledMetrics, RoundReport, Summary
+from tasks.coordinator.pooled_metrics import PooledMetrics
+from tasks.coordinator.reports import RoundReport
 from tasks.coordinator.scoring import Shown
+from tasks.coordinator.summaries import Summary
 from tasks.steps import step
 
 log = logging.getLogger("consilium.flows")
@@ -41,6 +52,8 @@ class CoordinatedTraining(CoordinatedOrder):
     flow: dict[int, FlowReport] = field(default_factory=dict)
     # By fold, what was summed up of it.
     summaries: dict[int, Summary] = field(default_factory=dict)
+    # Who may read scores, as this process has recorded it last.
+    score_readers: str | None = None
     # The records of rounds before a restart, by fold and round.
     recorded: dict[tuple[int, int], Record] = field(default_factory=dict)
 
@@ -64,20 +77,30 @@ class CoordinatedTraining(CoordinatedOrder):
 def open_order(order_id: int, exchange: Exchange) -> CoordinatedTraining:
     """Reads the order's document and how far the order was before a restart."""
     document = read_document(order_id, exchange)
+    protocol = protocol_of_document(document)
     request, _ = read_order_document(document, order_id)
     recorded = {}
     for record in exchange.recorded(order_id):
-        recorded[record["fold"], record["round"]] = record
-    return CoordinatedTraining(order_id, exchange, request, recorded=recorded)
+        place = (record["fold"], record["round"])
+        recorded[place] = record
+    return CoordinatedTraining(
+        order_id,
+        exchange,
+        protocol,
+        request,
+        recorded=recorded,
+    )
 
 
 @step("acceptances")
 def collect_acceptances(order: CoordinatedTraining) -> None:
     """Waits until every hospital has verified the order and counted its rows.
 
-    The order never goes on without one. It is running once the hospitals have also
+    The order never goes on without one of its party, which is all of them unless it
+    starts with who is there. It is running once the hospitals have also
     found that their rows can be trained on together: then the initiator sends the key.
     """
+    order.request = order.read_party(order.request)
     acceptances = order.read_acceptances(order.hospitals)
     for user, acceptance in acceptances.items():
         order.n_test_rows[user] = acceptance.n_test_rows
@@ -90,7 +113,9 @@ def collect_acceptances(order: CoordinatedTraining) -> None:
 
 def _public_key(body: bytes) -> Any:
     # Sums by masks need none: then the message is empty.
-    return paillier.public_from_bytes(body) if body else None
+    if not body:
+        return None
+    return paillier.public_from_bytes(body)
 
 
 # The model's columns
@@ -105,8 +130,9 @@ def agree_on_columns(order: CoordinatedTraining) -> None:
     if not order.request.study.needs_counts:
         return
     aggregate(order, "design", 0)
+    bodies = order.peek("flow", order.hospitals)
     reports = flow_numbers.read_flow(
-        order.peek("flow", order.hospitals),
+        bodies,
         initiator=order.request.user_id,
         n_rows=order.n_rows,
         n_test_rows=order.n_test_rows,
@@ -128,9 +154,9 @@ def aggregate(order: CoordinatedTraining, kind: str, fold: int) -> None:
     """
     address = Address(order.order_id, kind, fold)
     if not _was_given(order, address):
-        parts = _read_parts(order, address)
+        parts = _add_parts(order, address, order.hospitals)
         _give_sum(order, address, parts)
-    order.exchange.discard(address)
+    order.exchange.discard(order.order_id, Used(address, COORDINATOR))
 
 
 def _round(order: CoordinatedTraining, fold: int, round_: int) -> str:
@@ -148,17 +174,24 @@ def aggregate_round(order: CoordinatedTraining, fold: int, round_: int) -> Recor
     the parts are dropped after, so that a restart at any point finds either the parts
     or the sum.
     """
-    address = Address(order.order_id, "gradient", fold, round_)
-    record = order.recorded.get((fold, round_))
+    address = Address(
+        order.order_id,
+        "gradient",
+        fold,
+        round_,
+    )
+    place = (fold, round_)
+    record = order.recorded.get(place)
     if record is None or not _was_given(order, address):
         record = _add_round(order, address)
-    order.exchange.discard(address)
+    used = [Used(address, COORDINATOR)]
     if order.request.is_scored:
         vectors = replace(address, topic="vectors")
-        order.exchange.discard(vectors)
+        used.append(Used(vectors, COORDINATOR))
     if round_ > 0:
         round_before = replace(address, round=round_ - 1)
-        _forget_round(order, round_before)
+        used.extend(_used_of_round(order, round_before))
+    order.exchange.discard(order.order_id, *used)
     return record
 
 
@@ -166,36 +199,58 @@ def _add_round(order: CoordinatedTraining, address: Address) -> Record:
     request = order.request
     exchange = order.exchange
     shown = _look(order, address)
-    choice = Choice(tuple(order.hospitals))
+    everybody = tuple(order.hospitals)
+    choice = Choice(everybody)
     if shown is not None:
         # Members are chosen before anything is sealed: the hospitals wait for this
         # (decision 30).
         choice_address = replace(address, topic="choice")
-        choice = scoring.choose(exchange, choice_address, shown, request)
+        choice = scoring.choose(
+            exchange,
+            choice_address,
+            shown,
+            request,
+        )
     members = choice.members
 
     # Nothing is kept or given away before all that came has been checked.
-    parts = _read_parts(order, address)
-    _check_tags(parts, address.round)
-    found = {user: part.report for user, part in parts.items()}
-    counted = reports.CountedRows(request, order.n_rows, order.n_test_rows)
+    parts = _add_parts(order, address, members)
+    _check_tags(parts.tags, address.round)
+    found = parts.reports
+    counted = reports.CountedRows(
+        request,
+        order.n_rows,
+        order.n_test_rows,
+    )
     reports.check_reports(counted, address.fold, found)
-    record = reports.make_record(address.fold, address.round, found, choice)
+    record = summaries.make_record(
+        address.fold,
+        address.round,
+        found,
+        choice,
+    )
 
     # Only the final model's rounds are kept for scores, not those of cross-validation.
     if shown is not None and address.fold == 0:
         # Who may read scores is written before there is anything to read.
-        order.record(score_readers=shown.readers)
+        if shown.readers != order.score_readers:
+            order.record(score_readers=shown.readers)
+            order.score_readers = shown.readers
         file = scoring.round_file(shown, members, request)
         _keep_round(order, address.round, file)
     about_last_round = _about_last_round(order, address, found)
     order.record(round=record, **about_last_round)
     if shown is not None:
         check_address = replace(address, topic="check")
-        scoring.answer(exchange, check_address, shown, members, request)
+        scoring.answer(
+            exchange,
+            check_address,
+            shown,
+            members,
+            request,
+        )
     # The sum comes last: who finds it given after a restart makes nothing again.
-    of_members = {user: parts[user] for user in members}
-    _give_sum(order, address, of_members)
+    _give_sum(order, address, parts)
     return record
 
 
@@ -228,7 +283,11 @@ def _look(order: CoordinatedTraining, address: Address) -> Shown | None:
     )
     n_trained = {}
     for user, n_rows in order.n_rows.items():
-        n_held_back = n_held_out(order.request, n_rows, address.fold)
+        n_held_back = n_held_out(
+            order.request,
+            n_rows,
+            address.fold,
+        )
         n_trained[user] = n_rows - n_held_back
     shown = scoring.gather(messages, n_trained)
     if not shown.layers:
@@ -237,7 +296,9 @@ def _look(order: CoordinatedTraining, address: Address) -> Shown | None:
 
 
 def _about_last_round(
-    order: CoordinatedTraining, address: Address, found: dict[int, RoundReport]
+    order: CoordinatedTraining,
+    address: Address,
+    found: dict[int, RoundReport],
 ) -> Record:
     """What the reports of this round say of the one before.
 
@@ -245,21 +306,24 @@ def _about_last_round(
     """
     if address.round == 0 or address.fold != 0:
         return {}
-    without = scoring.leave_one_out(found, is_open=order.request.is_open)
+    is_open = order.request.is_open
+    without = scoring.leave_one_out(found, is_open=is_open)
     if not without:
         return {}
-    about = {"round": address.round - 1, "clients": without}
+    about = {
+        "round": address.round - 1,
+        "clients": without,
+    }
     return {"leave_one_out": about}
 
 
-def _forget_round(order: CoordinatedTraining, address: Address) -> None:
-    """Discards what belongs to a round whose step all hospitals have taken.
+def _used_of_round(order: CoordinatedTraining, address: Address) -> list[Used]:
+    """What belongs to a round whose step all hospitals have taken.
 
     Who contributes to a round has taken the step before it.
     """
     request = order.request
-    total = _total(address)
-    order.exchange.discard(total, request.user_id)
+    used = [Used(_total(address), request.user_id)]
     topics = [f"opening-{address.topic}"]
     if request.is_scored:
         topics.append("check")
@@ -268,31 +332,68 @@ def _forget_round(order: CoordinatedTraining, address: Address) -> None:
     if request.is_open and request.is_scored:
         topics.append("without")
     for topic in topics:
-        used = replace(address, topic=topic)
-        order.exchange.discard(used, EVERYONE)
+        used.append(Used(replace(address, topic=topic), EVERYONE))
+    return used
 
 
-Parts = dict[int, Contribution]
-"""What each hospital adds to a sum."""
+@dataclass
+class AddedParts:
+    """The hospitals' parts of a sum: added up, and what each says beside its own."""
+
+    sum: secure_sum.Adder
+    # By hospital, in the order's own order.
+    tags: dict[int, bytes]
+    reports: dict[int, RoundReport]
 
 
-def _read_parts(order: CoordinatedTraining, address: Address) -> Parts:
-    return order.read(
+def _add_parts(
+    order: CoordinatedTraining,
+    address: Address,
+    members: Iterable[int],
+) -> AddedParts:
+    """Adds the members' parts one after another, as they come: one of them is in
+    memory, not all.
+
+    They stay in the exchange until the sum has been given: a process that is killed
+    between two of them adds anew (decision 144). Who is no member sends a part too; of
+    it only tag and report are read.
+    """
+    method = order.request.model_params.encrypt_param.method
+    # Added as it came, under encryption or masks: nothing is opened here.
+    adder = secure_sum.Adder(method, public=order.public)
+    found_tags = {}
+    found_reports = {}
+    parts = order.read_each(
         address.topic,
         order.hospitals,
         Contribution.decode,
         fold=address.fold,
         round=address.round,
     )
+    for user, part in parts:
+        found_tags[user] = part.tag
+        found_reports[user] = part.report
+        if user in members:
+            adder.add(user, part.part)
+        del part
+    # They came in any order.
+    tags = {}
+    reports = {}
+    for user in order.hospitals:
+        tags[user] = found_tags[user]
+        reports[user] = found_reports[user]
+    return AddedParts(
+        sum=adder,
+        tags=tags,
+        reports=reports,
+    )
 
 
-def _give_sum(order: CoordinatedTraining, address: Address, parts: Parts) -> None:
-    request = order.request
-    method = request.model_params.encrypt_param.method
-    sealed = {user: part.part for user, part in parts.items()}
-    # Added as it came, under encryption or masks: nothing is opened here.
-    total = secure_sum.add(method, sealed, public=order.public)
-    order.exchange.put(_total(address), request.user_id, total)
+def _give_sum(order: CoordinatedTraining, address: Address, parts: AddedParts) -> None:
+    total = parts.sum.total()
+    address_of_sum = _total(address)
+    initiator = order.request.user_id
+    order.exchange.put(address_of_sum, initiator, total)
 
 
 def _total(address: Address) -> Address:
@@ -301,17 +402,18 @@ def _total(address: Address) -> Address:
 
 def _was_given(order: CoordinatedTraining, address: Address) -> bool:
     """Whether an earlier process of this run gave the sum away."""
-    total = order.sent_before(_total(address), order.request.user_id)
+    initiator = order.request.user_id
+    total = order.sent_before(_total(address), initiator)
     return total is not None
 
 
-def _check_tags(parts: Parts, round_: int) -> None:
+def _check_tags(tags: dict[int, bytes], round_: int) -> None:
     """All hospitals must hold the same weights.
 
     The tags show whether they do, and nothing else.
     """
     # Where no majority holds the same, nobody is told apart.
-    named = who_differ({user: part.tag for user, part in parts.items()})
+    named = who_differ(tags)
     if not named:
         return
     raise ProtocolViolation(
@@ -333,15 +435,17 @@ def summarize(order: CoordinatedTraining, record: Record) -> Summary:
     """
     fold = int(record["fold"])
     pooled = _read_pooled(order, fold)
-    reports.check_end(order.request, record, pooled)
-    summary = reports.summary_of_fold(order.request.model_type, record, pooled)
+    pooled_metrics.check_end(order.request, record, pooled)
+    model_type = order.request.model_type
+    summary = summaries.summary_of_fold(model_type, record, pooled)
     order.summaries[fold] = summary
     return summary
 
 
 @step("scoring")
 def summarize_folds(
-    order: CoordinatedTraining, records: list[Record]
+    order: CoordinatedTraining,
+    records: list[Record],
 ) -> Summary | None:
     """Pooled metrics of the held-out rows of all folds of cross-validation.
 
@@ -352,8 +456,13 @@ def summarize_folds(
     of_all_folds = pooled.get("all_folds")
     found = []
     for record in records:
-        found.extend(record["hospitals"].values())
-    return reports.held_out_summary(order.request.model_type, of_all_folds, found)
+        of_hospitals = record["hospitals"]
+        found.extend(of_hospitals.values())
+    return summaries.held_out_summary(
+        order.request.model_type,
+        of_all_folds,
+        found,
+    )
 
 
 @step("scoring")
@@ -361,10 +470,12 @@ def summarize_evaluation(order: CoordinatedTraining) -> Summary:
     """How good the model is on all hospitals' rows, as the initiator tells it."""
     initiator = order.request.user_id
     bodies = order.peek("pooled", [initiator])
-    evaluated = reports.read_evaluated(bodies[initiator], initiator)
+    body = bodies[initiator]
+    evaluated = pooled_metrics.read_evaluated(body, initiator)
+    n_rows = sum(order.n_rows.values())
     return {
         "model_id": order.request.evaluates,
-        "n_rows": sum(order.n_rows.values()),
+        "n_rows": n_rows,
         **evaluated,
     }
 
@@ -378,7 +489,8 @@ def summarize_rows(order: CoordinatedTraining) -> Record:
 def _read_pooled(order: CoordinatedTraining, fold: int) -> PooledMetrics:
     initiator = order.request.user_id
     bodies = order.peek("pooled", [initiator], fold=fold)
-    return reports.read_pooled(bodies[initiator], initiator)
+    body = bodies[initiator]
+    return pooled_metrics.read_pooled(body, initiator)
 
 
 @step("models saved")

@@ -20,6 +20,7 @@ from agents.site.settings import SiteSettings, load_settings
 from agents.site.vault import Vault
 from protocol.errors import ConsiliumError, OrderStopped, OrderWaits
 from protocol.exchange import Exchange, HttpTransport
+from protocol.start_window import LATE
 from tasks.ending import give_back, is_out_of_room, known, state_of, wait_for_places
 
 SITE = "CONSILIUM_SITE"
@@ -66,8 +67,8 @@ def at_hospital(
         if isinstance(error, OSError) or cause.code in MENDABLE:
             give_back(cause)
         refused = _refuse(exchange, order_id, cause, settings)
-        if refused.is_over:
-            _end(settings, order_id, "failed")
+        if refused.outcome:
+            _end(settings, order_id, refused.outcome)
         return refused.state
     return None
 
@@ -88,7 +89,8 @@ class _Refused(NamedTuple):
     """How this hospital's refusal has come out."""
 
     state: State[Any] | None  # for Prefect
-    is_over: bool  # whether the order has ended by it
+    # How the order has ended here by it; empty where it has not.
+    outcome: str
 
 
 def _refuse(
@@ -113,11 +115,13 @@ def _refuse(
         )
         exchange.refuse(order_id, named)
     except OrderStopped as stop:
-        return _Refused(state_of(stop, stop.code), is_over=True)
+        # One that has begun without this hospital goes on.
+        outcome = stop.code if stop.code == LATE else "failed"
+        return _Refused(state_of(stop, stop.code), outcome)
     except OSError as full:
         give_back(full)
     except ConsiliumError as other:
         if other.code in MENDABLE:
             give_back(other)
-        return _Refused(Failed(message=other.code), is_over=False)
-    return _Refused(Failed(message=named.code), is_over=True)
+        return _Refused(Failed(message=other.code), outcome="")
+    return _Refused(Failed(message=named.code), outcome="failed")

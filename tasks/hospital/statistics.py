@@ -6,13 +6,18 @@ by a key `joined`.
 
 from __future__ import annotations
 
+from agents.order import key_agreement
 from agents.order import party as orders
 from agents.order.party import Party
 from agents.statistics import answer as answers
 from agents.statistics import joined, joined_rows, pooled
 from agents.statistics import party as parties
 from agents.statistics.answer import Answered
-from agents.statistics.party import AgreedStatistics, Reading, VerifiedStatistics
+from agents.statistics.party import (
+    AgreedStatistics,
+    VerifiedStatistics,
+)
+from agents.statistics.readings import Reading
 from tasks.steps import step
 
 
@@ -39,16 +44,19 @@ def agree_on_keys(
     """Acceptances and the order secret."""
     # Who only receives brings no rows, and is in no total.
     n_rows, regroup, least_hospitals = 0, False, 1
+    sparse_masks = False
     if reading is not None:
         n_rows = reading.n_rows
         regroup = order.rules.regroup
         least_hospitals = order.rules.least_providers
-    agreed = orders.agree_on_keys(
+        sparse_masks = order.rules.sparse_masks
+    agreed = key_agreement.agree_on_keys(
         order,
         AgreedStatistics,
         n_rows=n_rows,
         regroup=regroup,
         least_hospitals=least_hospitals,
+        sparse_masks=sparse_masks,
     )
     orders.begin(agreed)
     return agreed

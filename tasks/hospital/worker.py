@@ -3,12 +3,16 @@
 And what is left here of an order that has ended.
 How runs are begun and kept running is in `tasks.worker`, which is the coordinator's
 worker's too.
+
+What an order imports is in memory before it, unless the site's settings say otherwise
+(decision 122).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import ModuleType
@@ -17,20 +21,32 @@ from typing import Any
 import httpx
 from watchfiles import awatch
 
-from agents.rows.database import driver_modules
+from agents.site.coordinator_told import CoordinatorTold
 from agents.site.policy import load_policy
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
 from protocol import VERSION
 from protocol.errors import BadRequest, ConsiliumError, OrderStopped, Refused
 from protocol.exchange import error_of
+from protocol.machine.installed import python_here
+from protocol.start_window import LATE
+from protocol.versions import (
+    SPOKEN,
+    Window,
+    lag_between,
+    numbers_of,
+    other_version_remedy,
+)
 from tasks.exit_codes import ExitCode
 from tasks.flow_process import preload
+from tasks.hospital.cohorts import keep_cohorts
 from tasks.post import Post
 from tasks.worker import FlowWorker, log, work_until_signal
 
 REPORT_AGAIN_SECONDS = 60.0
 """Between two reports of the same condition; each compares the clocks."""
+NOTICE_SECONDS, NOTICE_AT_REST_SECONDS = 1.0, 5.0
+"""Between two looks at whether it has changed, while there is work and at rest."""
 LOOK_AT_POLICY_MS, COMPARE_POLICY_MS = 200, 60_000
 """After a change of its folder, and without one."""
 MOST_PAUSE_SECONDS = 30.0
@@ -51,13 +67,16 @@ hospitals meanwhile.
 """
 
 
-def main(settings: SiteSettings, flows: ModuleType) -> None:
+def main(settings: SiteSettings, flows: ModuleType, began: Callable[[], None]) -> None:
     """Runs the flows of the module `flows` until SIGINT or SIGTERM.
 
-    `settings.environment()` must be set before this import.
+    `settings.environment()` must be set before this import. `began` is called when the
+    fork server has been started, which has no thread and no log of this process.
     """
+    if settings.preload:
+        preload([flows.__name__, *flows.PRELOADED, *_drivers(settings)])
+    began()
     Vault(settings.vault).identity()
-    preload([flows.__name__, *_drivers(settings)])
     asyncio.run(_work_at_hospital(settings, flows))
 
 
@@ -66,6 +85,8 @@ def _drivers(settings: SiteSettings) -> list[str]:
 
     A person puts that right while the agent runs.
     """
+    from agents.rows.database import driver_modules
+
     try:
         return driver_modules(settings.data_url)
     except BadRequest:
@@ -117,6 +138,8 @@ class HospitalWorker(FlowWorker):
         self._shut_out = ""
         # why the policy cannot be read, for the same reason
         self._bad_policy = ""
+        # what the coordinator says of its version, as it was last compared
+        self._told: CoordinatorTold | None = None
         self._presenting = asyncio.Lock()
 
     async def setup(self) -> None:
@@ -151,7 +174,12 @@ class HospitalWorker(FlowWorker):
                 await self.forget(order_id)
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
-        return [*super().duties(), self._follow_policy(), self._follow_condition()]
+        return [
+            *super().duties(),
+            self._follow_policy(),
+            self._follow_condition(),
+            keep_cohorts(self._settings),
+        ]
 
     # What is reported of this site: whether its disk is full, and how wrong its clock
     # is (decision 58)
@@ -173,13 +201,16 @@ class HospitalWorker(FlowWorker):
         self._clock.heard(data["time"], asked=asked)
 
     async def _follow_condition(self) -> None:
-        """Reports what has changed within a second, and all of it every minute.
+        """Reports what has changed within a second, at rest within five, and all of it
+        every minute.
 
         Each report compares the clocks anew.
         """
         reported_at = time.monotonic()
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(
+                NOTICE_SECONDS if self._work else NOTICE_AT_REST_SECONDS
+            )
             was_full = self._reported_condition.get("disk_full", False)
             is_due = time.monotonic() - reported_at > REPORT_AGAIN_SECONDS
             if self._condition() == self._reported_condition and not is_due:
@@ -241,14 +272,18 @@ class HospitalWorker(FlowWorker):
         async with self._presenting:
             policy = self._policy()
             scoring = "none"
+            speaks = SPOKEN
             if policy:
                 scoring = policy["orders"]["scoring"]
+                speaks = SPOKEN.not_below(policy["orders"]["oldest_protocol"])
             site = {
                 "identity": self._vault.identity().public.encode(),
                 "version": VERSION,
                 "scoring": scoring,
                 "policy": policy,
                 "max_orders": self._settings.max_orders,
+                "protocol": speaks.newest,
+                "oldest_protocol": speaks.oldest,
             }
             answer = await self._post.send("PUT", "/hospitals/me", site)
             reason = ""
@@ -258,7 +293,34 @@ class HospitalWorker(FlowWorker):
                 log.error("The coordinator does not let this agent in: %s", reason)
             self._shut_out = reason
             answer.raise_for_status()
+            self._compare_version(answer, speaks)
             self._reported_policy = policy
+
+    def _compare_version(self, answer: httpx.Response, speaks: Window) -> None:
+        """Says once for each version of the coordinator that it is another one, and
+        whether one of the two lags behind the other in what it speaks.
+        """
+        told = None
+        with contextlib.suppress(ValueError, AttributeError, KeyError):
+            told = CoordinatorTold.of_answer(answer.json()["data"])
+        if told is None or told == self._told:
+            return
+        self._told = told
+        if numbers_of(told.version) is None:
+            return
+        told.keep(self._settings.state)
+        if told.version != VERSION:
+            remedy = other_version_remedy(VERSION, told.version, python_here())
+            log.warning(
+                "This agent is %s, the coordinator %s. %s",
+                VERSION,
+                told.version,
+                remedy,
+            )
+        lag = lag_between(speaks, told.speaks, told.version, python=python_here())
+        if lag is not None:
+            level = logging.ERROR if lag.is_outside else logging.WARNING
+            log.log(level, "%s %s", lag.sentence, lag.remedy)
 
     def _policy(self) -> Report | None:
         """What others may see of it.
@@ -289,9 +351,11 @@ class HospitalWorker(FlowWorker):
         answer = await self._post.send("GET", f"/orders/{order_id}")
         if answer.status_code != 200:
             return
-        state = answer.json()["data"]["state"]
-        if state in ("success", "failed", "cancelled"):
-            self._vault.end_order(order_id, state)
+        order = answer.json()["data"]
+        if self._settings.user_id in order["late"]:
+            self._vault.end_order(order_id, LATE)
+        elif order["state"] in ("success", "failed", "cancelled"):
+            self._vault.end_order(order_id, order["state"])
 
     async def withdraw(self, order_id: int) -> None:
         reason = OrderStopped(

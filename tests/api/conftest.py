@@ -22,12 +22,16 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.connections import TimedProtocol
 from api.due_times import due_after
-from api.prefect_runs import Deployed, StepRun
+from api.prefect_parts import StepRun
+from api.prefect_runs import Deployed
 from api.settings import CoordinatorSettings, load_settings
 from api.store import Store
 from deployments.demo.training import document_order
 from deployments.server import new_token
+from protocol.exchange import Address
+from protocol.messages import COORDINATOR
 from protocol.sealing import Identity
+from protocol.versions import SPOKEN
 from tests.api.real_prefect import Prefect, prefect_server
 
 NAMES = {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy", 5: "elsewhere"}
@@ -117,6 +121,25 @@ class Coordinator:
         return self.client.request(method, path, headers=headers, **options)
 
 
+def discard(coordinator: Coordinator, *addresses: Address) -> httpx.Response:
+    """The coordinator's flow drops what was for it at addresses of one order."""
+    used = []
+    for address in addresses:
+        one = {
+            "topic": address.topic,
+            "fold": address.fold,
+            "round": address.round,
+            "attempt": address.attempt,
+            "recipient": COORDINATOR,
+        }
+        used.append(one)
+    path = f"/exchange/{addresses[0].run}/discard"
+    answer: httpx.Response = coordinator.call(
+        "POST", path, "coordinator", json={"used": used}
+    )
+    return answer
+
+
 @contextlib.contextmanager
 def serve(
     settings: CoordinatorSettings,
@@ -172,7 +195,11 @@ def _populate(store: Store) -> dict[str, str]:
         tokens[f"agent-{user}"] = new_token(store, "agent", user)
         if user != 5:
             store.hospitals.enrol(
-                user, Identity.generate().public.encode(), "1", max_orders=1000
+                user,
+                Identity.generate().public.encode(),
+                "1",
+                max_orders=1000,
+                speaks=SPOKEN,
             )
     return tokens
 

@@ -424,9 +424,13 @@ POLICY = {
         "min_scored_coefficients": 10,
         "score_readers": "parties",
         "approval": "manual",
+        "hospital_sums": False,
+        "oldest_protocol": 2,
+        "sparse_masks": True,
     },
     "inference": {"allowed": True, "return_predictions": False},
     "statistics": None,
+    "cohorts": [{"name": "diabetes_v1", "description": "Adults <18"}],
 }
 
 
@@ -445,6 +449,14 @@ POLICY = {
             {"scoring": "round", "policy": {**POLICY, "inference": {"allowed": "<b>"}}},
             ("round", None),
         ),
+        (
+            {"policy": {**POLICY, "cohorts": [{"name": "a b", "description": ""}]}},
+            ("none", None),
+        ),
+        (
+            {"policy": {**POLICY, "cohorts": [{"name": "a", "description": "a\nb"}]}},
+            ("none", None),
+        ),
     ],
     ids=[
         "neither",
@@ -453,6 +465,8 @@ POLICY = {
         "one that tells more",
         "another form",
         "another type",
+        "another name of a cohort",
+        "two lines of a cohort",
     ],
 )
 def test_what_an_agent_tells_of_its_policy_keeps_it_out_in_no_form(
@@ -604,7 +618,7 @@ EVALUATIONS: list[tuple[str, dict[str, Any], int, str]] = [
     ("a model that is not there", {"model_id": 777}, 404, "777"),
     ("no model", {"model_id": None}, 422, "model_id"),
     ("a model of a fraction", {"model_id": 1.5}, 422, "model_id"),
-    ("a hospital without it", {"party_id": [2, 3, 5]}, 400, "Hospital 5 took no part"),
+    ("a model that is still trained", {"party_id": [2, 3, 5]}, 409, "is pending"),
     ("a threshold of 1", {"threshold": 1}, 422, "threshold"),
     ("a threshold between bins", {"threshold": 0.0005}, 422, "a multiple of 0.001"),
     ("a threshold of a text", {"threshold": "half"}, 422, "threshold"),

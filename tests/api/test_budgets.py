@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from deployments.demo.training import document_order
+from protocol.exchange import Address
 from protocol.message_plan import training_plan
 from protocol.training_request import parse_training_request
-from tests.api.conftest import Coordinator, serve, settings_in
+from tests.api.conftest import Coordinator, discard, serve, settings_in
 from tests.api.test_statistics import asked
 
 ROUNDS = 10  # of the request document's order
@@ -118,8 +119,7 @@ def test_a_flood_ends_and_is_freed_with_its_order(tmp_path: Path) -> None:
         assert held < 2**25
         assert size_of(tmp_path) > before + held
         # What the coordinator has used makes room.
-        path = "/exchange/1/gradient/0/0/0?recipient=1"
-        assert coordinator.call("DELETE", path, "coordinator").status_code == 204
+        assert discard(coordinator, Address(1, "gradient")).status_code == 204
         assert put(coordinator, "1/gradient/0/10/0/2/1").status_code in (200, 201, 409)
         # Others have their own.
         assert put(coordinator, "1/gradient/0/0/0/3/1", who="agent-3").is_success

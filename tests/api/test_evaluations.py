@@ -96,8 +96,12 @@ def test_a_key_makes_one_order_of_two_requests(trained: Coordinator) -> None:
         ({"data_info": dict.fromkeys("2345", SQL)}, "not in this order"),
         ({"party_id": [2, 2, 3]}, "names a hospital twice"),
         ({"party_id": [2, 3, 4]}, "holds the initiator 4"),
-        ({"party_id": [2, 3, 9]}, "Hospital 9 took no part in order 1"),
+        (
+            {"party_id": [2, 9], "data_info": dict.fromkeys("249", SQL)},
+            "Hospital 9 took no part in order 1",
+        ),
         ({"model_id": 2, "threshold": 0.4}, "no single score"),
+        ({"model_id": 2, "calibration_slope": True}, "no single score"),
     ],
 )
 def test_what_is_wrong_is_named(

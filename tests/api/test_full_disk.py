@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from api.store.bodies import Body
 from api.store.disk import FULL_BYTES, REMEMBERED_SECONDS, Disk, is_full
 from deployments.demo.training import document_order
 from protocol.errors import Unavailable
@@ -66,7 +67,7 @@ def until_full(coordinator: Coordinator, order_id: int) -> Unavailable:
     for number in range(10_000):
         try:
             coordinator.store.messages.put(
-                Address(order_id, "setup", round=number), 4, 2, bytes(20_000)
+                Address(order_id, "setup", round=number), 4, 2, Body.of(bytes(20_000))
             )
         except Unavailable as error:
             return error

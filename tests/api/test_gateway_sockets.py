@@ -140,6 +140,17 @@ def test_a_task_run_is_recorded_with_name_state_and_times(
     assert found["start_time"]
 
 
+def test_a_step_that_has_not_begun_is_none_of_prefects_business(
+    behind: Behind, socket: ClientConnection
+) -> None:
+    run = behind.prefect.make_run(2, 204)
+    socket.send(json.dumps(event(run["id"], str(uuid4()), state="PENDING")))
+    # Comes behind it, so that it is recorded behind it.
+    socket.send(json.dumps(event(run["id"], str(uuid4()), state="COMPLETED")))
+    (found,) = recorded(behind, run["id"])
+    assert found["state_type"] == "COMPLETED"
+
+
 def test_every_step_of_a_hospital_has_its_name_there(
     behind: Behind, socket: ClientConnection
 ) -> None:
@@ -163,6 +174,11 @@ def test_a_forged_event_changes_no_other_hospitals_task_run(behind: Behind) -> N
     with opened(behind, 3) as socket:
         introduced(socket).send(json.dumps(event(other["id"], task_run)))
         (before,) = recorded(behind, other["id"])
+        # The run is written before its state.
+        deadline = time.monotonic() + 60
+        while before["state"] is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+            (before,) = recorded(behind, other["id"])
 
     real = {"id": before["id"], "flow_run_id": other["id"], "name": "results"}
     natural = {key: before[key] for key in ("task_key", "dynamic_key")}
@@ -194,7 +210,7 @@ def test_a_forged_event_changes_no_other_hospitals_task_run(behind: Behind) -> N
 def test_no_words_of_an_agent_reach_prefect(
     behind: Behind, socket: ClientConnection
 ) -> None:
-    run = behind.prefect.make_run(2, 204)
+    run = behind.prefect.make_run(2, 214)
     sent = event(
         run["id"],
         str(uuid4()),

@@ -4,6 +4,7 @@ out.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -100,6 +101,16 @@ def test_the_cookie_is_for_this_host_alone(
     assert "domain" not in told.lower()
 
 
+@pytest.mark.parametrize("token", ["nobody-s", "two words", "中"])
+def test_a_token_that_nobody_has_is_told(browser: httpx.Client, token: str) -> None:
+    form = {"token": token, "back": "/page/hospitals"}
+    answer = browser.post("/page/sign-in", data=form, headers=OWN)
+    assert answer.status_code == 303
+    address = "/page/sign-in?back=%2Fpage%2Fhospitals&why=token"
+    assert answer.headers["location"] == address
+    assert "set-cookie" not in answer.headers
+
+
 def test_on_loopback_it_needs_no_tls(browser: httpx.Client, pages: Coordinator) -> None:
     answer = sign_in(browser, pages, {})
     told = answer.headers["set-cookie"]
@@ -116,6 +127,13 @@ def test_no_token_in_clear_over_a_network(
     assert "set-cookie" not in answer.headers
     told = browser.get("/page/sign-in?why=insecure")
     assert "This address is not encrypted." in told.text
+
+
+def test_an_unknown_token_is_told(browser: httpx.Client) -> None:
+    form = {"token": "of-nobody", "back": "/page/hospitals"}
+    answer = browser.post("/page/sign-in", data=form)
+    assert answer.status_code == 303
+    assert answer.headers["location"].endswith("&why=token")
 
 
 def test_signing_out_is_forgotten_by_the_server(
@@ -214,3 +232,111 @@ def test_the_description_needs_no_other_site(pages: Coordinator) -> None:
     for name in ("swagger-editor-bundle.js", "..%2f__init__.py", "x"):
         assert name not in swagger.FILES
         assert pages.call("GET", f"/docs/{name}", None).status_code == 404
+
+
+# People who open an address of the API
+
+CHROMIUM = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+LEADS_TO = [
+    ("/orders/37", "/page/orders/37"),
+    ("/orders/37/events", "/page/orders/37"),
+    ("/orders/37/", "/page/orders/37"),
+    ("/orders", "/page/orders"),
+    ("/model/info?model_id=37", "/page/orders/37"),
+    ("/model/train_status?order_id=//elsewhere.example", "/page/orders"),
+    ("/statistics/result?order_id=3", "/page/orders/3"),
+    ("/statistics/schedules/3", "/page/statistics?schedule_id=3"),
+    ("/hospitals", "/page/hospitals"),
+    ("/anomaly/zeno?order_id=3&round=2", "/page/scores?order_id=3&round=2&score=zeno"),
+    ("/anomaly/report?order_id=3", "/page/scores?order_id=3"),
+    ("/performance?order_id=3&order_id=4", "/page/scores"),
+]
+
+
+@pytest.mark.parametrize(("path", "page"), LEADS_TO)
+def test_a_person_is_led_to_the_page_of_an_address(
+    browser: httpx.Client, path: str, page: str
+) -> None:
+    answer = browser.get(path, headers={"Accept": CHROMIUM})
+    assert (answer.status_code, answer.headers["location"]) == (303, page)
+    assert "Accept" in answer.headers["vary"]
+    # Not signed in: through the door, and then there.
+    on_the_way = browser.get(page, headers={"Accept": CHROMIUM})
+    assert on_the_way.status_code == 303
+    door = on_the_way.headers["location"]
+    assert door.startswith("/page/sign-in?back=%2Fpage%2F")
+    assert httpx.QueryParams(door.partition("?")[2])["back"] == page
+
+
+def test_another_language_at_the_door_keeps_where_one_wanted_to_go(
+    browser: httpx.Client,
+) -> None:
+    form = browser.get("/page/sign-in?back=%2Fpage%2Forders%2F37")
+    (switch,) = re.findall(
+        r"/page/preferences\?language=zh[^ <>]*?(?=\\?\")", form.text
+    )
+    # Within HTML, and that within a script's text.
+    again = browser.get(html.unescape(html.unescape(switch)))
+    assert again.status_code == 303
+    assert again.headers["location"] == "/page/sign-in?back=%2Fpage%2Forders%2F37"
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*",
+        "application/json",
+        "application/json, text/html;q=0.9",
+        "text/html, application/json",
+        "text/html;q=0",
+        "text/html;q=x",
+        "text/*",
+        "",
+    ],
+)
+def test_programs_are_answered_as_ever(browser: httpx.Client, accept: str) -> None:
+    answer = browser.get("/orders/37", headers={"Accept": accept})
+    assert answer.status_code == 401
+    assert answer.json()["data"]["error"]["code"] == "unauthenticated"
+
+
+def test_a_token_is_answered_whatever_it_accepts(pages: Coordinator) -> None:
+    wants_html = {"Accept": CHROMIUM}
+    answer = pages.call("GET", "/orders", "operator", headers=wants_html)
+    assert answer.status_code == 200
+    assert "orders" in answer.json()["data"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/exchange/inbox", "/nowhere", "/orders/x", "/orders/37/seal"]
+)
+def test_what_no_page_shows_stays_the_apis(browser: httpx.Client, path: str) -> None:
+    assert browser.get(path, headers={"Accept": CHROMIUM}).status_code == 401
+
+
+def test_a_browser_that_sends_something_is_led_nowhere(browser: httpx.Client) -> None:
+    answer = browser.post("/model/train", headers={"Accept": CHROMIUM}, json={})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [("en", "There is no such page."), ("zh-CN", "没有这个页面。")],
+)
+def test_an_unknown_page_says_so_and_leads_back(
+    browser: httpx.Client, language: str, words: str
+) -> None:
+    for path in ("/page/nothing", "/page/orders/1/x"):
+        answer = browser.get(path, headers={"Accept-Language": language})
+        assert answer.status_code == 404
+        assert words in answer.text
+        assert 'href="/page/orders"' in answer.text
+        assert "<script" not in answer.text
+
+
+def test_every_score_leads_to_a_view_that_there_is() -> None:
+    from api.pages.scores import SCORES
+    from api.people import page_of
+
+    for name, score in SCORES.items():
+        assert page_of(score.address) == f"/page/scores?score={name}"

@@ -5,8 +5,6 @@ another waiting one holds.
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from fastapi import Request
@@ -33,9 +30,9 @@ from protocol.errors import Refused, Unavailable
 from protocol.sealing import Identity
 from tests.api.conftest import NAMES, Coordinator, serve, settings_in
 from tests.examples import few
+from tests.made_databases import postgresql_database
 
 EVERYBODY = (2, 3, 4, 5, 6)
-POSTGRESQL = "postgres@127.0.0.1:5432"
 MANUAL = {"orders": {"approval": "manual"}}
 
 
@@ -81,21 +78,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'store.sqlite'}"
         return
-    try:
-        connection = psycopg.connect(
-            f"postgresql://{POSTGRESQL}/postgres", autocommit=True, connect_timeout=5
-        )
-    except psycopg.OperationalError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no PostgreSQL at 127.0.0.1:5432 ({type(error).__name__})")
-    name = f"consilium_places_{secrets.token_hex(4)}"
-    with connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        try:
-            yield f"postgresql+psycopg://{POSTGRESQL}/{name}"
-        finally:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with postgresql_database() as address:
+        yield address
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ class Prefect:
     auth: str
     database: Path
 
-    def make_run(self, flow: str, tags: list[str], *, state: str = DONE) -> str:
+    def make_run(
+        self, flow: str, tags: list[str], *, state: str = DONE, message: str = ""
+    ) -> str:
         flow_id = self.post("/flows/", name=flow)["id"]
         run = self.post(
             "/flow_runs/",
@@ -59,7 +61,9 @@ class Prefect:
             )
         if state != "RUNNING":
             self.post(
-                f"/flow_runs/{run['id']}/set_state", state={"type": state}, force=True
+                f"/flow_runs/{run['id']}/set_state",
+                state={"type": state, "message": message},
+                force=True,
             )
         return str(run["id"])
 
@@ -321,6 +325,21 @@ def test_many_orders_under_way_are_looked_after_at_once(prefect: Prefect) -> Non
             return await runs.cancelled(range(700, 1000))
 
     assert asyncio.run(run()) == {999}
+
+
+def test_an_order_that_began_without_a_hospital_is_not_cancelled_by_its_run(
+    prefect: Prefect,
+) -> None:
+    """That run ends by itself, while the others go on."""
+    for order_id, message in ((501, "late"), (502, "late."), (503, "")):
+        tags = [f"order-{order_id}", "hospital", "hospital-5"]
+        prefect.make_run("hospital-train", tags, state="CANCELLED", message=message)
+
+    async def run() -> set[int]:
+        async with open_runs(prefect.url, prefect.auth) as runs:
+            return await runs.cancelled(range(500, 510))
+
+    assert asyncio.run(run()) == {502, 503}
 
 
 KEPT, HALF, TOGETHER = 50, 150, 10

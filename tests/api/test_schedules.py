@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from api.due_times import Timing, check_timing, due_after, latest_due
-from api.routes import schedules
+from api.routes import schedule_times, schedules
+from api.store.rows import DueTime
 from protocol.errors import BadRequest, Refused, Unavailable
 from protocol.statistics_request import read_statistics_document
+from protocol.versions import Window
 from tests.api.conftest import Coordinator, StandInRuns, serve, settings_in
 from tests.api.test_bad_input import BODIES, SECRET, assert_refused
 from tests.api.test_statistics import provider, question, record, succeed
@@ -319,6 +321,9 @@ def test_each_time_is_one_order_with_what_was_sealed_for_the_schedule(
         told["rows_used"],
         None,
     )
+    assert (run["user_id"], run["method"]) == (4, "sum")
+    assert run["opened"] == told.get("opened", [])
+    assert run["progress"] == {"done": 0, "of": None}
     assert shown(coordinator, schedule_id)["last_run"] == run
 
 
@@ -393,7 +398,7 @@ def test_make_up_waits_for_who_is_away_and_skips_the_times_until_then(
 def test_skip_names_who_is_away(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedules, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(schedule_times, "SETTLE_SECONDS", 0)
     schedule_id, due = (
         added(coordinator, schedule={**EVERY_MINUTE, "missed": "skip"}),
         now(),
@@ -415,6 +420,22 @@ def test_skip_names_who_is_away(
     assert (
         fire(coordinator, schedule_id, due + timedelta(seconds=1))["state"] == "pending"
     )
+
+
+def test_a_time_at_which_an_agent_lags_too_far_is_skipped_and_says_who(
+    coordinator: Coordinator,
+) -> None:
+    schedule_id, due = added(coordinator), now()
+    let_in(coordinator, 2, 3, 4)
+    (known,) = [row for row in coordinator.store.hospitals.all() if row.user_id == 3]
+    assert known.identity is not None
+    coordinator.store.hospitals.enrol(3, known.identity, "1", speaks=Window(1, 1))
+    told = fire(coordinator, schedule_id, due)
+    assert (told["order_id"], told["state"]) == (None, "skipped")
+    assert "The agent of hospital 3 speaks protocol 1" in told["sentence"]
+    assert "upgrade --site FOLDER" in told["sentence"]
+    (run,) = history(coordinator, schedule_id=schedule_id)
+    assert (run["state"], run["sentence"]) == ("skipped", told["sentence"])
 
 
 @pytest.mark.parametrize(("late", "state"), [(59, "pending"), (61, "skipped")])
@@ -686,3 +707,35 @@ def test_words_of_cron_are_fine() -> None:
     assert kept(cron="@daily")["cron"] == "@daily"
     with pytest.raises(BadRequest):
         kept(cron="@reboot")
+
+
+@pytest.mark.parametrize("is_skipped", [False, True])
+def test_a_time_that_another_process_has_just_entered_is_that_one_s(
+    is_skipped: bool,
+    coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It looked before the other one wrote, and writes behind it."""
+    schedule_id = added(coordinator)
+    scheduled = now()
+    store = coordinator.store.schedules
+    if is_skipped:
+        in_utc = scheduled.replace(tzinfo=None)
+        store.skip(DueTime(schedule_id, in_utc), "Another process has skipped it.")
+        first = None
+    else:
+        first = fire(coordinator, schedule_id, scheduled)["order_id"]
+        succeed(coordinator, first)
+    found = schedule_times._earlier
+    looks: list[DueTime] = []
+
+    async def earlier(services: Any, due: DueTime) -> Any:
+        looks.append(due)
+        return None if len(looks) == 1 else await found(services, due)
+
+    monkeypatch.setattr(schedule_times, "_earlier", earlier)
+    told = fire(coordinator, schedule_id, scheduled)
+    assert told["order_id"] == first
+    assert told["state"] == ("skipped" if is_skipped else "success")
+    orders = coordinator.store.orders.newest(hospital=None, limit=10, before=None)
+    assert [order.order_id for order in orders] == ([] if is_skipped else [first])

@@ -481,6 +481,7 @@ def test_lists_and_orders_show_it(coordinator: Coordinator) -> None:
     shown = coordinator.call("GET", f"/orders/{order_id}", "operator").json()["data"]
     assert shown["stage"] == {"what": "sum", "done": 1, "of": 2}
     assert shown["protection"]["method"] == "additive masks"
+    assert shown["protection"]["receivers"] == [4]
     assert "hospital 4" in shown["protection"]["who_could_decrypt"]
     searched = asked(coordinator, method="median")
     protection = coordinator.call("GET", f"/orders/{searched}").json()["data"][
@@ -488,6 +489,13 @@ def test_lists_and_orders_show_it(coordinator: Coordinator) -> None:
     ]
     assert protection["method"] == "additive masks, opened by all"
     assert "every provider" in protection["who_could_decrypt"]
+    described = asked(coordinator, method="describe", columns=["score"], quartiles=True)
+    protection = coordinator.call("GET", f"/orders/{described}").json()["data"][
+        "protection"
+    ]
+    assert protection["method"] == "additive masks, counts opened by all"
+    assert "Only the receivers, hospital 4" in protection["who_could_decrypt"]
+    assert "every provider can open, too" in protection["who_could_decrypt"]
     joined = asked(coordinator, method="is_investor_accredited")
     protection = coordinator.call("GET", f"/orders/{joined}").json()["data"][
         "protection"

@@ -26,6 +26,12 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("GET", "/model/info?model_id=1"),
     ("POST", "/model/infer"),
     ("POST", "/model/evaluate"),
+    ("POST", "/model/schedules"),
+    ("GET", "/model/schedules"),
+    ("GET", "/model/schedules/1"),
+    ("PATCH", "/model/schedules/1"),
+    ("DELETE", "/model/schedules/1"),
+    ("GET", "/model/schedules/1/history"),
     ("GET", "/model/infer_status?order_id=1"),
     ("POST", "/runModelTrainTask"),
     ("POST", "/runJointStatisticalAnalysisTask"),
@@ -39,6 +45,7 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("GET", "/statistics/history"),
     ("GET", "/hospitals"),
     ("PUT", "/hospitals/me"),
+    ("PUT", "/hospitals/me/token"),
     ("GET", "/orders"),
     ("GET", "/orders/1"),
     ("POST", "/orders/1/cancel"),
@@ -46,6 +53,7 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("GET", "/orders/1/events"),
     ("GET", "/orders/1/timeline"),
     ("GET", "/orders/1/request"),
+    ("GET", "/orders/1/answer"),
     ("POST", "/orders/1/refuse"),
     ("POST", "/orders/1/ask"),
     ("POST", "/orders/1/decided"),
@@ -76,7 +84,7 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("GET", "/exchange/inbox"),
     ("GET", f"{ORDER}/sql/0/0/0?senders=1&recipient=2&wait=0"),
     ("PUT", f"{ORDER}/order/0/0/0/2/0"),
-    ("DELETE", f"{ORDER}/gradient/0/0/0?recipient=1"),
+    ("POST", f"{ORDER}/discard"),
 ]
 QUESTION = {
     "data_providers": [
@@ -102,6 +110,7 @@ EVALUATE = {
     "data_info": dict.fromkeys("234", "SELECT * FROM data.t"),
 }
 BODIES: dict[str, Any] = {
+    f"{ORDER}/discard": {"used": []},
     "/model/train": document_order(),
     "/model/evaluate": EVALUATE,
     "/model/infer": INFER,
@@ -109,8 +118,11 @@ BODIES: dict[str, Any] = {
     "/runJointStatisticalAnalysisTask": QUESTION,
     "/statistics/schedules": {**QUESTION, "schedule": {"cron": "@daily"}},
     "/statistics/schedules/1": {"active": False},
+    "/model/schedules": {"order_id": 1, "schedule": {"cron": "@daily"}},
+    "/model/schedules/1": {"active": False},
     "/statistics/schedules/1/firings": {"scheduled": "2026-11-20T06:00:00Z"},
     "/hospitals/me": {"identity": "00" * 64, "version": "1"},
+    "/hospitals/me/token": {"digest": "00" * 32},
     "/orders/1/refuse": {"type": "Refused", "sentence": "No.", "remedy": "No."},
     "/orders/1/progress": {"state": "running"},
     "/exchange/runs": {"runs": []},
@@ -257,7 +269,9 @@ FORBIDDEN: list[tuple[str, str, str]] = [
     ("agent-5", "PUT", f"{ORDER}/acceptance/0/0/0/5/0"),
     ("user-4", "PUT", f"{ORDER}/order/0/0/0/4/0"),
     ("coordinator", "PUT", f"{ORDER}/order/0/0/0/4/0"),
-    ("agent-2", "DELETE", f"{ORDER}/gradient/0/0/0?recipient=2"),
+    ("agent-2", "POST", f"{ORDER}/discard"),
+    ("user-2", "POST", f"{ORDER}/discard"),
+    ("operator", "POST", f"{ORDER}/discard"),
     ("user-2", "GET", "/exchange/inbox?wait=0"),
     ("operator", "GET", "/exchange/inbox?wait=0"),
     # Reports are the coordinator's flow's; a refusal is a party's agent's; keys are an

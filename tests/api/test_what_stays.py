@@ -35,19 +35,29 @@ def fail(coordinator: Coordinator, order_id: int) -> None:
     transport.record(order_id, {"end": "failed", "stop": stop})
 
 
+# The second is so large that it stands in a file of its own.
+NEEDLES = (NEEDLE, NEEDLE * 200)
+
+
+@pytest.mark.parametrize("needle", NEEDLES, ids=["in the table", "in a file"])
 @pytest.mark.parametrize("end", [cancel, fail])
 def test_what_was_shown_is_gone_with_the_order(
-    tmp_path: Path, end: Callable[[Coordinator, int], None]
+    tmp_path: Path, end: Callable[[Coordinator, int], None], needle: bytes
 ) -> None:
     """While it runs it is found, so the search is one."""
     from deployments.demo.training import document_order
 
     with serve(settings_in(tmp_path)) as coordinator:
-        answer = coordinator.call("POST", "/model/train", json=document_order())
+        body = document_order()
+        # A model whose messages may be so large.
+        body["model_type"] = "mlp"
+        body["model_params"]["hidden"] = [1000, 990]
+        body["model_params"]["init_param"] = {"init_method": "random_normal"}
+        answer = coordinator.call("POST", "/model/train", json=body)
         order_id = answer.json()["data"]["order_id"]
         coordinator.give_places()
         agent = HttpTransport(coordinator.client, coordinator.tokens["agent-2"])
-        agent.put(Address(order_id, "vectors"), 2, COORDINATOR, NEEDLE)
+        agent.put(Address(order_id, "vectors"), 2, COORDINATOR, needle)
         assert files_with_needle(tmp_path)
         end(coordinator, order_id)
         assert files_with_needle(tmp_path) == []

@@ -78,7 +78,8 @@ class Browser:
 
     @property
     def text(self) -> str:
-        return str(self.driver.execute_script("return document.body.innerText"))
+        # Between two pages there is no body.
+        return str(self.driver.execute_script("return document.body?.innerText ?? ''"))
 
     def wait(
         self, condition: Callable[[], Any], what: str, *, seconds: float = 20
@@ -104,8 +105,8 @@ class Browser:
         def pressed() -> bool:
             there = [
                 one
-                for one in self.all("button, a, .q-item")
-                if one.text.strip().split("\n")[0] == name
+                for one in self.all("button, a, .q-item, .q-radio, .q-checkbox")
+                if name in (one.text.strip().split("\n")[0], one.accessible_name)
             ]
             visible = [one for one in there if one.is_displayed()]
             if len(visible) <= at:

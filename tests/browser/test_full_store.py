@@ -39,7 +39,7 @@ def test_500_rounds_of_35_clients(
     browser: Browser, full_coordinator: FullCoordinator
 ) -> None:
     browser.sign_in(full_coordinator.url, full_coordinator.token)
-    drawn = "return document.querySelectorAll('.figure canvas').length >= 2"
+    drawn = "return document.querySelectorAll('.figure:has(canvas)').length >= 2"
     path = f"/page/orders/{full_coordinator.long_order}"
     for _ in range(3):
         open_whole(browser, path, lambda: bool(browser.driver.execute_script(drawn)))

@@ -55,6 +55,17 @@ def a_person_decides(federation: RunningFederation) -> Iterator[None]:
         path.write_text(before)
 
 
+def assert_fits_a_phone(browser: Browser) -> None:
+    browser.phone()
+    for path in ("/", "/asked", "/left", "/models", "/rounds"):
+        browser.open(path)
+        wide = browser.driver.execute_script(
+            "return document.documentElement.scrollWidth"
+        )
+        assert wide <= 375, f"{path} is {wide} pixels wide"
+    browser.desk()
+
+
 @pytest.mark.parametrize(
     ("button", "state"),
     [("Approve", "success"), ("Refuse, and end the order for all", "failed")],
@@ -88,6 +99,7 @@ def test_a_person_reads_the_order_and_decides(
             assert browser.all("button[value=json]")
             browser.open("/asked")
             browser.see("Ward 3 asks")
+            assert_fits_a_phone(browser)
         else:
             assert order["refusal"]["code"] == "approval"
             browser.open("/refused")

@@ -64,7 +64,7 @@ class Faulty(RunningFederation):
         ).json()
         return str(answer["data"]["train_status"])
 
-    def until_round(self, order_id: int, round_: int) -> None:
+    def until_round(self, order_id: int, round_: int, *, seconds: float = 60) -> None:
         def reached() -> bool:
             try:
                 order = self.order(order_id)
@@ -73,7 +73,7 @@ class Faulty(RunningFederation):
             assert order["state"] not in ENDED, order["refusal"]
             return order["round"] is not None and order["round"] >= round_
 
-        wait_until(reached, f"round {round_} of order {order_id}", seconds=60)
+        wait_until(reached, f"round {round_} of order {order_id}", seconds=seconds)
 
     @cached_property
     def prefect_client(self) -> httpx.Client:
@@ -94,7 +94,9 @@ class Faulty(RunningFederation):
         """State by name."""
         return {run["name"]: run["state_type"] for run in self.run_details(order_id)}
 
-    def until_runs_are(self, state: str, order_id: int, *, n_runs: int = 4) -> None:
+    def until_runs_are(
+        self, state: str, order_id: int, *, n_runs: int = 4, seconds: float = 40
+    ) -> None:
         seen: list[dict[str, str]] = []
 
         def all_are() -> bool:
@@ -102,7 +104,7 @@ class Faulty(RunningFederation):
             return list(seen[-1].values()) == n_runs * [state]
 
         try:
-            wait_until(all_are, "", seconds=40)
+            wait_until(all_are, "", seconds=seconds)
         except AssertionError:
             raise AssertionError(f"not all runs became {state}: {seen[-1]}") from None
 

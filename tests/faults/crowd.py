@@ -2,7 +2,8 @@
 nothing, streams of one token, and an agent that puts all that it can.
 
 Reads its orders as JSON from stdin, and says `ready` once it is there; ends with its
-stdin. Prints what it was answered, by kind and status.
+stdin. Says when it is there and when the first silent one is cut off; prints at the
+end what it was answered, by kind and status.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Crowd:
                 with contextlib.closing(writer):
                     await reader.read()
                 ANSWERED["silent: cut off"] += 1
+                if ANSWERED["silent: cut off"] == 1:
+                    print("cut off", flush=True)
 
     async def stream(self) -> None:
         is_first = True

@@ -19,6 +19,8 @@ PARTS = {
     3: "deployments.agent start --site",
     4: "deployments.agent start --site",
 }
+FORK_SERVER = "fork server"
+"""As `tasks.flow_process` names it."""
 SITES = {2: "suzhou-szslyy", 3: "zhejiang-zdey", 4: "shanxi-xbfy"}
 
 
@@ -78,8 +80,16 @@ def part(up: int, name: str | int) -> int | None:
 
 def flow_processes(worker: int) -> list[int]:
     """The flow runs of a worker: what its fork server has forked."""
-    servers = [pid for pid in children(worker) if "forkserver" in command_of(pid)]
+    servers = [pid for pid in children(worker) if name_of(pid) == FORK_SERVER]
     return [child for server in servers for child in children(server)]
+
+
+def name_of(pid: int) -> str:
+    """As `ps -e` shows it; empty for a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def kill(pid: int) -> None:

@@ -121,6 +121,8 @@ def test_the_document_s_order_ends_beside_a_crowd_that_is_held_off(
             began = time.monotonic()
             assert client.get("/health").status_code == 200
             assert time.monotonic() - began < MOST_SECONDS_OF_A_CALL
+        # However quick the order was, the silent have been there long enough.
+        assert around.hear() == "cut off\n"
     after = order_seconds(federation)
     with federation.client() as client:
         client.post(f"/orders/{long_order}/cancel")

@@ -8,6 +8,7 @@ tried with two contents.
 
 from __future__ import annotations
 
+import json
 import threading
 import zlib
 from collections import Counter
@@ -33,9 +34,11 @@ from protocol.exchange import Address, Exchange
 from protocol.machine import disk
 from protocol.memory_transport import MemoryTransport
 from protocol.messages import COORDINATOR
+from protocol.start_window import LATE
 from protocol.training_request import TrainingRequest, parse_training_request
 from tasks.coordinator.training import open_order
 from tests.made_sites import make_sites, order_body
+from tests.made_windows import late_at
 from tests.pairwise import quick
 
 METHODS = ("Paillier", "Mask", "None")
@@ -100,9 +103,32 @@ class MortalTransport:
             assert self._tried.setdefault(key, body) == body, f"{key} was made anew"
         self._fate.meet(key, lambda: self._inner.put(address, sender, recipient, body))
 
-    def discard(self, address: Address, recipient: int) -> None:
+    def put_together(self, run: int, sender: int, messages: Any) -> None:
+        """Dies before and after they are there, all of them or none."""
+        keys = []
+        for message in messages:
+            key = (message.address, sender, message.recipient)
+            body = self._tried.setdefault(key, message.body)
+            assert body == message.body, f"{key} was made anew"
+            keys.append(key)
         self._fate.meet(
-            ("discard", address), lambda: self._inner.discard(address, recipient)
+            ("together", *keys),
+            lambda: self._inner.put_together(run, sender, messages),
+        )
+
+    def gather_some(
+        self, address: Address, senders: Any, *more: Any, **how: Any
+    ) -> Any:
+        """The coordinator dies before and after each of the parts that it adds up."""
+        wanted = tuple(senders)
+        return self._fate.meet(
+            ("read", address, wanted),
+            lambda: self._inner.gather_some(address, wanted, *more, **how),
+        )
+
+    def discard(self, run: int, used: Any) -> None:
+        self._fate.meet(
+            ("discard", tuple(used)), lambda: self._inner.discard(run, used)
         )
 
     def keep_round(self, run: int, round: int, file: bytes) -> None:
@@ -122,7 +148,9 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[int, SiteSettings]:
     for name, frame in breast_cancer_tables().items():
         cost = 1e6 * (2 * frame.x1 - frame.x3 + 5)
         days = 1 + frame.x1.rank()
-        tables[name] = frame.assign(cost=cost, days=days)
+        # Far more uneven than poisson's.
+        visits = (frame.x2.rank() * 7) % 11 * ((frame.x1.rank() * 5) % 7)
+        tables[name] = frame.assign(cost=cost, days=days, visits=visits // 1)
     rows = {
         user: {"rows": tables["guest" if user == 4 else "host"]} for user in HOSPITALS
     }
@@ -162,7 +190,7 @@ def _ends(life: Callable[[], None]) -> bool:
     except Killed:
         return False
     except OrderStopped as stop:
-        if stop.code != "success":
+        if stop.code not in ("success", LATE):
             raise
     return True
 
@@ -203,7 +231,8 @@ def run_mortally_as(
             open_order(order_id, Exchange(mortal, COORDINATOR)), lambda record: None
         )
 
-    lives = {user: hospital(user) for user in HOSPITALS} | {COORDINATOR: coordinator}
+    lives = {user: hospital(user) for user in request.hospitals}
+    lives[COORDINATOR] = coordinator
     with ThreadPoolExecutor(len(lives)) as pool:
         running = {
             who: pool.submit(_live, life, transport, order_id)
@@ -237,8 +266,13 @@ def models(sites: dict[int, SiteSettings], order_id: int) -> list[Any]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_everybody_dies_at_every_message(
-    sites: dict[int, SiteSettings], method: str, mortal_vaults: Fate
+    sites: dict[int, SiteSettings],
+    method: str,
+    mortal_vaults: Fate,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Every part counts as a large one, and so comes alone.
+    monkeypatch.setattr("protocol.exchange.frames.LARGE_BYTES", 1)
     body = order_body(
         (4, 2, 3),
         model_params={
@@ -258,7 +292,8 @@ def test_everybody_dies_at_every_message(
     # times vectors: each twice; the vault's come on top
     assert all(deaths[user] >= 36 for user in HOSPITALS), deaths
     assert deaths[4] > deaths[2], "the initiator opens every sum"
-    assert deaths[COORDINATOR] >= 40, deaths
+    # Of the 5 sums it reads each part by itself, and dies at 2 of them or more twice.
+    assert deaths[COORDINATOR] >= 40 + 5 * 2 * 2, deaths
     mortal_vaults.deaths.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
@@ -272,6 +307,35 @@ def test_everybody_dies_at_every_message(
     assert undisturbed.models[4]["n_rounds"] == 2
     for user in HOSPITALS:
         assert Vault(sites[user].vault).orders() == []
+
+
+@pytest.mark.parametrize("moment", ["accepts", "begins"])
+def test_an_order_that_starts_without_one_survives_every_death(
+    sites: dict[int, SiteSettings], mortal_vaults: Fate, moment: str
+) -> None:
+    """The party that is named is the same after each, and who came late stays so."""
+    changes: dict[str, Any] = {"model_params": {"max_iter": 2, "standardize": True}}
+    window = {"start_within_seconds": 60, "at_least": 2}
+    order_id = 141 if moment == "accepts" else 151
+    with late_at(3, moment=moment, initiator=4, in_time=(2, 4)):
+        body = order_body((4, 2, 3), **changes, **window)
+        deaths = run_mortally(sites, body, order_id)
+    assert deaths[3] >= 4, deaths
+    named = [moment for moment in mortal_vaults.deaths if "party" in str(moment)]
+    assert len(named) >= 3, "in the outbox, and as each hospital keeps it"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        alone = order_body((4, 2), **changes)
+        run_order(sites, alone, order_id=order_id + 1)
+    for user in (2, 4):
+        vault_of = Vault(sites[user].vault)
+        model, other = vault_of.model(order_id), vault_of.model(order_id + 1)
+        assert model["layers"] == other["layers"]
+    late = Vault(sites[3].vault)
+    assert order_id not in late.models()
+    assert late.orders() == []
+    mark = json.loads((sites[3].vault / "ended" / f"{order_id}.json").read_bytes())
+    assert mark["content"]["outcome"] == "late"
 
 
 @pytest.mark.parametrize("standardize", [True, False])
@@ -295,18 +359,50 @@ def test_a_label_in_a_unit_of_its_own_survives_every_death(
     assert max(map(abs, weights)) > 1e5
 
 
-NEWTON_LABELS = {"linear": "cost", "cox": "days"}
+NEWTON_LABELS = {"linear": "cost", "cox": "days", "negative_binomial": "visits"}
+NEWTON_KINDS = ["lr", "linear", "glm", "cox", "negative_binomial", "robust", "firth"]
 
 
-@pytest.mark.parametrize("model_type", quick(["lr", "linear", "glm", "cox"], 2))
+@pytest.mark.thorough
+def test_a_joint_baseline_survives_every_death(
+    sites: dict[int, SiteSettings], mortal_vaults: Fate
+) -> None:
+    """The counts and the joint rounds are replicated state as the rounds before them."""
+    for site in sites.values():
+        text = site.policy.read_text()
+        site.policy.write_text(text.replace("[cohort]", "[cohort]\nrisk_sets = true"))
+    params = {"baseline": "joint", "edges": [500.0], "ties": "breslow"}
+    body = order_body(
+        (4, 2, 3),
+        model_type="cox",
+        label_name="days",
+        event_name="y",
+        attributes=["x2", "x4"],
+        model_params={**params, "eps": 1e-8, "max_iter": 25},
+    )
+    run_mortally(sites, body, 101)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
+        run_order(sites, body, order_id=102)
+    assert models(sites, 101) == models(sites, 102)
+    reports = []
+    for number in (101, 102):
+        for user in HOSPITALS:
+            reports.append(Vault(sites[user].vault).model(number)["report"])
+    assert all(found == reports[0] for found in reports)
+    assert reports[0]["baseline"] == "joint"
+
+
+@pytest.mark.parametrize("kind", quick(NEWTON_KINDS, 2))
 def test_a_newton_order_survives_every_death(
-    sites: dict[int, SiteSettings], model_type: str, mortal_vaults: Fate
+    sites: dict[int, SiteSettings], kind: str, mortal_vaults: Fate
 ) -> None:
     """Its rounds are replicated state; the report is the same bits after each."""
+    model_type = kind if kind in ("lr", "linear", "cox") else "glm"
     body = order_body(
         (4, 2, 3),
         model_type=model_type,
-        label_name=NEWTON_LABELS.get(model_type, "y"),
+        label_name=NEWTON_LABELS.get(kind, "y"),
         model_params={
             "optimizer": "newton",
             "eps": 1e-8,
@@ -314,13 +410,20 @@ def test_a_newton_order_survives_every_death(
             "penalty": "L2",
         },
     )
-    if model_type == "glm":
+    if kind == "negative_binomial":
+        body["model_params"].update(family=kind, penalty=None)
+    if kind == "robust":
+        errors = {"family": "poisson", "standard_errors": "HC1", "penalty": None}
+        body["model_params"].update(errors)
+    if kind == "firth":
+        body["model_params"].update(family="binomial", penalty="firth", max_iter=60)
+    if kind == "glm":
         # Of one coefficient fewer than its model has.
         pair = {"family": "binomial", "link": "probit"}
         body["model_params"].update(pair, offset="x2")
     if model_type == "cox":
         body["event_name"] = "y"
-    order_id = {"lr": 41, "linear": 43, "glm": 45, "cox": 47}[model_type]
+    order_id = 41 + 2 * NEWTON_KINDS.index(kind)
     run_mortally(sites, body, order_id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fate, "meet", lambda self, moment, deed: deed())
@@ -333,7 +436,7 @@ def test_a_newton_order_survives_every_death(
     assert all(found == reports[0] for found in reports)
 
 
-@pytest.mark.parametrize("model_type", ["lr", "linear"])
+@pytest.mark.parametrize("model_type", quick(["lr", "linear"], 1))
 def test_an_evaluation_survives_every_death(
     sites: dict[int, SiteSettings], model_type: str, mortal_vaults: Fate
 ) -> None:
@@ -352,8 +455,12 @@ def test_an_evaluation_survives_every_death(
         "party_id": [2, 3],
         "model_id": model_id,
         "data_info": {str(user): "SELECT * FROM data.rows" for user in HOSPITALS},
+        # Rounds of its own.
+        "calibration_slope": model_type == "lr",
     }
-    request = evaluation_order(parse_evaluate_request(asked), trained)
+    request = evaluation_order(
+        parse_evaluate_request(asked), trained, trained_by=HOSPITALS
+    )
     deaths = run_mortally_as(sites, request, model_id + 1)
     # order or acceptance, limits, the sum, done: each twice, and the vault's on top
     assert all(deaths[user] >= 12 for user in HOSPITALS), deaths
@@ -430,19 +537,43 @@ def test_a_study_dies_while_its_columns_are_agreed_on(
 
 
 @pytest.mark.thorough
+def test_a_meta_analysis_survives_every_death(sites: dict[int, SiteSettings]) -> None:
+    before = {user: site.policy.read_text() for user, site in sites.items()}
+    for user, site in sites.items():
+        told = before[user].replace("[orders]", "[orders]\nhospital_sums = true")
+        site.policy.write_text(told)
+    params = {"optimizer": "newton", "eps": 1e-8, "max_iter": 25, "pooling": "meta"}
+    # The fixture's attributes separate its classes, and its cost is without error.
+    linear = {"model_type": "linear", "label_name": "days"}
+    body = order_body((4, 2, 3), **linear, model_params=params)
+    run_mortally(sites, body, 103)
+    run_order(sites, body, order_id=104)
+    assert models(sites, 103) == models(sites, 104)
+    for user, site in sites.items():
+        site.policy.write_text(before[user])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("optimizer", ["sgd", "newton"])
 def test_everybody_dies_while_columns_are_compared(
-    sites: dict[int, SiteSettings],
+    sites: dict[int, SiteSettings], optimizer: str
 ) -> None:
     """Where thresholds are on the sum."""
     before = {user: site.policy.read_text() for user, site in sites.items()}
     pooled = '\n[statistics]\nmethods = ["count"]\ncells = "pooled"\n'
     for user, site in sites.items():
         site.policy.write_text(before[user] + pooled)
-    body = order_body((4, 2, 3), model_params={"max_iter": 1})
+    params: dict[str, Any] = {"max_iter": 1}
+    number = 13
+    if optimizer == "newton":
+        # Of these the coordinator is told how many there are.
+        params = {"optimizer": "newton", "max_iter": 2, "eps": 1e-8}
+        number = 33
+    body = order_body((4, 2, 3), model_params=params)
     # Each death computes the comparison anew, which has hundreds of messages.
-    deaths = run_mortally(sites, body, 13, every=40)
+    deaths = run_mortally(sites, body, number, every=40)
     assert deaths.total() >= 10, deaths
-    run_order(sites, body, order_id=14)
-    assert models(sites, 13) == models(sites, 14)
+    run_order(sites, body, order_id=number + 1)
+    assert models(sites, number) == models(sites, number + 1)
     for user, site in sites.items():
         site.policy.write_text(before[user])

@@ -47,6 +47,11 @@ PARTIES = (*PROVIDERS, 5, COORDINATOR)
 ORDERS: dict[str, tuple[dict[str, Any], int]] = {
     "avg": ({"key": "x", "group_by": ["g"]}, 1),
     "median": ({"key": "x"}, 7),
+    "count": (
+        {"key": "x", "group_by": ["g"], "start_within_seconds": 60, "at_least": 3},
+        1,
+    ),
+    "describe": ({"key": "x", "columns": ["x", "g"], "quartiles": True}, 9),
     "custom": ({"key": "id", "expression": "df1.x * df2.x - df3.x"}, 1),
     "is_investor_accredited": (
         {
@@ -212,7 +217,13 @@ def run_mortally(
     return runs[0], deaths
 
 
-@pytest.mark.parametrize("method", ORDERS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=[pytest.mark.thorough] * (method == "describe"))
+        for method in ORDERS
+    ],
+)
 def test_everybody_dies_everywhere(
     hospitals: Hospitals, fate: SampledFate, method: str
 ) -> None:

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.gate.memory import Memory, Transaction
+from agents.gate.memory import Memory
+from agents.gate.memory_transaction import Transaction
 from agents.order.party import open_party
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault

@@ -294,6 +294,7 @@ def post(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_order_and_an_inference_wait_for_a_person(
     federation: RunningFederation,
 ) -> None:

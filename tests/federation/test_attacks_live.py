@@ -109,19 +109,10 @@ WEIGHED = {
     "the rest of a sum": ("sum(df1.x + df2.x + df3.x) - sum(df2.x + df3.x)", "min_providers"),
     "a column times zero": ("sum(df1.x + 0 * df2.x + df3.x)", "min_providers"),
 }  # fmt: skip
-SENT_AT_EVERY_COMMIT = ("three sums in the digits of one",)
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        pytest.param(
-            what,
-            marks=[] if what in SENT_AT_EVERY_COMMIT else [pytest.mark.thorough],
-        )
-        for what in WEIGHED
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("what", WEIGHED)
 def test_a_total_that_does_more_than_add_hospitals_up(
     strict: Strict, what: str
 ) -> None:

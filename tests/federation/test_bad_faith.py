@@ -70,6 +70,17 @@ class CheatingTransport(MemoryTransport):
         self, address: Address, *args: Any, **kwargs: Any
     ) -> dict[int, bytes] | None:
         found = super().gather(address, *args, **kwargs)
+        return self._swapped(address, found)
+
+    def gather_some(
+        self, address: Address, *args: Any, **kwargs: Any
+    ) -> dict[int, bytes] | None:
+        found = super().gather_some(address, *args, **kwargs)
+        return self._swapped(address, found)
+
+    def _swapped(
+        self, address: Address, found: dict[int, bytes] | None
+    ) -> dict[int, bytes] | None:
         if found is None:
             return None
         return {
@@ -100,7 +111,9 @@ def cheated(
     monkeypatch.setattr(
         one_process,
         "open_party",
-        lambda site, number, t: open_party(site, number, t.seen_by(site.user_id)),
+        lambda site, number, t, **more: open_party(
+            site, number, t.seen_by(site.user_id), **more
+        ),
     )
     with pytest.raises(ConsiliumError) as caught:
         run_order(
@@ -265,7 +278,7 @@ def test_keys_of_the_coordinator_at_enrolment(
     """
 
     def sealed_to_attacker(
-        transport: Any, request: Any, known: Any, order_id: int
+        transport: Any, request: Any, known: Any, order_id: int, **more: Any
     ) -> None:
         identity = Vault.identity
 
@@ -274,7 +287,7 @@ def test_keys_of_the_coordinator_at_enrolment(
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Vault, "identity", presented)
-            submit(transport, request, known, order_id)
+            submit(transport, request, known, order_id, **more)
 
     submit = one_process.submit
     monkeypatch.setattr(one_process, "submit", sealed_to_attacker)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from agents.gate.memory import ColumnName, Memory
+from agents.gate.kept_sets import ColumnName
+from agents.gate.memory import Memory
 from agents.order.party import open_party
 from agents.rows.canonical import FORM, members_of
 from agents.rows.database import dialect_of

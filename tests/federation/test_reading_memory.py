@@ -14,7 +14,7 @@ import pytest
 
 from tests.made_databases import create_schema, drop_schema, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 ROWS = 200_000
 TEXTS = 25
@@ -68,13 +68,7 @@ def peak(url: str, folder: Path, table: str, dialect: str) -> float:
     return int(kilobytes) / 1024
 
 
-@pytest.fixture(
-    params=[
-        "duckdb",
-        pytest.param("postgres", marks=pytest.mark.thorough),
-        pytest.param("mysql", marks=pytest.mark.thorough),
-    ]
-)
+@pytest.fixture(params=["duckdb", "postgres", "mysql"])
 def database(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[str, str]]:

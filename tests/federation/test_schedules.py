@@ -105,6 +105,7 @@ def still(federation: RunningFederation, user: int) -> Iterator[None]:
         os.kill(agent, signal.SIGCONT)
 
 
+@pytest.mark.thorough
 def test_each_time_is_answered_and_a_pause_is_one(
     federation: RunningFederation,
 ) -> None:
@@ -139,6 +140,7 @@ def test_each_time_is_answered_and_a_pause_is_one(
         assert client.get(f"/orders/{order_id}").json()["data"]["state"] == "success"
 
 
+@pytest.mark.thorough
 def test_who_cancels_its_run_in_prefect_cancels_the_order(
     federation: RunningFederation,
 ) -> None:

@@ -6,20 +6,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from agents.statistics import groups, joined, joined_rows, quantile_rounds
+from agents.statistics import (
+    described,
+    groups,
+    joined,
+    joined_rows,
+    quantile_rounds,
+    sums,
+)
 from analytics.statistics.quantiles import Pivots
 from deployments.local import one_process
 from protocol import statistics_messages
 from protocol.errors import ConsiliumError
 from protocol.exchange import Address
-from protocol.messages import COORDINATOR, peek_envelope
+from protocol.messages import COORDINATOR, canonical, peek_envelope
 from protocol.shares import matching
 from tests.federation.test_bad_faith import CheatingTransport, Swap, flip
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
@@ -28,6 +35,7 @@ PROVIDERS = (2, 3, 4)
 ORDERS: dict[str, dict[str, Any]] = {
     "var": {"key": "x", "group_by": ["g"]},
     "median": {"key": "x"},
+    "describe": {"key": "x", "columns": ["x"], "quartiles": True},
     "custom": {"key": "id", "expression": "df1.x * df2.x + df3.x"},
     "is_investor_accredited": {
         "key": "id",
@@ -65,7 +73,9 @@ def ended(
     monkeypatch.setattr(
         one_process,
         "open_party",
-        lambda site, number, t: open_party(site, number, t.seen_by(site.user_id)),
+        lambda site, number, t, **more: open_party(
+            site, number, t.seen_by(site.user_id), **more
+        ),
     )
     data = dict.fromkeys(PROVIDERS, "rows.csv")
     return hospitals.refused(
@@ -138,6 +148,11 @@ ATTACKS: dict[str, tuple[str, Swap, str]] = {
     "one more in a total of counts": (
         "median",
         on("total", with_one_more, round=2),
+        "sum_mismatch",
+    ),
+    "one more in a total of the counts of quartiles": (
+        "describe",
+        on("total", with_one_more, round=3),
         "sum_mismatch",
     ),
     "a total cut short": ("var", on("total", lambda body: body[:-1]), "payload"),
@@ -281,7 +296,7 @@ def naming(
 
     def name(party: Any, kind: str, make: Any, **rest: Any) -> None:
         if kind == "pivots" and party.me == who:
-            pivots = change(rest["round"], quantile_rounds._decode(make(), whole=whole))
+            pivots = change(rest["round"], quantile_rounds._decode(make(), [whole]))
             named[party.order_id, rest["round"]] = pivots
             send(party, kind, lambda: quantile_rounds._encode(pivots), **rest)
         else:
@@ -582,3 +597,258 @@ def test_a_provider_that_announces_types_of_another_s_columns_or_none_that_is_on
     )
     assert error.code == "bad_message"
     assert error.detail["hospitals"] == [4]
+
+
+# --- names that no rows have ------------------------------------------------------------
+
+
+def quick_of(cases: Mapping[str, Any], *, n_quick: int) -> list[Any]:
+    """Their names, of which the first few are in the short layer."""
+    names = list(cases)
+    later = [pytest.param(name, marks=pytest.mark.thorough) for name in names[n_quick:]]
+    return [*names[:n_quick], *later]
+
+
+BINS = {"key": "x", "bins": [50, 200]}
+EVENTS = {**BINS, "event_name": "g"}
+
+MADE_UP: dict[str, tuple[str, dict[str, Any], list[str | None]]] = {
+    "a bin without a number": ("histogram", BINS, ["x"]),
+    "a bin beyond the last": ("histogram", BINS, ["0003"]),
+    "a bin before the first": ("histogram", BINS, ["-001"]),
+    "a bin by another name": ("histogram", BINS, ["1"]),
+    "no bin": ("histogram", BINS, [None]),
+    "a bin of a curve": ("kaplan_meier", EVENTS, ["1", "x"]),
+    "another event of a curve": (
+        "kaplan_meier",
+        EVENTS,
+        ["2", "0001"],
+    ),
+    "an event without a value": (
+        "kaplan_meier",
+        EVENTS,
+        [None, "0001"],
+    ),
+    "another event of a test": (
+        "logrank",
+        {"key": "x", "event_name": "g", "group_by": ["arm"]},
+        ["a", "2"],
+    ),
+    "no group of a test": ("ttest", {"key": "x", "group_by": ["g"]}, [None]),
+    "no value in a table of a test": (
+        "chi2",
+        {"key": "x", "columns": ["g", "arm"]},
+        [None, "a"],
+    ),
+    "no level of a category's mean": (
+        "avg",
+        {"key": "arm", "categorical": {"arm": {}}},
+        [None],
+    ),
+}
+"""By what a hospital has made up, a question and the name of a group of it."""
+
+
+def stating(
+    monkeypatch: pytest.MonkeyPatch,
+    who: int,
+    entry: list[Any],
+    *,
+    module: Any = groups,
+    place: int = 0,
+) -> None:
+    """One hospital states a group more; in `describe` of the question at this place."""
+    send = module.send
+
+    def state(party: Any, kind: str, make: Any, **rest: Any) -> None:
+        if party.me != who or kind != "statement":
+            send(party, kind, make, **rest)
+            return
+        statement = json.loads(make())
+        text = (
+            statement["parts"][place] if "parts" in statement else statement["groups"]
+        )
+        stated = [*json.loads(text)["groups"], entry]
+        text = canonical({"groups": sorted(stated, key=canonical)})
+        if "parts" in statement:
+            statement["parts"][place] = text
+        else:
+            statement["groups"] = text
+        send(party, kind, lambda: json.dumps(statement).encode(), **rest)
+
+    monkeypatch.setattr(module, "send", state)
+
+
+@pytest.fixture
+def with_arms(hospitals: Hospitals) -> Hospitals:
+    hospitals.allow(
+        row_level=["id", "x"], exact_quantiles=True, max_share=1, min_rows=2
+    )
+    for user in PROVIDERS:
+        place = np.arange(80)
+        frame = pd.DataFrame({"id": place, "x": 1 + place * (place + user) % 301})
+        frame["g"] = place % 2
+        frame["arm"] = np.where(place // 2 % 2, "a", "b")
+        hospitals.write(user, "arms.csv", frame)
+    return hospitals
+
+
+@pytest.mark.parametrize("what", quick_of(MADE_UP, n_quick=2))
+def test_a_name_that_no_rows_have_ends_the_question(
+    with_arms: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It was a row of the answer that nobody has, or ended in a computation."""
+    method, fields, label = MADE_UP[what]
+    stating(monkeypatch, 4, [label, None])
+    data = dict.fromkeys(PROVIDERS, "arms.csv")
+    error = with_arms.refused(method, data, receivers=[3, 5], **fields)
+    assert error.code == "bad_message"
+
+
+@pytest.mark.thorough
+def test_a_made_up_bin_of_pooled_cells_ends_the_question(
+    with_arms: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_arms.allow(cells="pooled", min_providers=2)
+    stating(monkeypatch, 4, [["x"], None])
+    data = dict.fromkeys(PROVIDERS, "arms.csv")
+    error = with_arms.refused("histogram", data, receivers=[3, 5], **BINS)
+    assert error.code == "bad_message"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_made_up_name_of_a_description_ends_the_question(
+    with_arms: Hospitals, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """Of the levels, of who lacks one, and of the bins of a column."""
+    number, category = (
+        {"columns": ["x"], "histograms": {"x": [50, 200]}},
+        {"columns": ["arm"]},
+    )
+    fields, question, entry = [
+        (category, 1, [[None], None]),
+        (category, 2, [["x"], None]),
+        (number, 1, [["x"], None]),
+    ][place]
+    stating(monkeypatch, 4, entry, module=described, place=question)
+    data = dict.fromkeys(PROVIDERS, "arms.csv")
+    error = with_arms.refused("describe", data, receivers=[3, 5], key="x", **fields)
+    assert error.code == "bad_message"
+
+
+@pytest.mark.thorough
+def test_a_threshold_of_rows_that_is_no_whole_number_ends_the_question(
+    with_arms: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of them stands beside all bins of few rows."""
+    stating(monkeypatch, 4, ["0" * 32, ["min_rows", "5/2"]])
+    data = dict.fromkeys(PROVIDERS, "arms.csv")
+    error = with_arms.refused("histogram", data, receivers=[3, 5], **BINS)
+    assert error.code == "bad_message"
+
+
+@pytest.mark.thorough
+def test_thresholds_that_no_policy_can_have_end_the_question(
+    with_arms: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of pooled cells they stand in the coordinator's list, in eight bytes."""
+    with_arms.allow(cells="pooled", min_providers=2)
+    stated(monkeypatch, {4: {"min_rows": 2**70}})
+    data = dict.fromkeys(PROVIDERS, "arms.csv")
+    error = with_arms.refused("histogram", data, receivers=[3, 5], **BINS)
+    assert error.code == "bad_message"
+
+
+# --- quartiles of describe --------------------------------------------------------------
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("what", ["one pivot more", "as many other pivots"])
+def test_of_quartiles_the_only_receiver_names_other_pivots_than_follow(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """As of a single quantile: the sum of moments goes before."""
+    hospitals.allow()
+    round_, change = GREEDY[what]
+    naming(
+        monkeypatch,
+        3,
+        lambda found, pivots: change(found, pivots) if found == round_ + 1 else pivots,
+    )
+    rows = counted(monkeypatch)
+    data = dict.fromkeys(PROVIDERS, "rows.csv")
+    error = hospitals.refused("describe", data, receivers=[3], **ORDERS["describe"])
+    assert error.code == "bad_message"
+    honest = [user for user, _ in rows if user != 3]
+    assert len(honest) == (round_ - 1) * 2
+
+
+# --- sums that no rows have ---------------------------------------------------------------
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("times", [-1, 0, 10**6])
+def test_a_made_up_number_of_rows_is_no_search(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    own_n_rows = quantile_rounds._own_n_rows
+    monkeypatch.setattr(
+        quantile_rounds,
+        "_own_n_rows",
+        lambda questions: [times * n for n in own_n_rows(questions)],
+    )
+    data = dict.fromkeys(PROVIDERS, "rows.csv")
+    assert hospitals.refused("median", data, key="x").code == "bad_message"
+
+
+MADE_UP_SUMS: dict[
+    str, tuple[str, dict[str, Any], Callable[[list[int]], list[int]]]
+] = {
+    "fewer rows than none": (
+        "kaplan_meier",
+        EVENTS,
+        lambda numbers: [-9 * n for n in numbers],
+    ),
+    "more rows than there are": (
+        "count",
+        {"key": "x"},
+        lambda numbers: [1000 * n for n in numbers],
+    ),
+}
+"""By what a hospital has made up, a question and what it adds in the place of its own."""
+
+
+@pytest.mark.parametrize("what", quick_of(MADE_UP_SUMS, n_quick=1))
+def test_sums_that_no_rows_have_end_the_question(
+    with_arms: Hospitals, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """They ended in the middle of a computation, or as an answer with such a count."""
+    method, fields, change = MADE_UP_SUMS[what]
+    seal = sums.Sums._seal
+
+    def made_up(self: Any, values: Any, *rest: Any) -> bytes:
+        return seal(
+            self, change(list(values)) if self._party.me == 4 else values, *rest
+        )
+
+    monkeypatch.setattr(sums.Sums, "_seal", made_up)
+    data = dict.fromkeys(PROVIDERS, "arms.csv")
+    error = with_arms.refused(method, data, receivers=[3, 5], **fields)
+    assert error.code == "bad_message"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("method", "size"), [("ttest", 1e100), ("describe", 1e160)])
+def test_numbers_whose_squares_no_double_holds_have_a_note(
+    with_arms: Hospitals, method: str, size: float
+) -> None:
+    """Of true rows: the quantity that needs them is not told, and all else is."""
+    for user in PROVIDERS:
+        place = np.arange(80)
+        frame = pd.DataFrame({"x": (1 + place % 7) * size, "g": place % 2})
+        with_arms.write(user, "large.csv", frame)
+    data = dict.fromkeys(PROVIDERS, "large.csv")
+    fields = {"columns": ["x"]} if method == "describe" else {}
+    answer = with_arms.ask(method, data, key="x", group_by=["g"], **fields)
+    assert any("too large for a double" in note for note in answer.summary["notes"])

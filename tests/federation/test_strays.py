@@ -87,6 +87,7 @@ def send(processes: list[int], number: signal.Signals) -> None:
             os.kill(process, number)
 
 
+@pytest.mark.thorough
 def test_a_run_of_another_kind_number_or_maker_ends_alone(
     federation: RunningFederation,
 ) -> None:

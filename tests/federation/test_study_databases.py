@@ -23,7 +23,8 @@ from agents.site.vault import Vault
 from agents.training import fold_end
 from agents.training.row_sets import split
 from analytics.training.descent import train
-from analytics.training.models import Model, scores
+from analytics.training.margins import scores
+from analytics.training.models import Model
 from deployments.local.one_process import OrderOutcome, run_order
 from protocol.training_request import parse_training_request
 from tests.made_databases import MARIADB, POSTGRES, create_schema, drop_schema

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ import pytest
 
 from deployments.demo.training import document_order, pooled_weights
 from tests.browser.conftest import Browser, addresses, chromium
+from tests.conftest import ROOT
 from tests.encrypted_federation import (
     COMES_FROM,
     DIRECT,
     NAMES,
     OPENED,
+    PROXIED,
     Encrypted,
     Hospitals,
+    Site,
+    agents_environment,
     encrypted_hospitals,
 )
 from tests.faults.processes import wait_until
@@ -149,6 +154,28 @@ def test_its_steps_came_to_prefect_by_the_socket(
         )
 
 
+def test_a_hospital_may_show_the_steps_of_a_round(
+    order_id: int, connected: Hospitals
+) -> None:
+    """The one with `round_steps`; the others show their rounds."""
+    parts = f"/orders/{order_id}/timeline?round=1"
+
+    def shown() -> set[tuple[str, int]] | None:
+        with connected.federation.client(DIRECT) as client:
+            found = client.get(parts).json()["data"]["parts"]
+        of_hospitals = {(one["what"], one["user_id"]) for one in found}
+        of_hospitals.discard(("aggregation", None))
+        return of_hospitals if len(of_hospitals) == 5 else None
+
+    assert wait_until(shown, "the parts of a round", seconds=60) == {
+        ("local gradient", OPENED),
+        ("scoring", OPENED),
+        ("encryption", OPENED),
+        ("local training", DIRECT),
+        ("local training", PROXIED),
+    }
+
+
 def test_what_each_proxy_has_seen(order_id: int, connected: Hospitals) -> None:
     """The one nothing but the name, the other every call; neither a row or a gradient,
     which are sealed.
@@ -177,6 +204,61 @@ def test_check_finds_the_coordinator_on_every_way(connected: Hospitals) -> None:
         found = {one["check"]: one["state"] for one in site.check()}
         assert (found["coordinator"], found["token"]) == ("ok", "ok")
         assert (found["prefect"], found["pool"]) == ("ok", "ok")
+
+
+def operators(hospitals: Hospitals, *words: str) -> str:
+    """`./run server ...` beside the one that runs."""
+    federation = hospitals.federation
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.server", *words],
+        cwd=ROOT,
+        env=federation.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_hospital_joins_by_its_file(hospitals: Hospitals, tmp_path: Path) -> None:
+    """From the operator's command to an agent that the coordinator has: the file alone
+    says whom to call and whom to trust.
+    """
+    federation, user = hospitals.federation, 9
+    assert federation.operator is not None
+    told = operators(
+        hospitals,
+        *("add-hospital", "--user-id", str(user), "--name", "hangzhou"),
+        *("--address", federation.origin, "--ca", str(federation.operator.pem)),
+        *("--into", str(tmp_path)),
+    )
+    operators(hospitals, "deploy")
+    state = tmp_path / "state"
+    site = Site(user, tmp_path / "site", state, tmp_path / "agent.log")
+    init = [sys.executable, "-m", "deployments.agent", "init", "--enrol"]
+    init += [json.loads(told)["enrolment"], "--site", str(site.folder)]
+    made = subprocess.run(
+        [*init, "--state", str(state)],
+        cwd=ROOT,
+        env=agents_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "The coordinator accepts it." in made.stdout, made.stderr
+    found = {one["check"]: one["state"] for one in site.check()}
+    ways = ("coordinator", "clock", "version", "token", "prefect", "pool")
+    assert {found[name] for name in ways} == {"ok"}
+    site.start()
+    try:
+        wait_until(lambda: user in federation.online(), "its agent", seconds=120)
+        paths = {call.path for call in federation.calls_of(site)}
+        assert "/exchange/inbox" in paths or "/hospitals/me" in paths
+        assert {call.address for call in federation.calls_of(site)} == {"127.0.0.1"}
+    finally:
+        site.end()
+    assert "Traceback" not in site.log.read_text()
 
 
 # The page

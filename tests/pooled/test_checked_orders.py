@@ -194,6 +194,19 @@ CASES = {
 }
 
 MORE_CASES = {
+    "one that starts with who is there": Case(
+        training(start_within_seconds=60, at_least=2)
+    ),
+    "one that may start with too few": Case(
+        training(start_within_seconds=60, at_least=2),
+        {"min_hospitals"},
+        {"min_hospitals = 2": "min_hospitals = 3"},
+    ),
+    "an answer that may start with too few": Case(
+        statistics(start_within_seconds=60, at_least=2),
+        {"min_providers"},
+        {"min_providers = 2": "min_providers = 3"},
+    ),
     "a linear model with standardized columns": Case(
         training(
             model_type="linear", label_name="x3", model_params={"standardize": True}
@@ -229,7 +242,7 @@ MORE_CASES = {
     ),
     "a derived column of few": Case(
         training(derive={"few": "x1 * rare"}, attributes=["x2", "few"]),
-        {"min_varying"},
+        {"min_varying", "max_share"},
     ),
     "a derived column": Case(
         training(derive={"double": "x1 * x2"}, attributes=["x2", "double"])
@@ -266,6 +279,14 @@ MORE_CASES = {
     "a frequency of rare values": Case(statistics("frequency", key="ward")),
     "a description": Case(
         statistics("describe", columns=["x1", "gaps", "ward"], group_by=["y"])
+    ),
+    "a description with quartiles": Case(
+        statistics("describe", columns=["x1", "ward"], group_by=["y"], quartiles=True),
+        policy={'"median"': '"median", "quantile"'},
+        users=ALL,
+    ),
+    "a description whose quartiles may not be": Case(
+        statistics("describe", columns=["x1"], quartiles=True), {"methods"}
     ),
     "a description of columns whose sums may not be": Case(
         statistics("describe", columns=["x1", "double"], derive={"double": "2 * x1"}),
@@ -364,3 +385,13 @@ def test_what_is_said_of_further_orders_is_what_happens(
     made: Sites, tmp_path: Path, name: str
 ) -> None:
     agrees(made, tmp_path, MORE_CASES[name])
+
+
+def test_who_takes_part_is_left_to_the_others(made: Sites, tmp_path: Path) -> None:
+    made.begin({}, ())
+    for body in (training, statistics):
+        asked = body(start_within_seconds=60, at_least=2)
+        findings = made.check(tmp_path, asked)
+        (one,) = [one for one in findings if one.check == "start_within_seconds"]
+        assert one.state == JOINT
+        assert "after 60 seconds" in one.sentence

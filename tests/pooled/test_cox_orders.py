@@ -210,6 +210,18 @@ def test_rossi_dealt_to_three_hospitals(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_proportional_hazards_against_the_time_itself(tmp_path: Path) -> None:
+    attributes = ["fin", "age", "race", "wexp", "mar", "paro", "prio"]
+    params = {"hazards_time": "identity"}
+    outcome = run(tmp_path, rossi(), attributes=attributes, model_params=params)
+    hazards = report_of(outcome)["proportional_hazards"]
+    assert hazards["time"] == "identity"
+    assert hazards["joint"]["chi2"] == pytest.approx(18.3500, abs=5e-5)
+    (age,) = [term for term in hazards["terms"] if term["term"] == "age"]
+    assert age["chi2"] == pytest.approx(6.7043, abs=5e-5)
+
+
+@pytest.mark.thorough
 def test_breslow(tmp_path: Path) -> None:
     frames = made_rows(DEALS[3])
     found = report_of(run(tmp_path, frames, model_params={"ties": "breslow"}))
@@ -462,6 +474,11 @@ def test_another_hospital_s_user_does_not_filter_by_the_event(tmp_path: Path) ->
         ("event_name", {"event_name": None}),
         ("event_name", {"model_type": "linear"}),
         ("ties", {"model_type": "linear", "event_name": None, "ties": "efron"}),
+        (
+            "hazards_time",
+            {"model_type": "lr", "event_name": None, "hazards_time": "log"},
+        ),
+        ("hazards_time", {"penalty": "L2", "hazards_time": "log"}),
         ("optimizer", {"optimizer": "sgd"}),
         ("optimizer", {"penalty": "L1"}),
         ("optimizer", {"learning_rate": 0.3}),
@@ -471,10 +488,11 @@ def test_another_hospital_s_user_does_not_filter_by_the_event(tmp_path: Path) ->
 )
 def test_what_does_not_go_together(code: str, change: dict[str, Any]) -> None:
     params = {}
-    for name in ("ties", "optimizer", "penalty", "learning_rate"):
-        if name in change:
-            params[name] = change.pop(name)
-    body = cox_body((2, 3, 4), **change, model_params=params)
+    fields = dict(change)
+    for name in ("ties", "hazards_time", "optimizer", "penalty", "learning_rate"):
+        if name in fields:
+            params[name] = fields.pop(name)
+    body = cox_body((2, 3, 4), **fields, model_params=params)
     with pytest.raises(BadRequest) as error:
         parse_training_request(body)
     assert error.value.code == code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +70,36 @@ class Study:
         *,
         later: dict[int, pd.DataFrame] | None = None,
         order: dict[str, Any] | None = None,
+        make_rows: Callable[[int, int], pd.DataFrame] = made_rows,
         **policy: Any,
     ) -> None:
         self.later = later or {
-            user: made_rows(n_rows, 50 + user) for user, n_rows in n_of.items()
+            user: make_rows(n_rows, 50 + user) for user, n_rows in n_of.items()
         }
-        tables = {}
+        tables = self.tables = {}
         for user, n_rows in n_of.items():
-            rows = made_rows(max(80, n_rows), user)
+            rows = make_rows(max(80, n_rows), user)
             tables[user] = {"rows": rows, "later": self.later[user]}
         options = {"min_hospitals": 1, **policy}
         self.sites: dict[int, SiteSettings] = make_sites(folder, tables, **options)
         unsaid = {"attributes": ATTRIBUTES, "model_params": params("Mask")}
         self.trained = order_body(n_of, **{**unsaid, **(order or {})})
-        self.model = run_order(self.sites, self.trained).models[2]
+        if self.trained["model_type"] in ("glm", "cox"):
+            # Newton has defaults of its own.
+            self.trained["model_params"] = dict((order or {})["model_params"])
+        outcome = run_order(self.sites, self.trained)
+        self.model = outcome.models[2]
+        # What the coordinator saw.
+        self.traffic, self.facts = outcome.traffic, outcome.facts
         self.n_orders = 1
+
+    def put_later(self, later: dict[int, pd.DataFrame]) -> None:
+        """Other new rows in the hospitals' databases."""
+        self.later = later
+        for user, rows in later.items():
+            path = self.sites[user].vault.parent / "hospital.duckdb"
+            path.unlink()
+            make_database(path, {**self.tables[user], "later": rows})
 
     def evaluate(self, **changes: Any) -> EvaluationOutcome:
         users = sorted(self.later)
@@ -142,7 +158,7 @@ def test_lr_is_judged_as_on_one_table(
     tmp_path: Path, n_hospitals: int, method: str, threshold: float
 ) -> None:
     study = Study(tmp_path, DEALS[n_hospitals], order={"model_params": params(method)})
-    outcome = study.evaluate(threshold=threshold)
+    outcome = study.evaluate(threshold=threshold, cutoffs=[0.6, 0.2])
     report = report_at_all(outcome)
     y = study.pooled["y"].to_numpy()
     score = 1 / (1 + np.exp(-study.predictors()[:, 0]))
@@ -163,6 +179,11 @@ def test_lr_is_judged_as_on_one_table(
     assert metrics["sensitivity"] == tp / (tp + fn)
     assert metrics["npv"] == tn / (tn + fn)
     assert metrics["threshold"] == threshold
+    assert [line["asked"] for line in report["cutoffs"]] == [0.2, 0.6]
+    for line in report["cutoffs"]:
+        called = score >= line["threshold"]
+        assert line["tp"] == (called & (y == 1)).sum()
+    assert len(report["decision"]) == len(report["roc"])
     # The counts stay in the vaults; what is shown of them has steps of enough rows.
     counts = np.array(outcome.evaluations[2]["counts"])
     expected = np.histogram(score, bins=1000, range=(0, 1))[0]
@@ -294,6 +315,8 @@ def test_the_coordinator_is_told_metrics_and_no_curve(tmp_path: Path) -> None:
         assert told["metrics"][name] == metrics[name]
     for seen in [*outcome.traffic, json.dumps(told).encode()]:
         assert b"calibration" not in seen
+        assert b"net_benefit" not in seen
+        assert b"cutoffs" not in seen
         assert b'"roc"' not in seen
 
 

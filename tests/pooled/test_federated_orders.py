@@ -20,7 +20,8 @@ from agents.training import fold_end
 from agents.training.row_sets import split
 from analytics.training import standardization
 from analytics.training.descent import train
-from analytics.training.models import Model, scores
+from analytics.training.margins import scores
+from analytics.training.models import Model
 from deployments.demo.breast_cancer import breast_cancer_tables
 from deployments.local.one_process import OrderOutcome, run_order
 from protocol.errors import BadRequest

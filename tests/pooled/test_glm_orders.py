@@ -15,13 +15,15 @@ import statsmodels.api as sm
 from scipy import stats
 from statsmodels.tools.sm_exceptions import DomainWarning
 
-from agents.gate.totals import training_totals
+from agents.gate.training_totals import training_totals
 from agents.order.party import open_party
 from agents.site.settings import load_settings
 from agents.training.export import export_model
 from agents.training.inference import predict, predict_values
 from analytics.arrays import Floats
-from analytics.training.families import LINKS, Pair
+from analytics.training.families import is_null_with_offset
+from analytics.training.pairs import LINKS as ALL_LINKS
+from analytics.training.pairs import Pair
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput, Refused
 from protocol.memory_transport import MemoryTransport
 from protocol.message_plan import training_plan
@@ -34,6 +36,12 @@ from tests.made_newton import ATTRIBUTES, DEALS, columns_of, run
 from tests.made_sites import order_body
 from tests.pairwise import pairwise, quick
 
+# Of negative_binomial: test_negative_binomial.py.
+LINKS = {
+    family: links
+    for family, links in ALL_LINKS.items()
+    if family != "negative_binomial"
+}
 PAIRS = [Pair(family, link) for family, links in LINKS.items() for link in links]
 
 REFERENCES = {
@@ -231,6 +239,7 @@ def test_dobson_s_counts(tmp_path: Path) -> None:
     assert report["null_deviance"] == pytest.approx(10.5814, abs=5e-5)
     assert report["aic"] == pytest.approx(56.7613, abs=5e-5)
     assert report["df_residual"] == 4
+    assert report["rounds"] == 5
 
 
 def test_clotting_times(tmp_path: Path) -> None:
@@ -278,6 +287,12 @@ def test_quasi_poisson_has_a_dispersion_and_no_likelihood(tmp_path: Path) -> Non
         pytest.param(Pair("gamma", "inverse"), marks=pytest.mark.thorough),
         pytest.param(Pair("gaussian", "identity"), marks=pytest.mark.thorough),
         pytest.param(Pair("binomial", "cloglog"), marks=pytest.mark.thorough),
+        pytest.param(Pair("binomial", "logit"), marks=pytest.mark.thorough),
+        pytest.param(Pair("binomial", "probit"), marks=pytest.mark.thorough),
+        pytest.param(Pair("poisson", "sqrt"), marks=pytest.mark.thorough),
+        pytest.param(Pair("gaussian", "log"), marks=pytest.mark.thorough),
+        pytest.param(Pair("gaussian", "inverse"), marks=pytest.mark.thorough),
+        pytest.param(Pair("inverse_gaussian", "log"), marks=pytest.mark.thorough),
     ],
     ids=str,
 )
@@ -303,13 +318,79 @@ def test_an_offset_is_that_of_one_table(tmp_path: Path, pair: Pair) -> None:
     assert columns_of(outcome, "se") == pytest.approx(se, rel=1e-9)
     assert report["deviance"] == pytest.approx(result.deviance, rel=1e-9)
     assert report["df_residual"] == result.df_resid
-    assert (report["offset"], report["null_deviance"]) == ("exposure", None)
+    assert report["offset"] == "exposure"
+    assert report["null_deviance"] == pytest.approx(
+        null_deviance_of(frames, pair), rel=1e-9
+    )
     # The kept model has it as a column with a coefficient of 1.
     age, exposure, dose, sex, intercept = outcome.models[2]["layers"]["dense"]
     assert exposure == pytest.approx(1, rel=1e-12)
     assert [intercept, age, dose, sex] == pytest.approx(list(b), rel=1e-6)
-    # Of four coefficients, not of five: 10 + 4 + 2 numbers a round.
-    assert report["equations"] == 16 * report["rounds"]
+    # Of four coefficients, not of five: 10 + 4 + 2 numbers a round, and of the null model
+    # 1 + 1 + 2 where that has no formula.
+    n_of_round = 16 if is_null_with_offset(pair) else 20
+    assert report["equations"] == n_of_round * report["rounds"]
+
+
+def test_few_rows_do_not_make_up_the_null_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attribute takes the offset back, so that all rows weigh alike in the model; in the
+    null model all are sure but five.
+    """
+    frames = {}
+    for user in (2, 3, 4):
+        rng = np.random.default_rng(user)
+        exposure = rng.choice([-8.0, 8.0], 120) + rng.normal(0, 0.3, 120)
+        exposure[:5] = rng.normal(0, 0.3, 5)
+        frame = pd.DataFrame({"id": np.arange(120), "exposure": exposure})
+        frame["against"] = exposure + rng.normal(0, 0.5, 120)
+        frame["y"] = rng.integers(0, 2, 120)
+        frames[user] = frame
+    words: dict[str, Any] = {
+        "model_type": "glm",
+        "attributes": ["exposure", "against"],
+        "model_params": {"family": "binomial", "offset": "exposure"},
+        "is_open": False,
+    }
+    with pytest.raises(Refused) as error:
+        run(tmp_path / "refused", frames, **words)
+    assert error.value.code in ("dominance", "max_share")
+    monkeypatch.setattr("agents.training.null_model.check_probe", lambda *_, **__: None)
+    assert run(tmp_path / "told", frames, **words).models
+
+
+def null_deviance_of(frames: dict[int, pd.DataFrame], pair: Pair) -> float:
+    """statsmodels' own one is as far as its usual steps go."""
+    rows = pd.concat(frames.values())
+    family = REFERENCES[pair.family](link=REFERENCE_LINKS[pair.link]())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DomainWarning)
+        model = sm.GLM(
+            rows["y"], np.ones(len(rows)), family=family, offset=rows["log_time"]
+        )
+    fitted = model.fit(maxiter=100, tol=1e-12, tol_criterion="params")
+    return float(fitted.deviance)
+
+
+def test_two_rows_do_not_make_up_the_product_of_label_and_offset(
+    tmp_path: Path,
+) -> None:
+    """It is opened for the null deviance. Two rows of an offset far from the others' would
+    tell their labels by it.
+    """
+    pair = Pair("poisson", "log")
+    frames = made_rows(pair, {2: 120, 3: 120, 4: 120})
+    for user, frame in frames.items():
+        rng = np.random.default_rng(40 + user)
+        frame["exposure"] = rng.normal(0, 1e-3, len(frame))
+        if user == 2:
+            frame.loc[:1, "exposure"] = 3.0
+        frame["y"] = rng.poisson(20 * np.exp(frame["exposure"])).astype(float)
+    order = {"attributes": ["exposure", *ATTRIBUTES], "is_open": False}
+    with pytest.raises(Refused) as error:
+        run_glm(tmp_path, frames, pair, model_params={"offset": "exposure"}, **order)
+    assert error.value.code == "max_share"
 
 
 @pytest.mark.thorough
@@ -534,6 +615,36 @@ def test_a_weight_that_is_none(
     assert str(value) not in str(error.value)
 
 
+@pytest.mark.parametrize("weights_type", ["prior", "frequency"])
+def test_weights_that_are_all_0_are_refused(tmp_path: Path, weights_type: str) -> None:
+    frames = made_rows(Pair("poisson", "log"), {2: 40, 3: 40, 4: 40})
+    for frame in frames.values():
+        frame["m"] = 0.0
+    params = {"weights": "m", "weights_type": weights_type}
+    with pytest.raises(BadRequest, match="All weights in m are 0") as error:
+        run_glm(tmp_path, frames, Pair("poisson", "log"), model_params=params)
+    assert error.value.code == "weights"
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize("constant", quick([1.0, 2.0], 1))
+def test_constant_weights_change_no_estimate(tmp_path: Path, constant: float) -> None:
+    """Those of 1 equal none; of poisson others divide variances by themselves."""
+    pair = Pair("poisson", "log")
+    frames = made_rows(pair, DEALS[3])
+    plain = run_glm(tmp_path / "plain", frames, pair)
+    for frame in frames.values():
+        frame["m"] = constant
+    weighted = run_glm(
+        tmp_path / "weighted", frames, pair, model_params={"weights": "m"}
+    )
+    se = columns_of(plain, "se")
+    gap = columns_of(weighted, "estimate") - columns_of(plain, "estimate")
+    assert (np.abs(gap) <= 1e-9 * se).all()
+    expected = se / np.sqrt(constant)
+    assert columns_of(weighted, "se") == pytest.approx(expected, rel=1e-9)
+
+
 def test_few_rows_do_not_have_all_the_weight(tmp_path: Path) -> None:
     pair = Pair("gaussian", "identity")
     frames = made_rows(pair, {2: 60, 3: 60, 4: 60})
@@ -645,6 +756,52 @@ def test_a_count_that_no_row_of_a_level_has_is_separated(tmp_path: Path) -> None
     with pytest.raises((BadRequest, Refused)) as error:
         run_glm(tmp_path, frames, pair)
     assert error.value.code in ("separated", "linear_predictor")
+
+
+@pytest.mark.parametrize("n_counts", quick([0, 1], 1))
+@pytest.mark.parametrize(
+    "pair",
+    quick(
+        [
+            Pair("poisson", "log"),
+            Pair("negative_binomial", "log"),
+            Pair("poisson", "sqrt"),
+            Pair("poisson", "identity"),
+        ],
+        2,
+    ),
+    ids=str,
+)
+def test_no_count_at_all_is_said_in_the_first_round(
+    tmp_path: Path, pair: Pair, n_counts: int
+) -> None:
+    frames = made_rows(Pair("poisson", "log"), {2: 90, 3: 80, 4: 70})
+    for frame in frames.values():
+        frame["y"] = 0.0
+    frames[3].loc[: n_counts - 1, "y"] = 1.0
+    with pytest.raises((BadRequest, Refused)) as error:
+        run_glm(tmp_path, frames, pair)
+    if n_counts:
+        assert error.value.code != "no_events"
+        return
+    assert error.value.code == "no_events"
+    assert "above 0 in y" in str(error.value)
+    assert "label_name" in error.value.remedy
+
+
+@pytest.mark.thorough
+def test_no_count_at_all_of_weighted_rows(tmp_path: Path) -> None:
+    frames = weighted_rows(Pair("poisson", "log"))
+    for frame in frames.values():
+        frame["y"] = 0.0
+    with pytest.raises(BadRequest) as error:
+        run_glm(
+            tmp_path,
+            frames,
+            Pair("poisson", "log"),
+            model_params={"weights": "part"},
+        )
+    assert error.value.code == "no_events"
 
 
 def test_one_row_is_no_hospital_s_weight(tmp_path: Path) -> None:

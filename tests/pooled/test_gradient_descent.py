@@ -12,13 +12,15 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 
 from analytics.training.descent import joint_gradient, joint_loss, train
+from analytics.training.gradients import local_gradient
+from analytics.training.margins import scores
 from analytics.training.metrics import (
     binary_metrics,
     histogram_metrics,
     metrics,
     score_histogram,
 )
-from analytics.training.models import Model, local_gradient, scores
+from analytics.training.models import Model
 
 SPLIT = Path(__file__).parents[2] / "deployments" / "demo" / "breast_cancer_split.json"
 ALL_OPTIMIZERS = ["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]

@@ -18,12 +18,12 @@ from analytics.statistics import circuit
 from analytics.statistics.circuit import Plan, Product, Sign
 from analytics.statistics.compiling import plan
 from analytics.statistics.expression import ExpressionError
+from analytics.statistics.kinds import Fixed
 from analytics.statistics.reading import compare_sum, parse_expression
-from analytics.statistics.rowwise import Fixed
 from protocol.errors import ProtocolViolation
+from protocol.shares.channel import SEED
 from protocol.shares.ring import Ring
 from protocol.shares.shared_expression import JoinedResult
-from protocol.shares.sharing import SEED
 from tasks.coordinator.dealing import Dealt
 from tests.examples import few
 from tests.made_providers import column, compute_jointly, hall_of, shares_of

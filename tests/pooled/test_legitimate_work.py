@@ -73,6 +73,7 @@ def months(user: int, month: int) -> pd.DataFrame:
     return everybody[has_come]
 
 
+@pytest.mark.thorough
 def test_a_year_of_monthly_means(study: Study) -> None:
     for month in range(13):
         for user in USERS:

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from analytics.arrays import Floats
-from analytics.training.models import Model, row_weights
+from analytics.training.gradients import row_weights
+from analytics.training.models import Model
 from tests.made_study import USERS, Study, make_study, patients
 
 N_ROWS = {2: 141, 3: 60, 4: 60}

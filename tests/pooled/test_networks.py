@@ -20,7 +20,7 @@ from agents.training.inference import model_of, predict, weights_of
 from agents.training.row_sets import ordered_model
 from analytics.arrays import Floats
 from analytics.training.descent import train
-from analytics.training.models import scores
+from analytics.training.margins import scores
 from deployments.demo.digits import GATE, HOSPITALS, PIXELS, digits_order, digits_tables
 from deployments.local.one_process import OrderOutcome, run_order
 from protocol.errors import ConsiliumError, Refused
@@ -116,7 +116,7 @@ def test_full_batches_train_what_pooled_rows_train(
     assert_all_hold(outcome, trained_on(pooled(runner.parts(outcome)), body))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", quick(list(NETWORKS), 1))
 def test_mini_batches_and_a_penalty(runner: Runner, kind: str) -> None:
     """Mini-batches are walked at each hospital, so the same parts must be compared."""
     changes = {

@@ -277,6 +277,61 @@ def test_a_collinear_column_is_named(tmp_path: Path) -> None:
     assert error.value.code == "collinear"
 
 
+@pytest.mark.parametrize("kind", ["lr", "linear"])
+def test_more_coefficients_than_rows_are_no_fault_of_a_column(
+    tmp_path: Path, kind: str
+) -> None:
+    frame = wide_rows(n_rows=5)
+    with pytest.raises(BadRequest, match="more coefficients than") as error:
+        fit_wide(tmp_path, frame, kind)
+    assert error.value.code == "collinear"
+    assert "fewer attributes" in error.value.remedy
+
+
+def test_as_many_coefficients_as_rows_have_no_errors_and_say_so(
+    tmp_path: Path,
+) -> None:
+    report = fit_wide(tmp_path, wide_rows(n_rows=7), "linear").models[2]["report"]
+    assert report["df_residual"] == 0
+    assert [term["se"] for term in report["terms"]] == [None] * 7
+    assert any("as many coefficients as rows" in note for note in report["notes"])
+
+
+def wide_rows(*, n_rows: int) -> pd.DataFrame:
+    """Six attributes."""
+    rng = np.random.default_rng(1)
+    names = [f"x{place}" for place in range(6)]
+    frame = pd.DataFrame(rng.normal(size=(n_rows, 6)), columns=names)
+    return frame.assign(
+        id=np.arange(n_rows), y=np.arange(n_rows) % 2, value=rng.normal(size=n_rows)
+    )
+
+
+def fit_wide(folder: Path, frame: pd.DataFrame, kind: str) -> OrderOutcome:
+    return run(
+        folder,
+        {2: frame},
+        min_hospitals=1,
+        model_type=kind,
+        label_name="y" if kind == "lr" else "value",
+        attributes=[f"x{place}" for place in range(6)],
+    )
+
+
+@pytest.mark.parametrize(("max_iter", "is_noted"), [(2, True), (25, False)])
+def test_estimates_before_convergence_are_said_to_be_none(
+    tmp_path: Path, max_iter: int, is_noted: bool
+) -> None:
+    outcome = run(tmp_path, made_rows(DEALS[3]), model_params={"max_iter": max_iter})
+    report = outcome.models[2]["report"]
+    assert report["converged"] is not is_noted
+    notes = [note for note in report["notes"] if "not converged" in note]
+    assert bool(notes) is is_noted
+    if is_noted:
+        assert "max_iter" in notes[0]
+        assert "firth" in notes[0]
+
+
 def test_classes_that_a_column_separates_in_part_end_the_order(tmp_path: Path) -> None:
     frames = made_rows(DEALS[3])
     for frame in frames.values():
@@ -308,7 +363,6 @@ def test_two_hospitals_need_a_policy_that_says_so(tmp_path: Path) -> None:
         ("eps", {"model_params": {"eps": 0}}),
         ("early_stop", {"model_params": {"converge_func": "abs"}}),
         ("init_method", {"model_params": {"init_param": {"init_method": "ones"}}}),
-        ("fit_intercept", {"model_params": {"init_param": {"fit_intercept": False}}}),
         ("Scores", {"scoring": "full"}),
         ("confidence", {"model_params": {"optimizer": "sgd", "confidence": 0.9}}),
     ],

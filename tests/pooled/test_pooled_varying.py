@@ -181,7 +181,8 @@ def test_the_coordinator_is_told_thresholds_and_no_count(tmp_path: Path) -> None
     run_order(sites, body(), transport=transport)
     traffic = b"".join(transport.traffic)
     assert (
-        b'"pooled":{"min_hospitals":3,"min_varying":10,"own_totals":false}' in traffic
+        b'"pooled":{"min_hospitals":3,"min_rows":10,"min_varying":10,"own_totals":false}'
+        in traffic
     )
     facts = json.dumps(transport.facts, default=str)
     assert "sex" not in facts.replace("attributes", "")
@@ -234,10 +235,12 @@ def test_a_second_comparison_of_an_order_is_refused(
     codes = []
     check = steps.varying.check_columns
 
-    def again(order: Any, rows: Any) -> None:
-        check(order, rows)
+    def again(order: Any, rows: Any, levels: Any) -> None:
+        check(order, rows, levels)
         if order.me == 3:
-            plan = varying_plan(USERS, PooledThresholds(10, 3, own_totals=True))
+            plan = varying_plan(
+                USERS, PooledThresholds(10, 3, own_totals=True, min_rows=10)
+            )
             with pytest.raises(ProtocolViolation) as caught:
                 evaluate_once(order, plan, {"p3.n1": column([1])}, n_rows=1)
             codes.append(caught.value.code)
@@ -257,9 +260,9 @@ def test_sets_are_committed_before_anything_is_compared(
         done.append((order.me, "commit"))
         commit(order)
 
-    def checked(order: Any, rows: Any) -> None:
+    def checked(order: Any, rows: Any, levels: Any) -> None:
         done.append((order.me, "check"))
-        check(order, rows)
+        check(order, rows, levels)
 
     monkeypatch.setattr(steps.cohorts, "commit", committed)
     monkeypatch.setattr(steps.varying, "check_columns", checked)

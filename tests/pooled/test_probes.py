@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analytics.training.models import Model, local_gradient, row_weights
+from analytics.training.gradients import local_gradient, row_weights
+from analytics.training.models import Model
 from deployments.local.one_process import run_order
 from protocol.errors import Refused
 from protocol.memory_transport import MemoryTransport

@@ -81,6 +81,66 @@ def stratified(table: pd.DataFrame) -> tuple[float, float]:
     return float(statistic), float(p)
 
 
+@pytest.mark.parametrize(
+    ("weights", "theirs"),
+    quick(
+        [
+            ({"weights": "wilcoxon"}, {"weight_type": "gb"}),
+            ({"weights": "fleming_harrington"}, {"weight_type": "fh", "fh_p": 1}),
+            ({"weights": "logrank"}, {}),
+        ],
+        2,
+    ),
+)
+def test_weighted_times_are_those_of_one_table_stratified_by_hospital(
+    hospitals: Hospitals, weights: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    data = {user: PATHS[user] for user in (2, 3, 4)}
+    answer = hospitals.ask("logrank", data, **FIELDS, **weights)
+    found = quantities(answer)
+    table = survivors((2, 3, 4))
+    strata = table.hospital.to_numpy()
+    # It takes the logarithm of survival, also where nobody has survived.
+    with np.errstate(divide="ignore"):
+        statistic, p = survdiff(
+            table.days, table.died, table.arm, strata=strata, **theirs
+        )
+    assert found["chi2"] == pytest.approx(statistic, rel=1e-10)
+    assert found["p"] == pytest.approx(p, rel=1e-9)
+    if weights["weights"] == "logrank":
+        assert "expected[a]" in found
+        return
+    scores = [found[f"score[{arm}]"] for arm in "abc"]
+    assert sum(scores) == pytest.approx(0, abs=1e-9)
+    assert "expected[a]" not in found
+    opened = " ".join(answer.summary["opened"])
+    assert ("each time by the" in opened) == (weights["weights"] != "logrank")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("p", "q"), [(0, 1), (1, 1)])
+def test_late_differences_weigh_more(hospitals: Hospitals, p: int, q: int) -> None:
+    data = {user: PATHS[user] for user in (2, 4, 5)}
+    fields = {"weights": "fleming_harrington", "p": p, "q": q}
+    found = quantities(hospitals.ask("logrank", data, **FIELDS, **fields))
+    scores, covariances = np.zeros(2), np.zeros((2, 2))
+    for user in (2, 4, 5):
+        table = FRAMES[user].dropna()
+        survival = 1.0
+        for day in sorted(table.days[table.died == 1].unique()):
+            there, died = table.days >= day, (table.days == day) & (table.died == 1)
+            n, d = there.sum(), died.sum()
+            of_arm = np.array([(there & (table.arm == arm)).sum() for arm in "ab"]) / n
+            events = np.array([(died & (table.arm == arm)).sum() for arm in "ab"])
+            weight = survival**p * (1 - survival) ** q
+            scores += weight * (events - d * of_arm)
+            spread = np.diag(of_arm) - np.outer(of_arm, of_arm)
+            covariances += weight**2 * d * (n - d) / max(n - 1, 1) * spread
+            survival *= 1 - d / n
+    expected = scores @ np.linalg.solve(covariances, scores)
+    assert found["chi2"] == pytest.approx(expected, rel=1e-9)
+
+
 def survivors(users: Sequence[int]) -> pd.DataFrame:
     table = pd.concat([FRAMES[user] for user in users], ignore_index=True)
     return table.dropna()
@@ -211,6 +271,9 @@ def test_rows_of_which_there_is_no_test(
         ({"group_by": ["arm", "hospital"]}, "group_by"),
         ({"categorical": {"died": {}}}, "categorical"),
         ({"missing": "mean"}, "missing"),
+        ({"weights": "wilcoxon", "p": 1}, "weights"),
+        ({"weights": "fleming_harrington", "p": 2}, "invalid_input"),
+        ({"weights": "fleming_harrington", "q": 0.5}, "invalid_input"),
     ],
 )
 def test_fields_that_do_not_fit(

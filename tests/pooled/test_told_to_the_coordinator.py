@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.gate.memory import COORDINATOR as TOLD
+from agents.gate.kept_sets import COORDINATOR as TOLD
 from agents.gate.memory import Memory
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault

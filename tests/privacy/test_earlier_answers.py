@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.gate import cohort_audit, regrouping
-from agents.gate.cohort_audit import AskedSet, AuditRules, reserve
+from agents.gate import audited_sets, regrouping
+from agents.gate.asked_sets import AskedSet, AuditRules
+from agents.gate.cohort_audit import reserve
+from agents.gate.kept_sets import Terms
 from agents.gate.members import told_apart
-from agents.gate.memory import Memory, Terms
+from agents.gate.memory import Memory
 from analytics.statistics.audit import Finding, Verdict
 from protocol.errors import Refused
 
@@ -560,5 +562,5 @@ def test_what_cannot_be_decided_is_refused(
         return Finding(Verdict.UNDECIDED)
 
     gate.answer(asked(EVERYONE))
-    monkeypatch.setattr(cohort_audit, "audit_people", undecided)
+    monkeypatch.setattr(audited_sets, "audit_people", undecided)
     assert gate.code(asked(EVERYONE - A)) == "audit_size"

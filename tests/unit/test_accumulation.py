@@ -23,18 +23,14 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.rows import exact_totals
+from agents.rows import row_groups
 from agents.rows.column_text import is_whole
 from agents.rows.dataset import Dataset
-from agents.rows.exact_totals import (
-    counts,
-    counts_below,
-    joint_moments,
-    moments,
-    sketch,
-    whole_counts_below,
-)
+from agents.rows.exact_totals import joint_moments, moments
+from agents.rows.pivot_counts import counts_below, whole_counts_below
 from agents.rows.reading import open_dataset
+from agents.rows.row_groups import counts
+from agents.rows.row_sketches import sketch
 from agents.site.settings import SiteSettings
 from analytics.statistics import exact_arrays
 from protocol.errors import BadRequest, TooLarge
@@ -508,7 +504,7 @@ def test_a_column_may_have_the_name_that_a_label_has_in_the_query(
 
 
 def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_totals, "MAX_GROUPS", 10)
+    monkeypatch.setattr(row_groups, "MAX_GROUPS", 10)
     for n, fits in ((9, True), (10, True), (11, False)):
         with table_of(tmp_path, {"x": [1.0] * n, "g": list(range(n))}) as dataset:
             if fits:

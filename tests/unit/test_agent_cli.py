@@ -32,8 +32,10 @@ from agents.check.coordinator import (
 )
 from agents.check.findings import Finding, guarded
 from agents.check.site import check_site
-from agents.gate.cohort_audit import AuditRules, asked_sets, reserve
-from agents.gate.memory import ColumnName, Memory, OpenedSet
+from agents.gate.asked_sets import AuditRules, asked_sets
+from agents.gate.cohort_audit import reserve
+from agents.gate.kept_sets import ColumnName, OpenedSet
+from agents.gate.memory import Memory
 from agents.order.approval import Approvals, person
 from agents.order.party import open_party
 from agents.rows.canonical import members_of
@@ -44,12 +46,13 @@ from agents.site.vault import Vault
 from agents.statistics.results import write_result
 from agents.training.export import export_model
 from agents.training.inference import model_of, predict
-from analytics.training.models import scores
+from analytics.training.margins import scores
 from deployments.agent import main
 from protocol import VERSION
 from protocol.errors import BadRequest, NotFound, Refused
 from protocol.memory_transport import MemoryTransport
 from protocol.sealing import Identity
+from protocol.versions import SPOKEN
 from tests.made_rows import opened_rows
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -66,6 +69,11 @@ columns = ["*"]
 allowed = true
 """
 PREFECT_POOL = "/prefect/api/work_pools/hospital-2"
+TOLD = {
+    "version": VERSION,
+    "protocol": SPOKEN.newest,
+    "oldest_protocol": SPOKEN.oldest,
+}
 PARTNER = Identity.generate(lambda n: b"p" * n).public.fingerprint
 
 
@@ -379,6 +387,21 @@ def test_a_report_is_printed_and_in_the_ledger(run: Run, site: Path) -> None:
     code, out, err = run("report", "--model", "1")
     assert (code, out) == (2, "")
     assert err.startswith("Model 1 was not trained by newton, so it has no report. ")
+
+
+def test_a_report_s_notes_are_said_beside_a_table(run: Run, site: Path) -> None:
+    """Else estimates before convergence would look like any."""
+    vault = Vault(load_settings(site).vault)
+    terms = [{"term": "age", "estimate": 1.5, "se": 0.5}]
+    report = {"terms": terms, "n": 40, "notes": ["Training has not converged."]}
+    vault.save_model(82, {**LR, "model_id": 82, "report": report})
+    for file_format in ("csv", "latex"):
+        _, out, err = run("report", "--model", "82", "--format", file_format)
+        assert "converged" not in out
+        assert err == "Training has not converged.\n"
+    _, out, err = run("report", "--model", "82")
+    assert json.loads(out) == report
+    assert err == ""
 
 
 def test_an_evaluation_is_printed_without_its_counts(run: Run, site: Path) -> None:
@@ -861,7 +884,7 @@ class Net:
         self.answers: dict[str, httpx.Response] = {
             "/health": httpx.Response(
                 200,
-                json={"code": 200, "data": {"ready": True, "version": VERSION}},
+                json={"code": 200, "data": {"ready": True, **TOLD}},
                 headers=_date(NOW),
             ),
             "/hospitals": httpx.Response(
@@ -927,6 +950,9 @@ def test_an_installation_without_fault(site: Path, net: Net) -> None:
     assert set(local.values()) == {"ok"}
     assert set(local) == {
         "settings",
+        "environment",
+        "python",
+        "glibc",
         "state",
         "disk",
         "token",
@@ -940,6 +966,7 @@ def test_an_installation_without_fault(site: Path, net: Net) -> None:
         "coordinator": "ok",
         "clock": "ok",
         "version": "ok",
+        "protocol": "ok",
         "token": "ok",
     }
     assert states(net.prefect()) == {"prefect": "ok", "pool": "ok"}
@@ -1018,12 +1045,33 @@ def break_database(site: Path) -> None:
     (load_settings(site).state / "hospital.duckdb").write_bytes(b"not a database")
 
 
+def lose_database(site: Path) -> None:
+    (load_settings(site).state / "hospital.duckdb").unlink()
+
+
 def break_url(site: Path) -> None:
     replace(
         site / "settings.toml",
         "[[partners]]",
         'data_url = "oracle://a:geheim@b/c"\n[[partners]]',
     )
+
+
+def without_driver(site: Path) -> None:
+    replace(
+        site / "settings.toml",
+        "[[partners]]",
+        'data_url = "mysql://a:geheim@b/c"\n[[partners]]',
+    )
+
+
+def fill_disk(site: Path) -> None:
+    disk = load_settings(site).state
+    (disk / f".room.{os.getpid()}.tmp").mkdir()
+
+
+def open_policy(site: Path) -> None:
+    (site / "policy.toml").chmod(0o646)
 
 
 def break_token(site: Path) -> None:
@@ -1062,7 +1110,11 @@ def name_unpinned(site: Path) -> None:
         (break_table, "tables", "no table data.patient."),
         (break_columns, "tables", "no column x9, sex."),
         (break_database, "database", "database"),
+        (lose_database, "database", "There is no DuckDB file"),
         (break_url, "database", "database URL"),
+        (without_driver, "database", "driver"),
+        (fill_disk, "disk", "is full"),
+        (open_policy, "settings", "written by every user"),
         (break_token, "token", "can be read by others"),
         (break_keys, "keys", "is damaged"),
         (break_vault_mode, "state", "open to other users"),
@@ -1119,7 +1171,9 @@ def test_a_time_that_is_none(date: str | None) -> None:
     [
         (
             "/health",
-            httpx.Response(200, json={"data": {"version": "0.9"}}, headers=_date(NOW)),
+            httpx.Response(
+                200, json={"data": {**TOLD, "version": "0.9"}}, headers=_date(NOW)
+            ),
             "version",
             "wrong",
         ),
@@ -1175,6 +1229,66 @@ def test_what_the_other_side_answers(
     net.answers[path] = answer
     findings = net.prefect() if path == PREFECT_POOL else net.coordinator()
     assert states(findings)[check] == state
+
+
+@pytest.mark.parametrize(
+    ("theirs", "state", "command"),
+    [
+        # The coordinator is the first to be upgraded.
+        ("99.0.0", "warn", "--bundle consilium-agent-99.0.0-py3"),
+        ("0.0.1", "wrong", "upgrade --back"),
+    ],
+)
+def test_another_version_at_the_coordinator(
+    net: Net, theirs: str, state: str, command: str
+) -> None:
+    net.answers["/health"] = httpx.Response(
+        200, json={"data": {**TOLD, "version": theirs}}, headers=_date(NOW)
+    )
+    found = problem(net.coordinator())
+    assert (found.check, found.state) == ("version", state)
+    assert VERSION in found.sentence
+    assert theirs in found.sentence
+    assert command in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "state", "words"),
+    [
+        (SPOKEN.newest, SPOKEN.newest + 1, "warn", "The hospital's IT upgrades"),
+        (SPOKEN.newest + 1, SPOKEN.newest + 2, "wrong", "every order is refused"),
+        (SPOKEN.oldest, SPOKEN.newest - 1, "wrong", "The operator upgrades"),
+        (SPOKEN.oldest - 1, SPOKEN.oldest - 1, "wrong", "every order is refused"),
+        # A coordinator of before there was more than one says none.
+        (None, None, "wrong", "The operator upgrades"),
+    ],
+)
+def test_a_coordinator_that_speaks_another_protocol(
+    net: Net, oldest: int | None, newest: int | None, state: str, words: str
+) -> None:
+    """To lag within the window is worth a look; outside of it nothing works."""
+    told = {"version": VERSION, "protocol": newest, "oldest_protocol": oldest}
+    net.answers["/health"] = httpx.Response(
+        200, json={"data": told}, headers=_date(NOW)
+    )
+    found = problem(net.coordinator())
+    assert (found.check, found.state) == ("protocol", state)
+    assert words in f"{found.sentence} {found.remedy}"
+    assert f"speaks protocol {SPOKEN}" in found.sentence
+
+
+def test_a_policy_that_takes_the_newest_only_is_what_is_compared(net: Net) -> None:
+    policy = net.settings.policy
+    policy.write_text(
+        policy.read_text().replace(
+            "[orders]", f"[orders]\noldest_protocol = {SPOKEN.newest}"
+        )
+    )
+    (found,) = [one for one in net.coordinator() if one.check == "protocol"]
+    assert (found.state, found.sentence) == (
+        "ok",
+        f"Speaks {SPOKEN.newest}, as the coordinator.",
+    )
 
 
 def test_another_key_at_the_coordinator_than_the_pinned_one(net: Net) -> None:

@@ -17,6 +17,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from analytics.training.gradients import local_loss
 from analytics.training.metrics import (
     binary_metrics,
     histogram_metrics,
@@ -26,7 +27,7 @@ from analytics.training.metrics import (
     round_metrics,
     score_histogram,
 )
-from analytics.training.models import Model, local_loss
+from analytics.training.models import Model
 
 labels_and_scores = st.lists(
     st.tuples(st.integers(0, 1), st.integers(0, 12)), min_size=1, max_size=60

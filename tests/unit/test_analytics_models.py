@@ -15,14 +15,10 @@ from scipy.special import softmax as scipy_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, mean_squared_error
 
-from analytics.training.models import (
-    Model,
-    initial_weights,
-    local_gradient,
-    local_loss,
-    scores,
-    split_layers,
-)
+from analytics.training.gradients import local_gradient, local_loss
+from analytics.training.initial_weights import initial_weights
+from analytics.training.margins import scores
+from analytics.training.models import Model, split_layers
 
 MODELS = [
     Model("lr", 3),

@@ -4,6 +4,7 @@ tests of convergence.
 
 import ast
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -391,3 +392,20 @@ def test_converged_refuses(change, field):
                 **change,
             }
         )
+
+
+@pytest.mark.parametrize(
+    ("penalty", "most_bytes"), [(None, 1e5), ("L1", 3e7), ("L2", 3e7)]
+)
+def test_the_penalty_of_a_large_model_takes_little_memory(
+    penalty: str | None, most_bytes: float
+) -> None:
+    weights = np.random.default_rng(1).standard_normal(1_000_000)
+    penalised = np.ones(weights.size, dtype=bool)
+    tracemalloc.start()
+    try:
+        penalty_value(weights, penalty=penalty, alpha=0.1, penalised=penalised)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < most_bytes

@@ -11,6 +11,7 @@ import ast
 import functools
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,11 +86,15 @@ ALLOWED = {
     "api.due_times": CORE,
     "api.store": CORE,
     "api.conditions": CORE | {"api.live"},
+    "api.together": CORE | {"api.live", "api.conditions"},
     "api.auth": CORE | {"api.store"},
+    "api.sign_in": CORE | {"api.settings"},
     "api.connections": set(),
     "api.headers": set(),
+    "api.people": {"api.headers"},
     "api.door": CORE
     | {
+        "api.people",
         "api.answers",
         "api.auth",
         "api.gateway",
@@ -98,7 +103,9 @@ ALLOWED = {
         "api.store",
     },
     "api.prefect_deletion": CORE,
-    "api.prefect_runs": CORE | {"api.due_times", "api.prefect_deletion"},
+    "api.prefect_parts": CORE,
+    "api.prefect_runs": CORE
+    | {"api.due_times", "api.prefect_deletion", "api.prefect_parts"},
     "api.duties": CORE | {"api.prefect_runs"},
     # The codes that a state may carry to Prefect are those that have a word there.
     "api.gateway": CORE
@@ -114,6 +121,7 @@ ALLOWED = {
         "api.due_times",
         "api.auth",
         "api.duties",
+        "api.prefect_parts",
         "api.prefect_runs",
         "api.settings",
     },
@@ -126,8 +134,10 @@ ALLOWED = {
         "api.routes",
         "api.headers",
         "api.settings",
+        "api.sign_in",
     },
     "api.client": {"protocol"},
+    "consilium_client": {"protocol", "api.client"},
     "api.app": CORE | {"api"},
     "deployments": {"analytics", "protocol", "agents", "tasks", "flows", "api"},
 }
@@ -140,7 +150,7 @@ PURE = {"analytics", "protocol"}
 READERS = {
     "pandas": ("agents/rows/", "api/client/", "api/pages/", "deployments/demo/"),
     "duckdb": ("agents/rows/", "deployments/demo/"),
-    "sqlalchemy": ("agents/rows/", "api/store/"),
+    "sqlalchemy": ("agents/rows/", "api/store/", "deployments/demo/"),
     "alembic": ("api/store/",),
 }
 # The one place that imports by a computed name: the process of a flow run, which is
@@ -416,83 +426,25 @@ def test_a_hospital_s_flows_bring_no_code_of_the_coordinator_along() -> None:
     )
 
 
-# The parts that are installed apart: each is a set of whole folders or files, and no
-# file is in two of them.
-PARTS = {
-    "core": (
-        "analytics/",
-        "protocol/",
-        "tasks/__init__.py",
-        "tasks/steps.py",
-        "tasks/worker.py",
-        "tasks/kept_runs.py",
-        "tasks/patient_worker.py",
-        "tasks/flow_process.py",
-        "tasks/ending.py",
-        "tasks/exit_codes.py",
-        "tasks/post.py",
-        "tasks/quiet.py",
-        "flows/__init__.py",
-        "deployments/__init__.py",
-    ),
-    "agent": (
-        "agents/",
-        "tasks/hospital/",
-        "flows/hospital.py",
-        "flows/hospital_runs.py",
-        "deployments/agent/",
-    ),
-    "client": ("api/client/",),
-    "server": (
-        "api/__init__.py",
-        "api/answers.py",
-        "api/app.py",
-        "api/auth.py",
-        "api/conditions.py",
-        "api/connections.py",
-        "api/door.py",
-        "api/due_times.py",
-        "api/gateway/",
-        "api/headers.py",
-        "api/duties.py",
-        "api/live.py",
-        "api/pages/",
-        "api/prefect_deletion.py",
-        "api/prefect_runs.py",
-        "api/routes/",
-        "api/settings.py",
-        "api/store/",
-        "api/told_orders.py",
-        "api/trimming.py",
-        "tasks/coordinator/",
-        "flows/coordinator.py",
-        "flows/coordinator_runs.py",
-        "deployments/coordinator.py",
-        "deployments/coordinator_worker.py",
-        "deployments/die_with_parent.py",
-        "deployments/pools.py",
-        "deployments/prefect_server.py",
-        "deployments/processes.py",
-        "deployments/server/",
-        "deployments/serving.py",
-        "deployments/state.py",
-    ),
-    "tree": (
-        "deployments/local/",
-        "deployments/demo/",
-    ),  # a federation on one machine: of a checkout only
-}
-REACHES = {
-    "core": {"core"},
-    "agent": {"core", "agent"},
-    "client": {"core", "client"},
-    "server": {"core", "server"},
-    "tree": {"core", "agent", "client", "server", "tree"},
-}
+# The parts that are installed apart, of which no file is in two: wheels/parts.toml says
+# which folders and files, and the longest path that fits counts.
+PARTS = tomllib.loads((ROOT / "wheels" / "parts.toml").read_text("utf-8"))
+REACHES = {part: {part, *entry["needs"]} for part, entry in PARTS.items()}
+
+
+def part_of_file(name: str) -> str | None:
+    longest, owner = "", None
+    for part, entry in PARTS.items():
+        for path in entry["paths"]:
+            fits = name == path or name.startswith(f"{path}/")
+            if fits and len(path) > len(longest):
+                longest, owner = path, part
+    return owner
 
 
 def parts_of(path: Path) -> list[str]:
-    return [part for part, files in PARTS.items() if name_of(path).startswith(files)]
+    owner = part_of_file(name_of(path))
+    return [] if owner is None else [owner]
 
 
 def test_every_file_is_in_one_installable_part() -> None:
@@ -637,26 +589,29 @@ def test_only_the_release_door_writes_envelopes() -> None:
 
 def test_only_the_release_door_seals_what_leaves_a_hospital() -> None:
     """The other user is the coordinator's side: SQL texts, sealed to each hospital by
-    protocol.messages.
+    protocol.messages.agreement.
     """
-    assert users_of("seal_to") == {"agents/order/release.py", "protocol/messages.py"}
+    assert users_of("seal_to") == {
+        "agents/order/release.py",
+        "protocol/messages/agreement.py",
+    }
     assert {name_of(p) for p in every_module() if "seal_to" in p.read_text("utf-8")} - {
         "protocol/sealing.py"
     } == {
         "agents/order/release.py",
-        "protocol/messages.py",
+        "protocol/messages/agreement.py",
     }
 
 
 def test_only_the_release_door_puts_a_hospital_s_messages() -> None:
-    """`exchange.put` elsewhere: the coordinator's own steps, and the one-process
+    """`exchange.put` and `hold` elsewhere: the coordinator's own steps, and the one-process
     federation's stand-in for the API.
     """
     putting = {
         name_of(path)
         for path in every_module()
         for node, (owner, name) in calls(path)
-        if name == "put"
+        if name in ("put", "hold", "put_together")
         and (
             owner in ("exchange", "transport")
             or owner_name(node) in ("exchange", "transport")
@@ -664,7 +619,7 @@ def test_only_the_release_door_puts_a_hospital_s_messages() -> None:
     }
     assert putting == {
         "agents/order/release.py",
-        "protocol/exchange.py",
+        "protocol/exchange/party.py",
         "tasks/coordinator/training.py",
         "tasks/coordinator/cells.py",
         "tasks/coordinator/dealt.py",
@@ -680,7 +635,7 @@ def owner_name(node: ast.Call) -> str:
     return owner.attr if isinstance(owner, ast.Attribute) else ""
 
 
-def test_nothing_is_signed_but_envelopes_and_what_people_decide() -> None:
+def test_nothing_is_signed_but_envelopes_answers_and_what_people_decide() -> None:
     assert {
         name_of(p)
         for p in every_module()
@@ -688,7 +643,8 @@ def test_nothing_is_signed_but_envelopes_and_what_people_decide() -> None:
         if name == "sign" and n.args
     } == {
         "agents/order/approval.py",
-        "protocol/messages.py",
+        "protocol/messages/envelope.py",
+        "protocol/readers.py",
         "protocol/sealing.py",
     }
 
@@ -706,6 +662,7 @@ def test_in_the_api_only_its_own_modules_ask_prefect() -> None:
     assert asking == {
         "api/due_times.py",
         "api/prefect_deletion.py",
+        "api/prefect_parts.py",
         "api/prefect_runs.py",
     }
 

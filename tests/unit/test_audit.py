@@ -16,16 +16,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from analytics.arrays import Bools, Ints
-from analytics.statistics import audit
-from analytics.statistics.audit import (
-    Finding,
-    Part,
-    Verdict,
-    audit_hospitals,
-    audit_people,
-    draw_prime,
-    hospital_of,
-)
+from analytics.statistics import audit, audited_cells, modular
+from analytics.statistics.audit import Finding, Verdict, audit_people
+from analytics.statistics.hospital_audit import Part, audit_hospitals, hospital_of
+from analytics.statistics.modular import draw_prime
 
 PASSES, TELLS_FEW, UNDECIDED = Verdict.PASSES, Verdict.TELLS_FEW, Verdict.UNDECIDED
 
@@ -381,7 +375,7 @@ def test_bitmaps_are_turned_to_members() -> None:
     generator = np.random.default_rng(0)
     for n_sets, n_members in [(1, 1), (7, 9), (8, 8), (65, 70_001), (130, 33)]:
         sets = generator.integers(0, 2, (n_sets, n_members)).astype(np.bool_)
-        words = audit._turned(np.packbits(sets, axis=1))
+        words = audited_cells.turned(np.packbits(sets, axis=1))
         bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
         assert np.array_equal(bits[:n_members, :n_sets], sets.T)
         assert not bits[:, n_sets:].any()
@@ -390,9 +384,11 @@ def test_bitmaps_are_turned_to_members() -> None:
 def test_rows_with_one_key_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key only makes it quick."""
     words = np.array([[1, 2], [2, 1], [1, 2], [3, 3]], dtype=np.uint64)
-    expected, _ = audit._distinct(words)
-    monkeypatch.setattr(audit, "_mixed", lambda words: words[:, 0] * np.uint64(0))
-    distinct, index = audit._distinct(words)
+    expected, _ = audited_cells.distinct_rows(words)
+    monkeypatch.setattr(
+        audited_cells, "_mixed", lambda words: words[:, 0] * np.uint64(0)
+    )
+    distinct, index = audited_cells.distinct_rows(words)
     assert np.array_equal(distinct[index], words)
     assert sorted(map(tuple, distinct)) == sorted(map(tuple, expected))
 
@@ -429,8 +425,8 @@ def test_primes_are_primes_of_31_bits() -> None:
         assert 2**30 < number < 2**31
         assert all(number % factor for factor in range(2, int(number**0.5) + 1))
     # Strong pseudoprimes to the bases 2, 3 and 5 are told by 7.
-    assert not audit._is_prime(25_326_001)
-    assert audit._is_prime(2**31 - 1)
+    assert not modular._is_prime(25_326_001)
+    assert modular._is_prime(2**31 - 1)
 
 
 def test_arguments_that_do_not_fit() -> None:

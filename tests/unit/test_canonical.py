@@ -20,6 +20,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from agents.rows import canonical as canonical_digests
 from agents.rows.canonical import FORM, Members, members_of
 from agents.rows.canonical_text import (
     canonical_sql,
@@ -366,6 +367,31 @@ def test_a_missing_value_is_zero_and_a_column_of_none_too(
         "z": [True, True],
         "w": [False, True],
     }
+
+
+def test_few_rows_have_the_members_that_many_would_have(
+    settings: SiteSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns of every type, of the names too that the query's own parts have."""
+    names = ("id", "v", "t", "c0", "l0", "c2")
+    values = (
+        "(i - 5)::BIGINT, i / 7, (i / 3)::FLOAT, (i / 100)::DECIMAL(5, 2),"
+        " CASE WHEN i % 3 = 0 THEN NULL ELSE i / 9 END, i % 2 = 0"
+    )
+    made = ", ".join(f'"{name}"' for name in names)
+    with duckdb.connect(str(settings.state / "hospital.duckdb")) as connection:
+        connection.execute("CREATE SCHEMA data")
+        connection.execute(
+            f"CREATE TABLE data.people AS SELECT * FROM (SELECT i, {values},"
+            f" 'text ' || i FROM range(40) r(i)) t(pid, {made}, sex)"
+        )
+    columns = (*names, "sex")
+    few = members(settings, "data.people", "table", columns)
+    monkeypatch.setattr(canonical_digests, "FEW_ROWS", 0)
+    many = members(settings, "data.people", "table", columns)
+    assert pairs(few) == pairs(many)
+    for name in columns:
+        assert len(set(few.values[name].tolist())) >= 2
 
 
 def test_a_digest_is_of_the_key(people: SiteSettings) -> None:

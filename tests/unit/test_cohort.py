@@ -604,6 +604,24 @@ def test_a_writer_that_ends_is_waited_for(file: Path, writer: Any) -> None:
     assert n_rows(file, "SELECT id FROM data.t") == 5000
 
 
+def test_a_duckdb_file_is_described_and_read_by_one_connection(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open DuckDB takes longer than to read a small table."""
+    # What is looked up once in a process is not of the reading.
+    assert n_rows(file, "SELECT id FROM data.t") == 5000
+    opened = []
+    connect = duckdb.connect
+
+    def counted(*args: Any, **options: Any) -> Any:
+        opened.append(args)
+        return connect(*args, **options)
+
+    monkeypatch.setattr(duckdb, "connect", counted)
+    assert n_rows(file, "SELECT id FROM data.t") == 5000
+    assert len(opened) == 1
+
+
 def test_describe_lists_tables_and_views(file: Path) -> None:
     found = {
         table.name: table.columns

@@ -17,8 +17,16 @@ from lifelines.utils import concordance_index
 from statsmodels.duration.hazard_regression import PHReg
 
 from analytics.arrays import Floats
-from analytics.training import Ties, concordance, cox, newton, proportional_hazards
-from analytics.training.newton import NewtonState, Opened
+from analytics.training import (
+    Ties,
+    concordance,
+    cox,
+    newton,
+    normal_equations,
+    proportional_hazards,
+)
+from analytics.training.newton import NewtonState
+from analytics.training.normal_equations import Opened
 
 # lifelines calls pandas as pandas 4 will not allow.
 pytestmark = pytest.mark.filterwarnings("ignore:Starting with pandas version 4.0")
@@ -87,7 +95,7 @@ def fit(hospitals: Sequence[Rows], *, ties: Ties = "efron") -> Fitted:
             null_deviance = opened.deviance
         state = cox.stepped(state, opened, eps=1e-8, diagonal=np.zeros(p))
         assert state.round < 30
-    variances = np.diag(newton.inverse(opened_at(parts, state.coef, ties)))
+    variances = np.diag(normal_equations.inverse(opened_at(parts, state.coef, ties)))
     coef, errors = state.coef / units, np.sqrt(variances) / units
     return Fitted(coef, errors, state, parts, units, null_deviance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,10 +14,12 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from analytics.arrays import Floats, Ints
 from analytics.training.curves import (
     calibration_table,
+    decision_curve,
     delong,
     merged_steps,
     roc_points,
 )
+from analytics.training.cutoffs import answered, calls_at
 from analytics.training.metrics import score_histogram
 
 N_BINS = 1000
@@ -141,3 +144,50 @@ def test_counts_are_paired_and_not_negative() -> None:
     for counts in (np.array([1, 2, 3]), np.array([1, -1])):
         with pytest.raises(ValueError, match="as many counts"):
             delong(counts)
+
+
+def test_net_benefit_is_that_of_its_formula() -> None:
+    y, score = made_scores()
+    counts = score_histogram(y, score, N_BINS)
+    curve = decision_curve(counts, min_rows=10)
+    assert len(curve) == len(roc_points(counts, min_rows=10))
+    for point in curve:
+        t = point["threshold"]
+        called = score >= t
+        weight = t / (1 - t)
+        net = ((called & (y == 1)).mean()) - (called & (y == 0)).mean() * weight
+        assert point["net_benefit"] == pytest.approx(net, abs=1e-14)
+        everybody = y.mean() - (1 - y.mean()) * weight
+        assert point["treat_all"] == pytest.approx(everybody, abs=1e-12)
+    assert decision_curve(counts, min_rows=10_000) == []
+
+
+def test_cut_offs_are_answered_where_a_step_begins() -> None:
+    y, score = made_scores()
+    counts = score_histogram(y, score, N_BINS)
+    starts = [point["threshold"] for point in roc_points(counts, min_rows=10)]
+    asked = [0.2, 0.5, 0.999]
+    for line in answered(counts, asked, min_rows=10):
+        distances = [abs(start - line["asked"]) for start in starts]
+        assert abs(line["threshold"] - line["asked"]) == min(distances)
+        cells = confusion_matrix(y, score >= line["threshold"]).ravel().tolist()
+        assert [line[name] for name in ("tn", "fp", "fn", "tp")] == cells
+    # At the step itself it is exact.
+    (line,) = answered(counts, [starts[2]], min_rows=10)
+    assert line["threshold"] == starts[2]
+    assert answered(counts, asked, min_rows=10_000) == []
+
+
+def test_no_number_of_cut_offs_tells_fewer_than_the_steps() -> None:
+    """Between any two that are answered are min_rows rows of each class, or nobody."""
+    y, score = made_scores(200)
+    counts = score_histogram(y, score, N_BINS)
+    thousandths = [place / N_BINS for place in range(1, N_BINS)]
+    lines = answered(counts, thousandths, min_rows=10)
+    told = sorted({(line["tn"], line["fn"]) for line in lines})
+    assert len(told) >= 3
+    for one, other in itertools.pairwise(told):
+        assert other[0] - one[0] >= 10
+        assert other[1] - one[1] >= 10
+    # As exact counts they would tell every score.
+    assert len({calls_at(counts, cutoff) for cutoff in thousandths}) > 100

@@ -5,14 +5,18 @@ are read by systemd.
 from __future__ import annotations
 
 import configparser
+import io
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from deployments import pools
 from deployments.pools import planned
+from deployments.server import main as server_command
 from flows import coordinator_runs, hospital_runs
 from tasks.flow_process import installed_flows
 from tests.unit.test_arrows import ROOT
@@ -32,6 +36,26 @@ def test_every_installed_flow_but_that_of_schedules_has_a_deployment() -> None:
     assert set(INSTALLED) - {entry["flow_name"] for entry in ENTRIES} == {
         "scheduled-statistics"
     }
+
+
+def test_deployments_are_made_when_it_is_told_and_not_where_nobody_is_left_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`./run up` starts this process before Prefect answers, so that it is ready then."""
+    monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "")  # as it is, given back afterwards
+    made: list[list[int]] = []
+
+    async def deploy(_client: object, hospital_ids: Iterable[int]) -> list[str]:
+        made.append(list(hospital_ids))
+        return ["train-order/train-order"]
+
+    monkeypatch.setattr(pools, "deploy", deploy)
+    for told, n_made in ((b"", 0), (b"\n", 1)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(told)))
+        assert server_command(["deploy", "--when-told"]) == 0
+        assert len(made) == n_made
+    assert capsys.readouterr().out == "train-order/train-order\n"
 
 
 # The units of systemd

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.gate.disclosure import (
+from agents.gate.disclosure import check_rows, check_sketch, request_rules
+from agents.gate.group_statements import (
     MOST_GROUPS,
+    decode_statements,
+    encode_statement,
+)
+from agents.gate.withheld_groups import (
     GroupFacts,
     Hidden,
     Label,
     Withheld,
-    check_rows,
-    check_sketch,
-    decode_statements,
-    encode_statement,
     joint_withheld,
-    request_rules,
     shown_groups,
     withhold,
 )
@@ -35,7 +35,7 @@ from protocol.policy import StatisticsRules
 RULES = StatisticsRules(methods=("sum", "custom"), row_level=("units",))
 KEY = bytes(range(32))
 REQUEST: dict[str, Any] = {
-    "method": "sum",
+    "methods": ["sum"],
     "n_providers": 3,
     "row_level_columns": [],
     "disclose": False,
@@ -55,7 +55,7 @@ def test_a_request_within_the_policy_passes() -> None:
     check_rules(request_rules(RULES, **{**REQUEST, "n_providers": 4}))
     check_rules(
         request_rules(
-            RULES, **{**REQUEST, "method": "custom", "row_level_columns": ["units"]}
+            RULES, **{**REQUEST, "methods": ["custom"], "row_level_columns": ["units"]}
         )
     )
     check_rules(
@@ -68,7 +68,8 @@ def test_a_request_within_the_policy_passes() -> None:
 @pytest.mark.parametrize(
     ("changes", "rule", "words"),
     [
-        ({"method": "avg"}, "methods", "it does in sum, custom"),
+        ({"methods": ["avg"]}, "methods", "it does in sum, custom"),
+        ({"methods": ["sum", "avg"]}, "methods", "statistic avg; it does"),
         ({"n_providers": 2}, "min_providers", "minimum of 3"),
         ({"row_level_columns": ["units", "price"]}, "row_level", "made of price of"),
         ({"row_level_columns": ["UNITS"]}, "row_level", "UNITS"),
@@ -81,6 +82,11 @@ def test_each_rule_refuses_by_its_name(
     with pytest.raises(Refused, match=words) as caught:
         check_rules(request_rules(RULES, **{**REQUEST, **changes}))
     assert rule_of(caught) == rule
+
+
+def test_who_would_disclose_is_told_of_sealing_instead() -> None:
+    with pytest.raises(Refused, match="with reader instead of disclose"):
+        check_rules(request_rules(RULES, **{**REQUEST, "disclose": True}))
 
 
 def test_without_the_section_everything_is_refused() -> None:

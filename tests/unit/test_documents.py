@@ -34,6 +34,7 @@ IN_BOTH_LANGUAGES = {
 A_WORD = re.compile(r"[A-Za-z][A-Za-z_-]*")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODED_BY_POSITION = {
+    "adder",
     "bad_request",
     "other_version",
     "_refused",
@@ -105,7 +106,9 @@ def error_codes() -> frozenset[str]:
                 if key.arg in ("code", "rule")
                 for word in strings(key.value)
             }
-            if name_of_call(node) in CODED_BY_POSITION and node.args:
+            is_problem = name_of_call(node) == "add" and len(node.args) == 3
+            is_coded = name_of_call(node) in CODED_BY_POSITION
+            if (is_coded or is_problem) and node.args:
                 found |= {
                     word for word in strings(node.args[0]) if A_WORD.fullmatch(word)
                 }
@@ -165,8 +168,11 @@ def test_every_key_of_settings_toml_is_in_the_table_and_none_else() -> None:
 
 
 def test_every_key_of_policy_toml_is_in_the_table_and_in_the_example() -> None:
-    example = tomllib.loads(text_of("deployments/sites/policy.example.toml"))
-    of_tables = {key for table in example["tables"].values() for key in table}
+    text = text_of("deployments/sites/policy.example.toml")
+    # A key that is commented out has no blank behind its #.
+    example = tomllib.loads(re.sub(r"^#(?=[\[a-z])", "", text, flags=re.MULTILINE))
+    sections = [*example["tables"].values(), *example["cohorts"].values()]
+    of_tables = {key for table in sections for key in table}
     keys = {
         *example["orders"],
         *example["cohort"],
@@ -177,6 +183,7 @@ def test_every_key_of_policy_toml_is_in_the_table_and_in_the_example() -> None:
     others = (
         policy.CohortRules,
         policy.TableRules,
+        policy.NamedCohort,
         policy.InferenceRules,
         policy.StatisticsRules,
     )
@@ -186,7 +193,7 @@ def test_every_key_of_policy_toml_is_in_the_table_and_in_the_example() -> None:
     section = text_of("docs/settings.md").split("## policy.toml")[1]
     assert keys <= table_words(section)
     assert {
-        word for word in table_words(section) if re.fullmatch("[a-z_]+", word)
+        word for word in table_words(section) if re.fullmatch("[a-z_][a-z_0-9]*", word)
     } == keys
 
 
@@ -368,3 +375,18 @@ def test_every_error_type_is_listed_with_its_status() -> None:
                     if isinstance(a, ast.Assign) and "status" in ast.unparse(a)
                 )
                 assert f"| `{node.name}` | {ast.unparse(status)} |" in text
+
+
+def test_a_notebook_comes_to_its_first_picture_in_twelve_lines() -> None:
+    """From the import on; one key, one order, one picture."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", text_of("docs/notebook.md"), re.M | re.S
+    )
+    lines: list[str] = []
+    for block in blocks:
+        lines += [line for line in block.splitlines() if line.strip()]
+        if "savefig" in block:
+            break
+    assert lines[-1].startswith("forest(")
+    assert len(lines) <= 12
+    assert max(len(line) for line in lines) <= 88

@@ -20,6 +20,7 @@ from protocol.errors import (
     Conflict,
     ConsiliumError,
     Forbidden,
+    InvalidInput,
     OrderStopped,
     ProtocolViolation,
     Refused,
@@ -28,11 +29,16 @@ from protocol.errors import (
     Unavailable,
 )
 from protocol.exchange import (
+    TOGETHER_BYTES,
     Address,
     Exchange,
     HttpTransport,
+    Sent,
+    Used,
     decode_frames,
+    decode_sent,
     encode_frames,
+    encode_sent,
 )
 from protocol.memory_transport import MemoryTransport
 
@@ -93,6 +99,134 @@ def test_hostile_frames_are_refused_or_read(body: bytes) -> None:
 def test_a_sender_stands_in_a_body_once() -> None:
     with pytest.raises(ProtocolViolation):
         decode_frames(encode_frames({2: b"one"}) + encode_frames({2: b"two"}))
+
+
+TOPICS = st.text("abcdefghijklmnopqrstuvwxyz_-", min_size=1, max_size=32)
+NUMBERS = st.integers(0, 2**31 - 1)
+
+
+@given(
+    NUMBERS,
+    st.lists(
+        st.tuples(TOPICS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.binary(max_size=50)),
+        min_size=1,
+        max_size=16,
+    ),
+)
+def test_messages_that_are_put_together_come_back(run: int, made: list[Any]) -> None:
+    messages = []
+    for topic, fold, round_, attempt, recipient, body in made:
+        address = Address(run, topic, fold, round_, attempt)
+        messages.append(Sent(address, recipient, body))
+    assert decode_sent(run, encode_sent(messages)) == messages
+
+
+@given(st.binary(max_size=200))
+def test_hostile_messages_are_refused(body: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        decode_sent(1, body)
+
+
+def test_of_messages_put_together_all_stand_or_none() -> None:
+    transport = MemoryTransport()
+    transport.put(Address(37, "gradient"), 2, 1, b"sealed")
+    both = [
+        Sent(Address(37, "vectors"), 1, b"shown"),
+        Sent(Address(37, "gradient"), 1, b"another"),
+    ]
+    with pytest.raises(Conflict):
+        transport.put_together(37, 2, both)
+    assert transport.gather(Address(37, "vectors"), [2], 1, wait_seconds=0) is None
+
+
+# What is held
+
+
+class Noted(MemoryTransport):
+    """Remembers what came in one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[list[str]] = []
+
+    def put(self, address: Address, sender: int, recipient: int, body: bytes) -> None:
+        self.calls.append([address.topic])
+        super().put(address, sender, recipient, body)
+
+    def put_together(self, run: int, sender: int, messages: Any) -> None:
+        self.calls.append([message.address.topic for message in messages])
+        for message in messages:
+            super().put(message.address, sender, message.recipient, message.body)
+
+
+def test_what_is_held_goes_with_the_next_message() -> None:
+    transport = Noted()
+    exchange = Exchange(transport, 2)
+    exchange.hold(Address(37, "vectors"), 1, b"shown")
+    assert transport.calls == []
+    exchange.put(Address(37, "gradient"), 1, b"sealed")
+    exchange.put(Address(37, "done"), 1, b"")
+    assert transport.calls == [["vectors", "gradient"], ["done"]]
+
+
+@pytest.mark.parametrize("waiting", ["gather", "each", "gather_within"])
+def test_nobody_waits_with_a_message_in_hand(waiting: str) -> None:
+    """The coordinator might wait for it first."""
+    transport = Noted()
+    exchange = Exchange(transport, 2)
+    address = Address(37, "opening")
+    MemoryTransport.put(transport, address, 3, 0, b"opened")
+    exchange.hold(Address(37, "vectors"), 1, b"shown")
+    if waiting == "gather":
+        exchange.gather(address, [3], 0)
+    elif waiting == "each":
+        list(exchange.each(address, [3], 0))
+    else:
+        exchange.gather_within(address, [3], 0, seconds_left=lambda: 1.0)
+    assert transport.calls == [["vectors"]]
+
+
+def test_large_messages_go_one_by_one_in_their_order() -> None:
+    transport = Noted()
+    exchange = Exchange(transport, 1)
+    exchange.hold(Address(37, "check"), 0, bytes(TOGETHER_BYTES))
+    exchange.put(Address(37, "total"), 2, b"x")
+    assert transport.calls == [["check"], ["total"]]
+
+
+def test_what_came_along_is_asked_for_once() -> None:
+    """And not taken for anything else."""
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if "opening" in request.url.path:
+            assert request.url.params["along"] == "check"
+            body = {2: b"opened", 1: b"mean"}
+        else:
+            body = {1: b"asked for"}
+        return httpx.Response(200, content=encode_frames(body))
+
+    exchange = Exchange(http(answer), 2)
+    opening = Address(37, "opening", 1, 2)
+    check = Address(37, "check", 1, 2)
+    assert exchange.gather(opening, [2], 0, along="check") == {2: b"opened"}
+    other = Address(37, "check", 1, 3)
+    assert exchange.get(other, 1, 0) == b"asked for"
+    assert exchange.get(check, 1, 0) == b"mean"
+    assert len(asked) == 2
+    assert exchange.get(check, 1, 0) == b"asked for"
+
+
+def test_no_message_is_brought_along_by_another_hospital() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = encode_frames({2: b"opened", 3: b"mean"})
+        return httpx.Response(200, content=body)
+
+    exchange = Exchange(http(answer), 2)
+    with pytest.raises(ProtocolViolation) as caught:
+        exchange.gather(ADDRESS, [2], 0, along="check")
+    assert caught.value.code == "other_senders"
 
 
 # Errors
@@ -227,7 +361,7 @@ def test_the_pause_grows_and_stays_bounded() -> None:
     exchange = Exchange(
         http(lambda request: left.pop() if left else httpx.Response(200)), 2, sleep=naps
     )
-    exchange.discard(ADDRESS)
+    exchange.discard(37, Used(ADDRESS, 1))
     assert len(naps.seconds) == 12
     assert naps.seconds[0] <= 0.1
     assert 3.5 <= naps.seconds[-1] <= 5.0
@@ -297,10 +431,12 @@ def test_refusal_progress_and_requests_have_their_own_addresses() -> None:
     exchange.record(37, end="success")
     assert exchange.recorded(37) == [{"round": 1}]
     assert exchange.inference_request(37) == ("{}", b"\x00\xff")
-    exchange.discard(ADDRESS)
+    exchange.discard(37, Used(ADDRESS, 1))
     assert seen["POST /orders/37/refuse"]["sentence"] == "No."
     assert seen["POST /orders/37/progress"] == {"end": "success"}
-    assert "DELETE /exchange/37/gradient/1/2/0" in seen
+    assert seen["POST /exchange/37/discard"]["used"] == [
+        {"topic": "gradient", "fold": 1, "round": 2, "attempt": 0, "recipient": 1}
+    ]
 
 
 @pytest.mark.parametrize("page", [b"<html>", b"[]", b"{}", b'"x"'])
@@ -376,7 +512,7 @@ def test_what_was_used_is_dropped() -> None:
     transport = MemoryTransport()
     transport.put(ADDRESS, 2, 1, b"part")
     transport.put(ADDRESS, 2, 3, b"for 3")
-    Exchange(transport, 1).discard(ADDRESS)
+    Exchange(transport, 1).discard(ADDRESS.run, Used(ADDRESS, 1))
     assert transport.gather(ADDRESS, [2], 1, wait_seconds=0) is None
     assert transport.gather(ADDRESS, [2], 3, wait_seconds=0) == {2: b"for 3"}
 

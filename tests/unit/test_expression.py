@@ -17,8 +17,9 @@ from analytics.statistics.circuit import Leaf, Part, Plan, Product, Sign
 from analytics.statistics.compiling import plan
 from analytics.statistics.exact import text_of
 from analytics.statistics.expression import Expression, ExpressionError
+from analytics.statistics.kinds import Fixed, kind_of
 from analytics.statistics.reading import compare_sum, parse_expression
-from analytics.statistics.rowwise import Column, Fixed, compute, kind_of
+from analytics.statistics.rowwise import Column, compute
 
 COLUMNS = {"a": None, "b": ["x", "y"], "订单": None}
 OWNERS = {"a": 2, "b": 3, "订单": 9}

@@ -87,7 +87,13 @@ def test_near_vectors_keep_their_distance(n_columns, nearness):
     vectors = gaussian(60, n_columns)
     vectors[9] = vectors[4] + nearness * gaussian(1, n_columns, 1)[0]
     found, expected = distances(factor_of(vectors).T)[4, 9], exact(vectors)[4, 9]
-    assert abs(found - expected) <= 1e-14 * np.linalg.norm(vectors[4])
+    length = np.linalg.norm(vectors[4])
+    limit = 1e-14 * length
+    if nearness > 1e-3:
+        # Squares are taken where they lose little, and how little depends on the order
+        # in which a processor adds.
+        limit = max(limit, 1e-15 * length**2 / expected)
+    assert abs(found - expected) <= limit
     # A Gram matrix alone: 1e-8 of the length is the least it can tell from 0.
     gram = vectors @ vectors.T
     alone = np.sqrt(np.abs(gram[4, 4] + gram[9, 9] - 2 * gram[4, 9]))
@@ -125,6 +131,7 @@ def test_layers_combine_to_the_factor_of_all_columns():
     assert combine_factors([only]) is only
 
 
+@pytest.mark.thorough
 def test_hundreds_of_layers_lose_no_digits():
     layers = [gaussian(6, 9, seed) for seed in range(500)]
     for layer in layers:

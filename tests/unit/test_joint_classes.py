@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agents.training import agreed_model
 from deployments.local.one_process import run_order
 from protocol.errors import BadRequest, ConsiliumError, Refused
 from tests.made_sites import make_sites, order_body
@@ -52,6 +53,27 @@ def refusal(
     with pytest.raises(ConsiliumError) as caught:
         run(folder, labels, **changes)
     return caught.value
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b"1e999"])
+def test_what_is_no_list_of_classes_is_told_so(text: bytes) -> None:
+    """A partner's bytes end in a sentence, whatever they are."""
+    with pytest.raises(ConsiliumError) as caught:
+        agreed_model._read_classes(text)
+    assert caught.value.code in ("bad_message", "classes")
+
+
+def test_initial_weights_of_half_a_number_are_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = agreed_model.receive
+
+    def cut(party: Any, kind: str, *more: Any) -> bytes:
+        return receive(party, kind, *more)[:-1]
+
+    monkeypatch.setattr(agreed_model, "receive", cut)
+    error = refusal(tmp_path, {2: [0, 1], 3: [1, 2], 4: [2, 3]})
+    assert error.code == "bad_message"
 
 
 def test_as_many_classes_as_the_rows_allow(tmp_path: Path) -> None:

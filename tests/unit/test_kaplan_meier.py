@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lifelines import KaplanMeierFitter
+from lifelines.datasets import load_lung
 from lifelines.utils import median_survival_times, restricted_mean_survival_time
 
 from analytics.statistics.kaplan_meier import curve, median, restricted_mean
@@ -60,6 +61,19 @@ def test_at_every_event_time_it_is_kaplan_and_meiers() -> None:
     # The curve falls at the end of each interval that has an event.
     assert mean.low < expected_mean
     assert expected_mean == pytest.approx(mean.high, rel=1e-12)
+
+
+@pytest.mark.parametrize(("sex", "expected"), [(1, 270.0), (2, 426.0)])
+def test_what_r_prints_for_its_lung_data(sex: int, expected: float) -> None:
+    """survfit(Surv(time, status) ~ sex, lung): the median of men and of women, at edges
+    that are the days of the events, and those before.
+    """
+    rows = load_lung().query("sex == @sex")
+    times, events = rows["time"].to_numpy(float), rows["status"].to_numpy(int)
+    at = times[events == 1]
+    edges = sorted({*at.tolist(), *(at - 0.5).tolist()})
+    points = curve(edges, *counted(times + 0.25 * (events == 0), events, edges))
+    assert median(points) == (expected - 0.5, expected)
 
 
 @pytest.mark.parametrize("seed", range(5))

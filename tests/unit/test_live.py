@@ -87,3 +87,57 @@ def test_a_ring_for_another_order_wakes_nobody() -> None:
         )
 
     assert asyncio.run(wait()) == 1
+
+
+def test_a_second_key_ends_the_wait_and_a_third_does_not() -> None:
+    """Who waits for one message of an order is not woken by another one."""
+    bell = Bell()
+
+    async def wait() -> list[int]:
+        looks = Looks(bell)
+        waiting = asyncio.create_task(
+            read_until(
+                bell,
+                3,
+                looks.look,
+                is_enough=lambda found: found >= 2,
+                seconds=LONG,
+                or_key=("messages", 3, "gradient", 0, 7),
+            )
+        )
+        # Each turn lets the waiter go as far as it can.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        seen = [looks.n_looks]
+        bell.ring(("messages", 3, "gradient", 0, 8))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        seen.append(looks.n_looks)
+        bell.ring(("messages", 3, "gradient", 0, 7))
+        seen.append(await waiting)
+        return seen
+
+    assert asyncio.run(wait()) == [1, 1, 2]
+
+
+def test_the_end_of_an_order_wakes_who_waits_for_a_message() -> None:
+    bell = Bell()
+
+    async def wait() -> int:
+        looks = Looks(bell)
+        waiting = asyncio.create_task(
+            read_until(
+                bell,
+                3,
+                looks.look,
+                is_enough=lambda found: found >= 2,
+                seconds=LONG,
+                or_key=("messages", 3, "gradient", 0, 7),
+            )
+        )
+        for _ in range(5):
+            await asyncio.sleep(0)
+        bell.ring(3)
+        return await waiting
+
+    assert asyncio.run(wait()) == 2

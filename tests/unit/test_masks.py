@@ -5,6 +5,8 @@ uniform. Tags are linear.
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
+from collections.abc import Callable
 
 import gmpy2
 import numpy as np
@@ -15,7 +17,11 @@ from numpy.typing import NDArray
 
 from protocol.errors import ProtocolViolation
 from protocol.sums.masks import (
+    GROUP_WORDS,
+    PAIR_WORDS,
+    TAG_FACTORS,
     TAG_MODULUS,
+    Stream,
     _inner_product,
     group_modulo,
     group_words,
@@ -26,6 +32,7 @@ from protocol.sums.masks import (
 )
 
 MODULUS = (1 << 255) - 19
+MANY = 1_000_000
 
 
 def key_of(*ids: int) -> bytes:
@@ -194,3 +201,35 @@ def test_a_tag_key_of_another_length_is_refused(length: int) -> None:
     ):
         with pytest.raises(ProtocolViolation, match="32 bytes"):
             action()
+
+
+def test_masks_of_many_words_are_the_stream_of_their_key() -> None:
+    """However many are made at a time."""
+    count = 50_001
+    whole = Stream(key_of(1), PAIR_WORDS, b"i").words(count)
+    assert (mask_words({2: key_of(1)}, 1, count, b"i") == whole).all()
+    whole = Stream(key_of(1), GROUP_WORDS, (7).to_bytes(8, "big") + b"i").words(count)
+    assert (group_words(key_of(1), 7, count, b"i") == whole).all()
+    factors = Stream(key_of(1), TAG_FACTORS, b"i").words(count)
+    words = np.arange(count) - 7
+    expected = sum(w * r for w, r in zip(words.tolist(), factors.tolist(), strict=True))
+    assert tag(key_of(1), words, b"i") == expected % TAG_MODULUS
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mask_words({2: key_of(1), 3: key_of(2)}, 1, MANY, b"i"),
+        lambda: group_words(key_of(1), 1, MANY, b"i"),
+    ],
+)
+def test_masks_of_a_large_model_take_no_more_than_they_are(
+    make: Callable[[], object],
+) -> None:
+    tracemalloc.start()
+    try:
+        make()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.1 * 8 * MANY

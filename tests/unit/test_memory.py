@@ -4,6 +4,7 @@ belong to their orders, and sets that an earlier version kept are still known.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import tempfile
 from collections.abc import Sequence
@@ -16,8 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.gate.kept_sets import (
+    IDS_ALONE,
+    ColumnName,
+    OpenedSet,
+    Terms,
+    written_parts,
+)
 from agents.gate.members import Digests, told_apart
-from agents.gate.memory import IDS_ALONE, ColumnName, Memory, OpenedSet, Terms
+from agents.gate.memory import Memory
 from agents.site.vault_database import open_keyed
 from tests.examples import few
 
@@ -221,11 +229,60 @@ def test_what_the_parties_said_is_kept_with_their_order(
     assert said()[0] == (7, 5, frozenset({3, 4}), True)
 
 
+PARTS_IN_EACH_ROW = (
+    "CREATE TABLE opened (receiver TEXT NOT NULL, in_set INTEGER NOT NULL REFERENCES sets (number),"
+    " order_id INTEGER NOT NULL, name TEXT NOT NULL, parts TEXT NOT NULL, least_hospitals INTEGER NOT NULL,"
+    " at REAL NOT NULL, has_left INTEGER NOT NULL, willing TEXT,"
+    " PRIMARY KEY (receiver, in_set, order_id, name)) WITHOUT ROWID"
+)
+
+
+def as_an_earlier_version(memory: Memory, *, willing: str | None) -> None:
+    """Its `opened` named every hospital in every row."""
+    parts = written_parts({3: Fraction(1), 4: Fraction(-1, 3)})
+    with sqlite3.connect(memory.path) as database:
+        query = "SELECT receiver, in_set, order_id, name, least_hospitals, at, has_left FROM opened"
+        rows = database.execute(query).fetchall()
+        database.execute("DROP TABLE opened")
+        database.execute("DROP TABLE hospital_lists")
+        database.execute(PARTS_IN_EACH_ROW)
+        for row in rows:
+            database.execute(
+                "INSERT INTO opened VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row[:4], parts, *row[4:], willing),
+            )
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_rows_that_named_every_hospital_are_taken_over(
+    memory: Memory, tmp_path: Path, *, is_copy: bool
+) -> None:
+    keep(memory, [1, 2], order_id=7, receivers=["2", "3"])
+    memory.commit(7)
+    keep(memory, [1, 2, 3], order_id=8)
+    before = memory.list_opened()
+    as_an_earlier_version(memory, willing="[3, 4]")
+    now = Memory(tmp_path, is_copy=is_copy)
+    assert now.list_opened() == before
+    with now.opened() as transaction:
+        found = transaction.sets_of("2", AGE)
+    assert [(one.order_id, one.has_left) for one in found] == [(7, True), (8, False)]
+    for one in found:
+        assert one.parts == {3: Fraction(1), 4: Fraction(-1, 3)}
+        assert one.willing == {3, 4}
+        assert one.least_hospitals == 3
+    # The same list is known again.
+    keep(now, [1], order_id=9)
+    with now.opened() as transaction:
+        assert len(transaction.sets_of("2", AGE)) == 3
+
+
 def test_sets_of_a_version_that_asked_no_hospital_are_still_known(
     memory: Memory, tmp_path: Path
 ) -> None:
     keep(memory, [1, 2], order_id=7)
     memory.commit(7)
+    as_an_earlier_version(memory, willing=None)
     with sqlite3.connect(memory.path) as database:
         database.execute("ALTER TABLE opened DROP COLUMN willing")
     with Memory(tmp_path).opened() as transaction:
@@ -233,6 +290,67 @@ def test_sets_of_a_version_that_asked_no_hospital_are_still_known(
     assert (found.order_id, found.willing, found.is_agreed) == (7, None, True)
     keep(Memory(tmp_path), [3], order_id=8)
     assert [one[0] for one in sets_of(memory)] == [7, 8]
+
+
+def test_room_of_an_earlier_version_is_given_back(
+    memory: Memory, tmp_path: Path
+) -> None:
+    receivers = [str(number) for number in range(2000)]
+    keep(memory, [1, 2], order_id=7, receivers=receivers)
+    as_an_earlier_version(memory, willing=json.dumps(list(range(300))))
+    before = memory.path.stat().st_size
+    Memory(tmp_path)
+    assert memory.path.stat().st_size < before / 5
+
+
+def test_an_order_of_many_hospitals_names_them_once(memory: Memory) -> None:
+    n_hospitals, n_columns = 300, 30
+    hospitals = range(1, n_hospitals + 1)
+    ids = digests(range(1, 501))
+    with memory.opened() as transaction:
+        sets = []
+        for number in range(n_columns):
+            column = ColumnName(AGE.population, f"x{number}", AGE.form)
+            members = transaction.number_members(column, ids, ids)
+            parts = {(user, column.name): Fraction(1) for user in hospitals}
+            sets.append(OpenedSet(column, members, "all", 1, parts, 3))
+        transaction.keep([str(user) for user in hospitals], sets, at=AT)
+        transaction.agree(1, Terms(3, frozenset(hospitals)))
+    assert memory.path.stat().st_size < 5e6
+    with memory.opened() as transaction:
+        for one in sets:
+            (found,) = transaction.sets_of("300", one.column)
+            assert found.parts == one.parts
+            assert found.willing == frozenset(hospitals)
+
+
+def test_a_list_of_hospitals_goes_with_the_last_that_names_it(memory: Memory) -> None:
+    def n_lists() -> int:
+        with sqlite3.connect(memory.path) as database:
+            query = "SELECT count(*) FROM hospital_lists"
+            return int(database.execute(query).fetchone()[0])
+
+    keep(memory, [1], order_id=1)
+    keep(memory, [1], order_id=2)
+    with memory.opened() as transaction:
+        transaction.agree(2, Terms(3, frozenset({2, 3})))
+    assert n_lists() == 2
+    memory.drop(1)
+    assert n_lists() == 2
+    memory.drop(2)
+    assert n_lists() == 0
+
+
+def test_a_number_that_is_given_again_is_another_list(memory: Memory) -> None:
+    members = np.array([0])
+    other = {5: Fraction(1)}
+    keep(memory, [1], order_id=1)
+    with memory.opened() as transaction:
+        assert transaction.sets_of("2", AGE)
+        transaction.drop(1)
+        transaction.keep(["2"], [OpenedSet(AGE, members, "all", 2, other, 3)], at=AT)
+        (found,) = transaction.sets_of("2", AGE)
+    assert found.parts == other
 
 
 def test_the_list_and_what_is_forgotten_of_it(memory: Memory) -> None:

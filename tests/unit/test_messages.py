@@ -414,3 +414,15 @@ def test_keys_of_joined_rows_are_a_text_for_each_row(body: bytes) -> None:
     with pytest.raises(ProtocolViolation) as caught:
         read_common_keys(body, n_rows=2)
     assert caught.value.code == "bad_message"
+
+
+def test_whether_masks_may_be_sparse_is_part_of_the_context() -> None:
+    silent = acceptance(3)
+    allowing = replace(silent, sparse_masks=True)
+    assert Acceptance.decode(silent.encode()).sparse_masks is False
+    assert Acceptance.decode(allowing.encode()) == allowing
+    assert b"sparse_masks" not in silent.encode()
+    contexts = {run_context(ORDER, {3: one}) for one in (silent, allowing)}
+    assert len(contexts) == 2
+    with pytest.raises(ProtocolViolation):
+        Acceptance.decode(allowing.encode().replace(b"true}", b"1}"))

@@ -19,15 +19,11 @@ from agents.training.export import export_model
 from agents.training.inference import model_of
 from agents.training.row_sets import ordered_model
 from analytics.training import networks
+from analytics.training.gradients import local_gradient, local_loss
+from analytics.training.initial_weights import initial_weights
+from analytics.training.margins import scores
 from analytics.training.metrics import metrics
-from analytics.training.models import (
-    Model,
-    initial_weights,
-    local_gradient,
-    local_loss,
-    scores,
-    split_layers,
-)
+from analytics.training.models import Model, split_layers
 from deployments.demo.digits import HOSPITALS, PIXELS, digits_order, digits_tables
 from protocol.errors import BadRequest, ConsiliumError, InvalidInput
 from protocol.training_request import (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +13,21 @@ from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from agents.gate.pair_cells import check_pair_cells
 from agents.gate.probes import check_dominance, check_steepness
-from agents.training.newton import check_equations
+from agents.site.vault import OrderVault
+from agents.training.checkpoint import (
+    first_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from agents.training.equations import check_equations
 from agents.training.report_text import as_csv, as_latex
 from analytics.arrays import Floats
-from analytics.training import newton
-from analytics.training.families import LEAST_SQUARES, LOGISTIC, Pair
+from analytics.training import newton, normal_equations
 from analytics.training.inflation import generalised_inflation
-from analytics.training.newton import Collinear, NewtonState, NoMean, Opened
+from analytics.training.newton import NewtonState, NoMean
 from analytics.training.newton_report import Fit, report
+from analytics.training.normal_equations import Collinear, Opened
+from analytics.training.pairs import LEAST_SQUARES, LOGISTIC, Pair
 from protocol.errors import Refused
 
 BITS = 100
@@ -41,14 +50,14 @@ def test_equations_are_solved_to_the_last_digits() -> None:
         c.append(sum(Fraction(a) * int(x) for a, x in zip(row, exact, strict=True)))
     totals = [round(Fraction(v) * 2**BITS) for v in A[np.triu_indices(n)].tolist()]
     totals += [round(value * 2**BITS) for value in c] + [0, 0]
-    found = newton.solve(newton.read_sums(totals, n, bits=BITS))
+    found = normal_equations.solve(newton.read_sums(totals, n, bits=BITS))
     assert found == pytest.approx(exact, rel=1e-14)
 
 
 def test_a_collinear_column_has_no_pivot() -> None:
     X = np.array([[1.0, 2, 3], [2, 4, 1], [3, 6, 5], [5, 10, 2]])
     with pytest.raises(Collinear) as error:
-        newton.solve(opened(X.T @ X, np.ones(3), 1))
+        normal_equations.solve(opened(X.T @ X, np.ones(3), 1))
     assert error.value.column == 1
 
 
@@ -84,12 +93,19 @@ def test_it_stops_when_the_deviance_rests_and_steps_once_more() -> None:
     state = NewtonState(
         coef=np.array([1.0]), base=np.array([0.9]), deviance=10.0, round=3
     )
-    resting = opened(np.array([[2.0]]), np.array([2.002]), 10.0 - 1e-9)
+    resting = opened(np.array([[2.0]]), np.array([2.000002]), 10.0 - 1e-9)
     options = {"eps": 1e-8, "diagonal": np.zeros(1), "n_rows": 9}
     after = newton.stepped(state, resting, pair=LOGISTIC, **options)  # type: ignore[arg-type]
-    assert after.is_done
-    assert after.coef.tolist() == [1.001]
-    assert after.last_step == pytest.approx(0.001)
+    assert after.coef.tolist() == pytest.approx([1.000001], rel=1e-15)
+    assert after.last_step == pytest.approx(1e-6)
+    # The estimate is there; its standard error is that of a millionth before.
+    assert (after.is_still, after.is_done) == (True, False)
+    close = opened(np.array([[2.0]]), np.array([2 + 2e-10]), 10.0 - 1e-9)
+    assert newton.stepped(state, close, pair=LOGISTIC, **options).is_done  # type: ignore[arg-type]
+    # A step of .001 standard errors has its square before it yet.
+    far = opened(np.array([[2.0]]), np.array([2.002]), 10.0 - 1e-9)
+    early = newton.stepped(state, far, pair=LOGISTIC, **options)  # type: ignore[arg-type]
+    assert (early.is_still, early.is_done) == (True, False)
     # Fisher's steps shrink by a factor only: more of them follow.
     probit = Pair("binomial", "probit")
     slow = newton.stepped(state, resting, pair=probit, **options)  # type: ignore[arg-type]
@@ -102,6 +118,84 @@ def test_it_stops_when_the_deviance_rests_and_steps_once_more() -> None:
     last = newton.stepped(again, near, pair=probit, **options)  # type: ignore[arg-type]
     assert last.is_done
     assert not last.is_separating
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_rare"),
+    [(300, 12), (20_000, 12), (600_000, 36), (6_000_000, 30), (6_000_000, 3_000)],
+)
+@pytest.mark.parametrize("n_events", [0, 1, 3])
+def test_a_rare_level_without_an_event_is_separated_in_any_number_of_rows(
+    n_rows: int, n_rare: int, n_events: int
+) -> None:
+    """Among many rows its standardised coefficient moves little, and its odds ratio as far
+    as ever.
+    """
+    state = RareLevel(n_rows, n_rare, n_events, share=0.3).fitted()
+    assert state.is_separating is (n_events == 0)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_rare", "n_events"),
+    [(300, 12, 3), (100_000, 12, 11), (1_000_000, 36, 35), (10_000_000, 12, 11)],
+)
+def test_the_last_step_is_near_enough_in_any_number_of_rows(
+    n_rows: int, n_rare: int, n_events: int
+) -> None:
+    """Of very many rows the deviance rests while a rare level's coefficient still moves."""
+    table = RareLevel(n_rows, n_rare, n_events, share=0.5)
+    state = table.fitted()
+    coef = state.coef
+    for _ in range(4):
+        coef = normal_equations.solve(table.opened(coef))
+    errors = np.sqrt(np.diag(normal_equations.inverse(table.opened(coef))))
+    assert (np.abs(state.coef - coef) <= 1e-9 * errors).all()
+    assert state.round <= 6
+
+
+class RareLevel:
+    """Rows of a 0/1 column that n_rare of them have, and of whether an event happened;
+    share: of the others that have it.
+    """
+
+    def __init__(
+        self, n_rows: int, n_rare: int, n_events: int, *, share: float
+    ) -> None:
+        of_rare = n_rare / n_rows
+        deviation = np.sqrt(of_rare * (1 - of_rare))
+        n_others = n_rows - n_rare
+        self.X = (np.array([[0.0], [0], [1], [1]]) - of_rare) / deviation
+        self.y = np.array([1.0, 0, 0, 1])
+        self.counts = np.array(
+            [share * n_others, (1 - share) * n_others, n_rare - n_events, n_events]
+        )
+
+    def opened(self, coef: Floats, *, is_start: bool = False) -> Opened:
+        rows = newton.row_numbers(
+            LOGISTIC,
+            self.X,
+            self.y,
+            coef,
+            is_start=is_start,
+            row_weights=self.counts,
+        )
+        sums = newton.local_sums(self.X, rows).tolist()
+        totals = [round(Fraction(value) * 2**BITS) for value in sums]
+        return newton.read_sums(totals, 2, bits=BITS)
+
+    def fitted(self) -> NewtonState:
+        state = NewtonState(coef=np.zeros(2), base=np.zeros(2))
+        while not state.is_done and not state.is_separating:
+            assert state.round < 30
+            state = newton.stepped(
+                state,
+                self.opened(state.coef, is_start=state.is_start),
+                pair=LOGISTIC,
+                eps=1e-8,
+                diagonal=np.zeros(2),
+                n_rows=round(self.counts.sum()),
+            )
+        return state
 
 
 def test_means_that_the_family_does_not_know_halve_a_step() -> None:
@@ -275,3 +369,54 @@ def test_inflation_of_single_columns_is_the_variance_inflation_factor() -> None:
         expected = variance_inflation_factor(design, place)
         assert entry["gvif"] == pytest.approx(expected, rel=1e-9)
     assert generalised_inflation(covariance[:1, :1], {"a": [0]}) == []
+
+
+def test_a_null_model_goes_on_where_it_was_after_a_crash(tmp_path: Path) -> None:
+    """With other bits of it the hospitals' sums would be of two models."""
+    state = NewtonState(np.array([0.1]), np.array([0.3]), 7.5, round=3, is_still=True)
+    of_model = NewtonState(np.array([0.2, 1 / 3]), np.array([0.1, 0.2]), round=3)
+    first = first_checkpoint(0, np.zeros(2))
+    sums = np.arange(4)
+    point = replace(first, round=3, newton=of_model, opened=sums, null=state)
+    store = OrderVault(tmp_path / "order")
+    save_checkpoint(store, point)
+    found = load_checkpoint(store, 0)
+    assert found is not None
+    assert found.null is not None
+    assert found.newton is not None
+    assert found.null.coef.tobytes() == state.coef.tobytes()
+    assert (found.null.deviance, found.null.round) == (7.5, 3)
+    assert found.null.is_still
+    assert not found.newton.is_still
+    assert found.newton.coef.tobytes() == of_model.coef.tobytes()
+
+
+def test_nothing_of_newton_s_state_is_lost_by_a_crash(tmp_path: Path) -> None:
+    """Each field with a value that it does not begin with."""
+    state = NewtonState(
+        coef=np.array([0.2, 1 / 3]),
+        base=np.array([0.1, 0.2]),
+        deviance=7.5,
+        n_halvings=1,
+        round=3,
+        is_still=True,
+        is_done=True,
+        last_step=0.25,
+        is_growing=True,
+        is_scoring=True,
+        n_scored=2,
+        log_theta=0.5,
+        base_log_theta=0.75,
+    )
+    point = replace(
+        first_checkpoint(0, np.zeros(2)), round=3, newton=state, opened=np.arange(4)
+    )
+    store = OrderVault(tmp_path / "order")
+    save_checkpoint(store, point)
+    found = load_checkpoint(store, 0)
+    assert found is not None
+    assert found.newton is not None
+    for field in fields(NewtonState):
+        kept = getattr(found.newton, field.name)
+        assert np.array_equal(kept, getattr(state, field.name)), field.name
+        assert not np.array_equal(kept, field.default), field.name

@@ -20,6 +20,7 @@ from protocol.training_request import (
     parse_training_request,
     read_order_document,
 )
+from protocol.versions import protocol_of_document
 
 DOCUMENT: dict[str, Any] = {
     "user_id": 4,
@@ -520,11 +521,15 @@ def test_one_order_has_one_text() -> None:
     assert len(texts) == 1
 
 
-def test_the_committed_text_of_the_document_s_order() -> None:
+@pytest.mark.parametrize(("protocol", "version"), [(2, 1), (3, 3)])
+def test_the_committed_text_of_the_document_s_order(
+    protocol: int, version: int
+) -> None:
     """Signatures cover these bytes: a change here is a change of the protocol's
-    version.
+    number.
     """
-    assert order_document(37, parse_training_request(DOCUMENT), COMMITMENTS) == (
+    request = parse_training_request(DOCUMENT)
+    assert order_document(37, request, COMMITMENTS, protocol=protocol) == (
         '{"kind":"train","order_id":37,"request":{"attributes":["x1","x2","x3","x4"],"label_name":"y",'
         '"model_params":{"alpha":0.01,"batch_size":500,"bound":1048576.0,"converge_func":"diff",'
         '"cv_param":{"n_splits":5,"need_cv":false,"random_seed":1,"shuffle":true},"decay":1.0,"decay_sqrt":true,'
@@ -539,7 +544,7 @@ def test_the_committed_text_of_the_document_s_order() -> None:
         + '","4":"'
         + COMMITMENTS[4]
         + '"},'
-        '"tested":[],"version":1}'
+        f'"tested":[],"version":{version}}}'
     )
 
 
@@ -578,7 +583,13 @@ def changed(**changes: Any) -> str:
 )
 def test_a_hospital_believes_no_document(text: str) -> None:
     with pytest.raises(ConsiliumError):
-        read_order_document(text, 37)
+        believe(text)
+
+
+def believe(text: str) -> None:
+    """As a hospital does: in which number it is written, then what it asks."""
+    protocol_of_document(text)
+    read_order_document(text, 37)
 
 
 @given(

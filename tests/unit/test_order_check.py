@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agents.site.coordinator_told import CoordinatorTold
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
 from deployments.agent import main
+from protocol.versions import Window
 from tests.made_sites import contents, make_site, order_body, policy_text
 
 CANARY = "canary-447"
@@ -363,3 +365,42 @@ def test_a_file_that_is_not_there(
     assert "Both an order and a policy" in capsys.readouterr().err
     assert main(["check", "--site", str(site.site), "--user", "3"]) == 2
     assert "no order is given" in capsys.readouterr().err
+
+
+# The protocol
+
+
+@pytest.mark.parametrize(
+    ("policy", "window", "told", "word", "words"),
+    [
+        ("", {}, None, "joint", "its protocol, 2 to 3"),
+        ("", {}, 2, "ok", "It is written in protocol 2"),
+        ("", {"start_within_seconds": 60, "at_least": 3}, None, "ok", "in protocol 3"),
+        ("oldest_protocol = 3", {}, None, "ok", "It is written in protocol 3"),
+        ("oldest_protocol = 3", {}, 2, "warn", "needs protocol 3"),
+    ],
+)
+def test_the_protocol_of_agent_and_order_is_said(
+    policy: str,
+    window: dict[str, Any],
+    told: int | None,
+    word: str,
+    words: str,
+    check: Any,
+    site: SiteSettings,
+) -> None:
+    """As far as a hospital knows it: what all others speak it does not."""
+    text = site.policy.read_text()
+    site.policy.write_text(text.replace("[orders]", f"[orders]\n{policy}"))
+    if told is not None:
+        CoordinatorTold("0.9.0", Window(2, told)).keep(site.state)
+    code, out, _ = check(training(**window))
+    (line,) = [line for line in out.splitlines() if line[7:].startswith("protocol ")]
+    assert (code, line.split()[0]) == (0, word)
+    assert words in line
+    assert f"This agent takes {'3' if policy else '2 to 3'}" in line
+
+
+def test_predictions_say_it_too(check: Any, site: SiteSettings) -> None:
+    _, out, _ = check(predictions(data_sql=SQL))
+    assert states(out)["protocol"] == "joint"

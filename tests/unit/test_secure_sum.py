@@ -21,7 +21,8 @@ from protocol.errors import BadRequest, ConsiliumError, ProtocolViolation
 from protocol.sums import EncryptMethod as Method
 from protocol.sums import masks, packing, paillier, secure_sum
 from protocol.sums.paillier import Obfuscators
-from protocol.sums.secure_sum import SumKeys
+from protocol.sums.payload import SumKind
+from protocol.sums.sum_keys import SumKeys
 from tests.examples import few
 
 METHODS: list[Method] = ["Paillier", "Mask", "None"]
@@ -579,18 +580,15 @@ def test_rows_that_leave_no_room_for_a_tag_are_refused(method: Method) -> None:
     assert secure_sum.seal_counts(keys[1], np.zeros(1, int), info=INFO)
 
 
-@pytest.mark.parametrize("kind", list(secure_sum.SumKind))
+@pytest.mark.parametrize("kind", list(SumKind))
 @pytest.mark.parametrize(
     "rows", [{1: 2**20}, {1: 3, 2: 4}, dict.fromkeys(range(1, 8), 1)]
 )
 def test_the_modulus_exceeds_every_difference_of_two_sums(
-    kind: secure_sum.SumKind, rows: dict[int, int]
+    kind: SumKind, rows: dict[int, int]
 ) -> None:
     keys = keys_of("Mask", rows)[1]
-    assert (
-        2 * secure_sum._offset(keys, kind, secure_sum._total_weight(keys, kind))
-        < masks.TAG_MODULUS
-    )
+    assert 2 * keys.offset(kind, keys.total_weight(kind)) < masks.TAG_MODULUS
 
 
 # What leaves a hospital is noise
@@ -612,7 +610,7 @@ def test_one_ciphertext_opened_with_the_private_key_is_noise() -> None:
         private(512),
         [int.from_bytes(body[i : i + 128], "big") for i in range(0, len(body), 128)],
     )
-    terms = secure_sum._terms(keys[3], kind=secure_sum.SumKind.MEAN, d=1400, info=INFO)
+    terms = keys[3].terms(kind=SumKind.MEAN, d=1400, info=INFO)
     group = secure_sum.masks.group_modulo(keys[3].group_key, 3, n, len(plain), terms)
     assert len(plain) == 201
     for numbers in (plain, [(m - g) % n for m, g in zip(plain, group, strict=True)]):

@@ -5,6 +5,7 @@ secrets are for the owner alone.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,8 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         ('user_id = true\nname = "a"', "user_id"),
         ('user_id = 1\nname = "a"', "user_id"),
         (LEAST + "max_orders = 0", "max_orders"),
+        (LEAST + "coarse_tasks_above = -1", "coarse_tasks_above"),
+        (LEAST + 'coarse_tasks_above = "many"', "coarse_tasks_above"),
         (LEAST + "max_rows = 0", "max_rows"),
         (LEAST + "statement_timeout_seconds = 0", "statement_timeout_seconds"),
         (LEAST + 'coordinator_url = "c.example:5000"', "coordinator_url"),
@@ -107,6 +110,23 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, code: str) -> None:
 def test_no_site_folder(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="Copy one from deployments/sites"):
         load_settings(tmp_path / "nowhere")
+
+
+def test_a_site_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service finds it where root has made the site: the remedy can be copied."""
+
+    def refuse(*_: object) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_001)
+    with pytest.raises(
+        BadRequest, match="cannot be read by the user 4000001"
+    ) as caught:
+        load_settings(tmp_path)
+    assert f"chown -R 4000001: {tmp_path}" in caught.value.remedy
 
 
 def test_settings_that_are_no_utf8(tmp_path: Path) -> None:

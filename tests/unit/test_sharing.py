@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from protocol.errors import ProtocolViolation
 from protocol.shares import triples
+from protocol.shares.channel import SEED
 from protocol.shares.result import ResultShare, open_result
 from protocol.shares.ring import Ring, unpack
-from protocol.shares.sharing import SEED, Sharing, n_conjunctions, rings
+from protocol.shares.sharing import Sharing
+from protocol.shares.sizes import n_conjunctions, rings
 from protocol.shares.triples import Buckets, linear_digest, uniform_order
 from protocol.sums.masks import Stream
 from tests.examples import few

@@ -21,6 +21,7 @@ import psycopg
 import pymysql
 import pytest
 
+import tasks.hospital.worker
 import tasks.kept_runs
 from agents.rows.faults import database_fault, reading_fault
 from agents.site.settings import SiteSettings
@@ -320,6 +321,7 @@ def test_runs_that_find_no_room_wait_without_end_and_the_coordinator_is_told(
     settings.vault.parent.mkdir(mode=0o700)
     monkeypatch.setattr(tasks.kept_runs, "has_room", lambda folder: True)
     monkeypatch.setattr(tasks.kept_runs, "LOOK_AT_ROOM_SECONDS", 0.0)
+    monkeypatch.setattr(tasks.hospital.worker, "NOTICE_AT_REST_SECONDS", 0.1)
     codes = [ExitCode.DISK_FULL] * (3 * tasks.kept_runs.MAX_CRASHES)
     told = Told()
 

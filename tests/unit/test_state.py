@@ -22,6 +22,7 @@ from api.settings import CoordinatorSettings, load_settings
 from api.store import Store
 from deployments import coordinator, server, serving, state
 from deployments.local import command as command_module
+from deployments.local.federation import choose_ports
 from deployments.local.sites import prepare
 from deployments.processes import PartProcess, RunningParts
 from protocol.errors import BadRequest, Conflict, Unavailable
@@ -358,6 +359,75 @@ def test_one_port_for_two(
     assert "Set one of them" in one_line(capsys)
 
 
+PROCESSES = "CONSILIUM_API_PROCESSES"
+STARTED = {
+    "server": lambda: server.main([]),
+    "api": lambda: server.main(["api"]),
+    "page": lambda: server.main(["page"]),
+    "up": lambda: command_module.main(["up"]),
+}
+
+
+@pytest.mark.parametrize("main", STARTED.values(), ids=STARTED)
+@pytest.mark.parametrize("given", [True, False], ids=["sqlite:///", "no store"])
+def test_several_processes_of_the_api_on_sqlite_are_refused_in_words(
+    settings: CoordinatorSettings,
+    main: Callable[[], int],
+    given: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each would hear nothing of what the others store; nothing is made or started."""
+    monkeypatch.setenv(PROCESSES, "2")
+    if given:
+        monkeypatch.setenv("CONSILIUM_STORE_URL", f"sqlite:///{store_of(settings)}")
+    assert main() == ExitCode.NOT_READY
+    words = one_line(capsys)
+    assert words.startswith(f"{PROCESSES} is 2, and the store is SQLite")
+    assert "Set CONSILIUM_STORE_URL to a PostgreSQL database" in words
+    assert not store_of(settings).exists()
+
+
+@pytest.mark.parametrize(
+    ("n_processes", "words"),
+    [
+        ("0", "is not a whole number above 0"),
+        ("-1", "is not a whole number above 0"),
+        ("two", "is not a whole number above 0"),
+        ("1.5", "is not a whole number above 0"),
+        ("", "is not a whole number above 0"),
+        ("64", None),
+        ("65", "64 are the most"),
+    ],
+)
+def test_a_number_of_processes(
+    settings: CoordinatorSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    n_processes: str,
+    words: str | None,
+) -> None:
+    monkeypatch.setenv("CONSILIUM_STORE_URL", POSTGRES)
+    monkeypatch.setenv(PROCESSES, n_processes)
+    if words is None:
+        assert load_settings().api_processes == int(n_processes)
+        return
+    with pytest.raises(BadRequest, match=words) as caught:
+        load_settings()
+    assert caught.value.code == PROCESSES
+
+
+def test_the_page_of_several_processes_has_a_port_of_its_own(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSILIUM_STORE_URL", POSTGRES)
+    monkeypatch.setenv("CONSILIUM_PAGE_PORT", str(settings.port))
+    assert load_settings().api_processes == 1
+    monkeypatch.setenv(PROCESSES, "2")
+    with pytest.raises(BadRequest) as caught:
+        load_settings()
+    assert caught.value.code == "CONSILIUM_PAGE_PORT"
+
+
 @pytest.mark.parametrize("name", ["CONSILIUM_API_PORT", "CONSILIUM_PREFECT_PORT"])
 @pytest.mark.parametrize(
     "main",
@@ -386,6 +456,20 @@ def test_a_prefect_elsewhere_is_an_address(
     with pytest.raises(BadRequest) as caught:
         load_settings()
     assert caught.value.code == "CONSILIUM_PREFECT_URL"
+
+
+def test_where_prefect_is_elsewhere_its_port_here_may_be_taken(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one of several Prefect servers, or by their balancer."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("CONSILIUM_PREFECT_PORT", str(port))
+        url = f"http://127.0.0.1:{port}/api"
+        monkeypatch.setenv("CONSILIUM_PREFECT_URL", url)
+        assert choose_ports(any_free=False).prefect_url == url
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,10 @@ def derive(columns: Columns, **texts: str) -> dict[str, list[float]]:
     with opened(columns) as rows:
         derived = DerivedSql(rows, study.derived, study.in_order)
         own = with_derived(rows, derived, [])
-        found = own.arrays("SELECT * FROM rows", [])
+        (found,) = own.frames("SELECT * FROM rows")
     values: dict[str, list[float]] = {}
     for name in texts:
-        masked = np.ma.asarray(found[name], dtype=float)
-        values[name] = np.ma.filled(masked, NAN).tolist()
+        values[name] = found[name].to_numpy(dtype=float, na_value=NAN).tolist()
     return values
 
 
@@ -223,7 +222,7 @@ def prepared(
     study: StudyRows, *, min_rows: int = 0, table: Columns = TABLE
 ) -> Iterator[Any]:
     with opened(table, min_rows=min_rows) as rows:
-        yield prepare(rows, study, label_name="y")
+        yield prepare(rows, study, labels=["y"])
 
 
 def ids_of(study: StudyRows, **options: Any) -> list[int]:

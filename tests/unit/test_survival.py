@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lifelines.statistics import multivariate_logrank_test
 
-from analytics.statistics.survival import UNIT, LogRankSums, log_rank, log_rank_sums
+from analytics.statistics.survival import (
+    EQUAL,
+    UNIT,
+    LogRankSums,
+    Weighting,
+    event_times,
+    log_rank,
+    log_rank_sums,
+)
 
 ROWS = st.lists(
     st.tuples(st.integers(1, 9), st.integers(0, 1), st.integers(0, 2)),
@@ -21,10 +29,58 @@ ROWS = st.lists(
 )
 
 
-def sums_of(rows: Sequence[tuple[int, int, int]], n_groups: int = 3) -> LogRankSums:
+def sums_of(
+    rows: Sequence[tuple[int, int, int]],
+    n_groups: int = 3,
+    *,
+    weighting: Weighting = EQUAL,
+    n_rows: int = 1,
+) -> LogRankSums:
     times, events, groups = (np.array(column) for column in zip(*rows, strict=True))
-    ones = np.ones(len(rows), dtype=np.int64)
-    return log_rank_sums(times.astype(float), events, groups, ones, n_groups=n_groups)
+    lines = np.full(len(rows), n_rows)
+    found = event_times(times.astype(float), events, groups, lines, n_groups=n_groups)
+    return log_rank_sums(found, weighting)
+
+
+WEIGHTINGS = [
+    EQUAL,
+    Weighting("wilcoxon"),
+    Weighting("fleming_harrington", p=1),
+    Weighting("fleming_harrington", q=1),
+    Weighting("fleming_harrington", p=1, q=1),
+]
+
+
+def weighted_by_hand(
+    rows: Sequence[tuple[int, int, int]], weighting: Weighting
+) -> tuple[float, float]:
+    """U and V of group 0 in doubles, time by time."""
+    score, variance, survival = 0.0, 0.0, 1.0
+    for time in sorted({time for time, event, _ in rows if event}):
+        at_risk = [row for row in rows if row[0] >= time]
+        died = [row for row in rows if row[0] == time and row[1]]
+        n, d = len(at_risk), len(died)
+        share = sum(row[2] == 0 for row in at_risk) / n
+        weight: float = survival**weighting.p * (1 - survival) ** weighting.q
+        if weighting.name == "wilcoxon":
+            weight = n
+        score += weight * (sum(row[2] == 0 for row in died) - d * share)
+        if n > 1:
+            of_time = d * (n - d) / (n - 1) * share * (1 - share)
+            variance += weight**2 * of_time
+        survival *= 1 - d / n
+    return score, variance
+
+
+@given(ROWS)
+def test_weighted_sums_are_those_of_the_definition(
+    rows: list[tuple[int, int, int]],
+) -> None:
+    for weighting in WEIGHTINGS:
+        found = sums_of(rows, weighting=weighting)
+        score, variance = weighted_by_hand(rows, weighting)
+        assert found.scores[0] / UNIT == pytest.approx(score, abs=1e-9)
+        assert found.covariances[0][0] / UNIT == pytest.approx(variance, abs=1e-9)
 
 
 def in_order(sums: LogRankSums) -> list[int]:
@@ -56,10 +112,9 @@ def test_the_sums_are_those_of_the_definition(
 
 @given(ROWS)
 def test_a_line_of_two_rows_is_two_lines(rows: list[tuple[int, int, int]]) -> None:
-    times, events, groups = (np.array(column) for column in zip(*rows, strict=True))
-    twos = np.full(len(rows), 2)
-    doubled = log_rank_sums(times.astype(float), events, groups, twos, n_groups=3)
-    assert doubled == sums_of([*rows, *rows])
+    for weighting in WEIGHTINGS:
+        doubled = sums_of(rows, weighting=weighting, n_rows=2)
+        assert doubled == sums_of([*rows, *rows], weighting=weighting)
 
 
 # The library's own use of pandas.

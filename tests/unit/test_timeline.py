@@ -14,7 +14,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 
 from api.pages.charts import Span, spans
-from api.prefect_runs import parts_of
+from api.prefect_parts import parts_of
 from api.routes.timeline import ORDER_PARTS, ROUND_PARTS, part_names
 
 TASKS = Path(__file__).resolve().parents[2] / "tasks"

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from agents.check.coordinator import check_coordinator
+from agents.check.findings import Finding
 from agents.site.settings import SiteSettings, load_settings
 from api.client import Federation
 from protocol.errors import BadRequest, Unavailable
@@ -248,25 +249,99 @@ def test_what_is_no_proxy_is_refused_and_not_repeated(
     assert "geheim" not in str(caught.value)
 
 
+def findings(settings: SiteSettings, check: str) -> list[Finding]:
+    with settings.client() as client:
+        found = list(check_coordinator(client, settings, now=lambda: datetime.now(UTC)))
+    said = " ".join(f"{finding.sentence} {finding.remedy}" for finding in found)
+    assert "geheim" not in said
+    assert "unplanned" not in said
+    return [finding for finding in found if finding.check == check]
+
+
 def test_a_variable_that_names_a_proxy_is_told_to_be_none(
     operator: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://u:geheim@proxy.local:3128")
     with serving(operator.issue("127.0.0.1")) as port:
         settings = site(tmp_path, f"https://127.0.0.1:{port}", ca_file=operator.pem)
-        with settings.client() as client:
-            found = check_coordinator(client, settings, now=lambda: datetime.now(UTC))
-            told = [finding for finding in found if finding.check == "proxy"]
-    assert [finding.state for finding in told] == ["warn"]
-    assert "https_proxy" in told[0].sentence
-    assert "geheim" not in told[0].sentence
+        (told,) = findings(settings, "proxy")
+    assert told.state == "ok"
+    assert "https_proxy is set here" in told.sentence
+
+
+@pytest.mark.parametrize(
+    ("variable", "no_proxy", "state", "words"),
+    [
+        ("the proxy", "", "wrong", "Write the address that HTTPS_PROXY has as proxy"),
+        ("http://geheim@127.0.0.1:9", "", "warn", "neither with it nor without"),
+        ("socks5://127.0.0.1:9", "", "warn", "neither with it nor without"),
+        ("no address", "", "warn", "neither with it nor without"),
+    ],
+)
+def test_whether_the_coordinator_answers_by_the_proxy_that_a_variable_names(
+    variable: str,
+    no_proxy: str,
+    state: str,
+    words: str,
+    operator: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name is known to the proxy alone."""
+    with serving(operator.issue(NAME)) as port:
+        targets = {f"{NAME}:443": ("127.0.0.1", port)}
+        proxy = ForwardProxy(targets, "127.0.0.3", login="agent:geheim")
+        with running_proxy(proxy):
+            address = proxy.url if variable == "the proxy" else variable
+            monkeypatch.setenv("HTTPS_PROXY", address)
+            settings = site(tmp_path, f"https://{NAME}", ca_file=operator.pem)
+            (told,) = findings(settings, "proxy")
+    assert told.state == state
+    assert words in f"{told.sentence} {told.remedy}"
+
+
+def test_a_proxy_for_an_address_that_is_reached_without_one(
+    operator: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"ca_file": operator.pem, "proxy": "http://127.0.0.1:9"}
+    with serving(operator.issue("127.0.0.1")) as port:
+        settings = site(tmp_path, f"https://127.0.0.1:{port}", **keys)
+        assert findings(settings, "proxy") == []
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,.local")
+        (told,) = findings(settings, "proxy")
+    assert told.state == "warn"
+    assert "NO_PROXY leaves 127.0.0.1 out" in told.sentence
+    assert "Leave out the line proxy" in told.remedy
+
+
+def test_a_proxy_that_opens_tls_and_that_the_machine_trusts(
+    operator: Authority,
+    hospital: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who issued the certificate is named, and it is not the authority of the
+    enrolment.
+    """
+    monkeypatch.setenv("SSL_CERT_FILE", str(hospital.pem))
+    with serving(hospital.issue("127.0.0.1")) as port:
+        settings = site(tmp_path, f"https://127.0.0.1:{port}", ca_file=operator.pem)
+        (told,) = findings(settings, "coordinator")
+        # Whoever has taken it on purpose is told nothing of it.
+        settings = site(tmp_path, f"https://127.0.0.1:{port}", ca_file=hospital.pem)
+        assert "opens TLS" not in findings(settings, "coordinator")[0].sentence
+    assert told.state == "wrong"
+    assert 'is by "hospital"' in told.sentence
+    assert "opens TLS" in told.sentence
+    assert "Ask the operator" in told.remedy
 
 
 READ_BY_PREFECT = """
 import os, sys
 from pathlib import Path
 from agents.site.settings import load_settings
-from deployments.agent import take_environment
+from deployments.agent.starting import take_environment
 take_environment(load_settings(Path(sys.argv[1])))
 from prefect.settings import get_current_settings
 from urllib.request import getproxies

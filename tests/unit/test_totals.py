@@ -7,15 +7,10 @@ from typing import Any
 
 import pytest
 
-from agents.gate.totals import (
-    audited_columns,
-    check_columns,
-    check_mask,
-    check_owners,
-    opened_totals,
-    training_totals,
-    words_of,
-)
+from agents.gate.total_rules import check_columns, check_mask, check_owners
+from agents.gate.totals import audited_columns, opened_totals
+from agents.gate.totals_in_words import words_of
+from agents.gate.training_totals import training_totals
 from analytics.statistics.circuit import Plan
 from analytics.statistics.weighing import summands
 from protocol.errors import Refused

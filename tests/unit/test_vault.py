@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 from agents.site import vault as vault_module
-from agents.site.vault import OrderVault, Vault
+from agents.site.vault import OrderVault, Vault, encode_kept, read_kept
 from protocol.errors import Conflict, NotFound, Refused
 from protocol.machine import disk
 from protocol.machine.disk import locked, make_private_folder, write_durably, write_once
@@ -414,3 +415,21 @@ def test_an_order_can_be_ended_whatever_became_of_its_document(vault: Vault) -> 
     with pytest.raises(Refused) as caught:
         vault.outcome(1, b"order")
     assert caught.value.code == "order_number"
+
+
+def test_keys_that_are_no_texts_are_kept_as_json_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    value = {"of": {10: (1.5, 2), 9: {True: None, None: [{3: "x"}]}}, "a": [0.1]}
+    path.write_bytes(encode_kept(value))
+    assert read_kept(path, dict) == json.loads(json.dumps(value))
+
+
+def test_a_large_model_is_kept_in_little_memory() -> None:
+    weights = np.random.default_rng(1).standard_normal(300_000).tolist()
+    tracemalloc.start()
+    try:
+        kept = encode_kept({"layers": {"one": weights}})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(kept)

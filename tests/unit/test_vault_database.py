@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from agents.gate.earlier_questions import StatisticsLedger
-from agents.gate.memory import ColumnName, Memory, OpenedSet
+from agents.gate.kept_sets import ColumnName, OpenedSet
+from agents.gate.memory import Memory
 from agents.site.vault_database import open_database, open_keyed
 from protocol.errors import Conflict, Refused, Unavailable
 

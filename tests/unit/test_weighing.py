@@ -26,8 +26,9 @@ from analytics.statistics.circuit import (
     Total,
 )
 from analytics.statistics.compiling import plan
+from analytics.statistics.kinds import Fixed
 from analytics.statistics.reading import parse_expression
-from analytics.statistics.rowwise import Column, Fixed, compute
+from analytics.statistics.rowwise import Column, compute
 from analytics.statistics.weighing import Weighing, weighing
 from tests.pooled.test_joined_expressions import booleans, numbers
 

@@ -163,6 +163,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     },
     "linear": {"model_type": "linear", "label_name": "x2"},
     "softmax": {"model_type": "softmax", "validation_fraction": 0.3},
+    # How many columns and pairs are compared, the hospitals say.
+    "newton, pooled": {
+        "model_params": {"optimizer": "newton", "eps": 1e-8},
+        "pooled": True,
+    },
 }
 
 
@@ -179,6 +184,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Played]:
     for name, fields in TRAININGS.items():
         folder = tmp_path_factory.mktemp("sites")
         sites = make_sites(folder, tables, cohort="min_rows = 1")
+        fields = dict(fields)
+        if fields.pop("pooled", False):
+            for site in sites.values():
+                pooled = '\n[statistics]\nmethods = ["count"]\ncells = "pooled"\n'
+                site.policy.write_text(site.policy.read_text() + pooled)
         transport = RecordingTransport()
         params = {"max_iter": 2, **fields.get("model_params", {})}
         own = {**fields, "attributes": ["x1"], "model_params": params}

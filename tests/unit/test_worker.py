@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -277,6 +279,17 @@ def test_a_change_of_the_policy_is_told_even_if_the_coordinator_fails_at_first(
             ) == ("none", None)
 
     asyncio.run(run())
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_a_worker_s_last_words_are_its_own() -> None:
+    """Whoever reads why it ended reads the last line of its log."""
+    program = "import duckdb; from tasks.flow_process import preload; preload([])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_database_address_that_cannot_be_used_ends_no_agent(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ if str(ROOT) not in sys.path:
 from analytics.statistics.circuit import Plan  # noqa: E402
 from analytics.statistics.compiling import plan  # noqa: E402
 from analytics.statistics.exact import text_of  # noqa: E402
+from analytics.statistics.kinds import Fixed  # noqa: E402
 from analytics.statistics.reading import parse_expression  # noqa: E402
-from analytics.statistics.rowwise import Fixed  # noqa: E402
 from protocol.shares import triples  # noqa: E402
 from protocol.shares.ring import Ring  # noqa: E402
 from protocol.shares.shared_expression import reveal  # noqa: E402

@@ -29,7 +29,7 @@ from protocol.sums import (  # noqa: E402
 )
 from protocol.sums.fixed_point import FixedPoint  # noqa: E402
 from protocol.sums.paillier import Obfuscators  # noqa: E402
-from protocol.sums.secure_sum import SumKeys  # noqa: E402
+from protocol.sums.sum_keys import SumKeys  # noqa: E402
 
 PATH = Path(__file__).with_name("sum_vectors.json")
 INFO = b"vector train fold 1 round 2 attempt 0"

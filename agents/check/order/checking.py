@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agents.check.findings import Finding, as_finding, guarded
-from agents.check.order.explained import verdict
+from agents.check.order.explained import protocol, verdict
 from agents.check.order.order_file import Asked, no_part, read_order
 from agents.check.order.predictions import prediction_findings
 from agents.check.order.statistics import statistics_findings
@@ -16,6 +16,7 @@ from agents.site.settings import SiteSettings, load_settings
 from protocol.errors import Refused
 from protocol.inference_request import InferRequest
 from protocol.training_request import TrainingRequest
+from protocol.versions import features_of
 
 
 def check_order(site: Path, file: Path, *, user: int | None = None) -> list[Finding]:
@@ -52,6 +53,7 @@ def _findings(settings: SiteSettings, request: Asked) -> list[Finding]:
 
 
 def _asked(hospital: Hospital, request: Asked) -> Iterator[Finding]:
+    yield protocol(hospital, features_of(request.model_dump()))
     if isinstance(request, TrainingRequest):
         yield from training_findings(hospital, request)
     elif isinstance(request, InferRequest):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from agents.check.findings import JOINT, OK, WRONG, Finding
+from agents.check.findings import JOINT, OK, WARN, WRONG, Finding
 from agents.gate import regrouping
-from agents.gate.memory import COORDINATOR, Memory, Terms
+from agents.gate.kept_sets import COORDINATOR, Terms
+from agents.gate.memory import Memory
 from agents.order.party import UNSENT, Hospital
+from agents.site.coordinator_told import kept_in
 from protocol.errors import ConsiliumError, Rule
+from protocol.start_window import Windowed
+from protocol.versions import FEATURES, SPOKEN, Window
 
 NOT_YET = "Not known before the others have answered:"
 
@@ -22,10 +26,15 @@ _PASSED = {
     "receivers": "All who would receive may.",
     "scoring": "The policy allows the scoring.",
     "regroup": "No round is over some of the hospitals only, or the policy allows it.",
+    "risk_sets": "No sums over who is at risk are opened, or the policy allows it.",
+    "clusters": "Clusters are enough, none of one row, and by the column of before.",
+    "few_event_times": "Events are enough, at enough times, in each stratum and among those who came late.",
     "mini_batches": "Rows are not walked in mini-batches, or the policy allows it.",
     "derive": "No column is computed by another hospital's order, or the policy allows it.",
     "row_level": "No value for each person is told of columns that the policy closes.",
     "disclose": "Values go the way that the policy allows.",
+    "compare": "The model that it is compared with is here, of the same kind.",
+    "reader": "The policy lists the reader to whom the answer is sealed.",
     "row_expressions": "Joined rows are weighed in no way that the policy does not allow.",
     "column_names": "Its column has the name of the answer, or the policy says that it is the same.",
     "own_totals": "No total is this hospital's alone against its policy.",
@@ -35,7 +44,7 @@ _PASSED = {
     "min_rows": "Every set of its rows is large enough.",
     "min_varying": "In each column enough rows vary, or none.",
     "max_parameter_share": "The model is not too large for its rows.",
-    "max_share": "No two rows make up most of a column's combination.",
+    "max_share": "No two rows make up most of a column, or of a combination of columns.",
     "earlier_cohort": "With what was told before, no few people are told.",
     "earlier_hospitals": "With what was told before, no few hospitals are left alone.",
     "max_rounds": "Every receiver has rounds enough left.",
@@ -54,6 +63,18 @@ def passed(rule: str) -> Finding:
 def jointly(rule: str, what: str) -> Finding:
     """What only all hospitals together can decide. what: goes on after a colon."""
     return Finding(rule, JOINT, f"{NOT_YET} {what}")
+
+
+def start(request: Windowed) -> Iterator[Finding]:
+    """Who takes part, where an order starts with who is there."""
+    if request.start_within_seconds is None:
+        return
+    yield jointly(
+        "start_within_seconds",
+        "who takes part. The order starts with the hospitals that have accepted after"
+        f" {request.start_within_seconds:g} seconds, if they are {request.at_least} or more; all rules are asked of"
+        " these then. Where it starts without this one, nothing of it is kept here.",
+    )
 
 
 def asked(rules: Iterable[Rule]) -> list[Finding]:
@@ -99,6 +120,28 @@ def refuses(findings: Iterable[Finding]) -> bool:
 
 
 # What every kind of order is asked
+
+
+def protocol(hospital: Hospital, features: Collection[str]) -> Finding:
+    """In which number the order would be written, of those that this agent takes: all
+    its hospitals have to speak it, and the coordinator, whose last word is known.
+    """
+    takes = hospital.policy.speaks(SPOKEN)
+    told = kept_in(hospital.settings.state)
+    needed = max([takes.oldest, *(FEATURES[feature] for feature in features)])
+    largest = takes.newest if told is None else min(takes.newest, told.speaks.newest)
+    own = f"This agent takes {takes}."
+    if largest < needed:
+        sentence = f"The order needs protocol {needed}, and the coordinator spoke {largest}. {own}"
+        remedy = (
+            "The operator upgrades the coordinator; until then it refuses the order."
+        )
+        return Finding("protocol", WARN, sentence, remedy)
+    if largest == needed:
+        return Finding("protocol", OK, f"It is written in protocol {needed}. {own}")
+    window = Window(needed, largest)
+    what = f"its protocol, {window}: the largest that all its hospitals and the coordinator speak. {own}"
+    return jointly("protocol", what)
 
 
 def pins(hospital: Hospital, hospitals: Collection[int]) -> list[Finding]:

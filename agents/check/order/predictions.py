@@ -15,10 +15,13 @@ from protocol.inference_request import InferRequest
 def prediction_findings(hospital: Hospital, request: InferRequest) -> Iterator[Finding]:
     """No prediction is kept or shown."""
     sealed = request.input_data.asked
-    rules = asked(request_rules(hospital, request.model_id, sealed))
+    found_rules = request_rules(
+        hospital, request.model_id, sealed, reader=request.reader
+    )
+    rules = asked(found_rules)
     yield from rules
     yield from approval(hospital)
-    needed = [one for one in rules if one.check != "return_predictions"]
+    needed = [one for one in rules if one.check not in ("return_predictions", "reader")]
     if refuses(needed):
         return
     try:

@@ -17,8 +17,9 @@ from agents.check.order.explained import (
     pins,
     refusals,
     refuses,
+    start,
 )
-from agents.gate import totals
+from agents.gate import totals, totals_in_words
 from agents.gate.earlier_questions import StatisticsLedger
 from agents.gate.memory import Memory
 from agents.order.party import UNSENT, Hospital
@@ -26,10 +27,10 @@ from agents.statistics import joined_rows, pooled
 from agents.statistics.groups import pools_cells
 from agents.statistics.party import (
     AskedStatistics,
-    Reading,
     check_data,
     policy_rules,
 )
+from agents.statistics.readings import Reading
 from protocol.errors import ConsiliumError, Refused, Rule
 from protocol.statistics_plan import sketched_plan
 from protocol.statistics_request import StatisticsOrder, StatisticsRequest
@@ -61,6 +62,7 @@ def statistics_findings(
     rules = asked(policy_rules(order, request))
     yield from rules
     yield from pins(order, request.hospitals)
+    yield from start(request)
     yield from approval(order)
     if not order.is_provider:
         sentence = "This hospital only receives: none of its rows are asked for."
@@ -222,7 +224,7 @@ def _opens(order: _Copied, reading: Reading) -> Iterator[Finding]:
         sentence = "a value for each person whom all providers have"
         yield from opens([sentence], totals.receivers_of(request))
         return
-    sentences = totals.words_before(
+    sentences = totals_in_words.words_before(
         totals.opened_totals(request, circuit, kinds=reading.kinds),
         n_own_rows=reading.n_rows,
         n_hospitals=len(request.providers),

@@ -17,21 +17,27 @@ from agents.check.order.explained import (
     refusals,
     refusals_of,
     refuses,
+    start,
 )
-from agents.gate import totals
+from agents.gate import totals_in_words
+from agents.gate.clusters import Clusterings
 from agents.gate.memory import Memory
+from agents.gate.meta_orders import MetaOrders
 from agents.gate.round_budget import RoundBudget
+from agents.gate.training_totals import training_totals
 from agents.order.party import UNSENT, Hospital
 from agents.rows.cohort import Cohort
-from agents.training.agreed_design import check_made_columns
 from agents.training.agreed_levels import Coding
 from agents.training.cohorts import SECTION, read_cohort
+from agents.training.made_columns import check_made_columns
 from agents.training.party import AskedTraining, policy_rules, sql_rules
 from agents.training.row_gate import (
     Sets,
     policy_thresholds,
     reserve_sets,
     set_rules,
+    spend_clustering,
+    spend_meta,
     spend_rounds,
 )
 from agents.training.row_sets import OrderRows, sets_by_purpose
@@ -56,11 +62,14 @@ def training_findings(
     )
     yield from asked(policy_rules(order, request))
     yield from pins(order, request.hospitals)
+    yield from start(request)
     of_sql = asked(sql_rules(order, request, order.sql))
     yield from of_sql
     yield from approval(order)
     if refuses(of_sql):
         return
+    # One copy for all that follows: what is reserved in it the later rules have to
+    # find.
     memory = Memory(order.vault.cohorts, is_copy=True)
     read: dict[str, Cohort] = {}
     for purpose in order.sql:
@@ -102,15 +111,27 @@ def _gate(order: AskedTraining, rows: OrderRows, memory: Memory) -> Iterator[Fin
     rules = set_rules(order, sets, is_pooled=is_pooled)
     of_sets = asked([rule for together in rules for rule in together])
     yield from of_sets
+    # Of too few rows any total tells a few people: the audit would say the same once
+    # more.
     if not any(one.check == "min_rows" for one in of_sets if refuses([one])):
         yield from _audit(order, sets, memory)
     budget = RoundBudget(order.vault.cohorts, is_copy=True)
     now = datetime.now(UTC)
     yield from asked([Rule("max_rounds", lambda: spend_rounds(order, budget, now=now))])
+    if order.request.is_meta:
+        meta = MetaOrders(order.vault.cohorts, is_copy=True)
+        yield from asked(
+            [Rule("meta_orders", lambda: spend_meta(order, meta, now=now))]
+        )
+    if order.request.cluster_column is not None:
+        clusterings = Clusterings(order.vault.cohorts, is_copy=True)
+        yield from asked(
+            [Rule("clusters", lambda: spend_clustering(order, clusterings, now=now))]
+        )
     yield from _made_columns(order, rows, is_pooled=is_pooled)
     yield from _later(order, is_pooled=is_pooled)
-    opened = totals.training_totals(order.request)
-    sentences = totals.words_before(
+    opened = training_totals(order.request)
+    sentences = totals_in_words.words_before(
         opened,
         n_own_rows=rows.train.n_rows,
         n_hospitals=len(order.request.hospitals),

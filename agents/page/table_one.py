@@ -1,0 +1,223 @@
+"""The first table of a paper, made of the rows of a `describe`: a line for each column or
+level, a column for each group.
+
+Numbers stand as mean (SD), where quartiles were asked for as median [Q1, Q3] below it,
+categories as n (share in percent), as papers print them; the result's own file has all
+digits. Pure: rows to texts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.page.curves import Row, number
+
+WITHHELD = "withheld"
+ALL = ("all", "")
+QUARTILES = ("q1", "median", "q3")
+_NEEDED = ("column", "level", "quantity")
+
+# What a spreadsheet takes for the beginning of something to compute.
+_FORMULA = ("=", "+", "-", "@")
+
+
+@dataclass
+class TableOne:
+    """Texts, the names of the columns first."""
+
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+
+    def to_csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for row in (self.columns, *self.rows):
+            cells = [_no_formula(cell) for cell in row]
+            writer.writerow(cells)
+        return text.getvalue()
+
+
+Over = tuple[str, str]
+"""Of whom a number is: all, or a group by name."""
+
+Quantities = dict[str, dict[Over, str]]
+"""Of one level, by quantity, the text of each group."""
+
+
+def table_one(rows: Sequence[Row], *, alias: str) -> TableOne | None:
+    """The table; None for rows that are of no `describe`. Values may be texts, as a csv
+    has them.
+    """
+    if not rows:
+        return None
+    needed = {*_NEEDED, alias}
+    if not needed <= rows[0].keys():
+        return None
+    found: dict[str, dict[str, Quantities]] = {}
+    overs: dict[Over, None] = {}
+    differences: dict[str, str] = {}
+    for row in rows:
+        column = str(row["column"])
+        level = _text(row["level"])
+        quantity = str(row["quantity"])
+        text = _shown(row, alias)
+        if quantity == "smd":
+            differences[column] = text
+            continue
+        over = _over(row)
+        overs[over] = None
+        of_column = found.setdefault(column, {})
+        of_level = of_column.setdefault(level, {})
+        of_quantity = of_level.setdefault(quantity, {})
+        of_quantity[over] = text
+    table = TableOne([""])
+    for kind, group in overs:
+        name = group if kind == "group" else "All"
+        table.columns.append(name)
+    if differences:
+        table.columns.append("SMD")
+    for column, by_level in found.items():
+        lines = _lines(column, by_level, list(overs))
+        if differences:
+            # A column's difference stands in its first line.
+            first, *others = lines
+            first.append(differences.get(column, ""))
+            for line in others:
+                line.append("")
+        table.rows += lines
+    return table
+
+
+def _lines(
+    column: str,
+    by_level: Mapping[str, Quantities],
+    overs: Sequence[Over],
+) -> list[list[str]]:
+    """Those of one column: of a number its mean and its median, of a category one for
+    each level.
+    """
+    whole = by_level.get("", {})
+    lines = []
+    if "mean" in whole:
+        cells = _pairs(whole, "mean", "sd", overs)
+        lines.append([f"{column}, mean (SD)", *cells])
+        if "median" in whole:
+            cells = [_median(whole, over) for over in overs]
+            lines.append([f"{column}, median [Q1, Q3]", *cells])
+    else:
+        empty = [""] * len(overs)
+        lines.append([f"{column}, n (%)", *empty])
+        for level, quantities in by_level.items():
+            if not level:
+                continue
+            cells = _pairs(quantities, "n", "share", overs)
+            lines.append([f"  {level}", *cells])
+    missing = [_told(whole, "missing", over) for over in overs]
+    if not set(missing) <= {"", "0"}:
+        lines.append(["  missing", *missing])
+    return lines
+
+
+def _told(
+    quantities: Quantities,
+    quantity: str,
+    over: Over,
+) -> str:
+    """Nothing where the result has none."""
+    of_quantity = quantities.get(quantity, {})
+    return of_quantity.get(over, "")
+
+
+def _pairs(
+    quantities: Quantities,
+    first: str,
+    second: str,
+    overs: Sequence[Over],
+) -> list[str]:
+    """Of all and of each group two quantities, one beside the other."""
+    is_share = second == "share"
+    pairs = []
+    for over in overs:
+        one = _told(quantities, first, over)
+        other = _told(quantities, second, over)
+        pairs.append(_pair(one, other, is_share=is_share))
+    return pairs
+
+
+def _pair(one: str, other: str, *, is_share: bool) -> str:
+    """61.2 (10.4), or 112 (51.0 %)."""
+    value = number(one)
+    beside = number(other)
+    if value is None:
+        return one
+    if beside is None:
+        if not other:
+            return _short(value)
+        return f"{_short(value)} ({other})"
+    if is_share:
+        percent = 100 * beside
+        return f"{value:.0f} ({percent:.1f} %)"
+    return f"{_short(value)} ({_short(beside)})"
+
+
+def _median(quantities: Quantities, over: Over) -> str:
+    """61.5 [54, 68.25]; what a rule withholds is said once."""
+    texts = [_told(quantities, name, over) for name in QUARTILES]
+    shown = []
+    for text in texts:
+        value = number(text)
+        if value is not None:
+            shown.append(_short(value))
+    if len(shown) < len(texts):
+        _, median, _ = texts
+        return median
+    first, middle, third = shown
+    return f"{middle} [{first}, {third}]"
+
+
+def _over(row: Row) -> Over:
+    """Without groups there is no column `over`; the group's own column follows it."""
+    kind = row.get("over")
+    if kind is None or kind == "all":
+        return ALL
+    names = list(row)
+    place = names.index("over") + 1
+    group = _text(row[names[place]])
+    return ("group", group or "no value")
+
+
+def _shown(row: Row, alias: str) -> str:
+    if _text(row.get("withheld")):
+        return WITHHELD
+    text = _text(row[alias])
+    if row["quantity"] != "smd":
+        return text
+    value = number(text)
+    if value is None:
+        return text
+    return f"{value:.3f}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value)
+
+
+def _short(value: float) -> str:
+    """Four digits, as many as a paper prints; a whole number as it is."""
+    if value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.4g}"
+
+
+def _no_formula(cell: str) -> str:
+    """Names of levels are others' texts: a spreadsheet would compute some."""
+    begin = cell.lstrip()
+    if begin.startswith(_FORMULA):
+        return f"'{cell}"
+    return cell

@@ -1,0 +1,303 @@
+"""A provider's rows for the questions that `describe` asks at once: read once, judged one
+by one, and reserved in one act.
+
+`described.py` states and adds what is read here. Decisions 88, 116 and 118.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from agents.gate import disclosure, withheld_groups
+from agents.gate.asked_sets import AskedSet
+from agents.gate.withheld_groups import GroupFacts, Label, Withheld
+from agents.rows import row_groups
+from agents.rows.column_text import is_whole, number_of
+from agents.rows.dataset import Dataset
+from agents.rows.features import check_levels
+from agents.statistics import audited, earlier_sketches
+from agents.statistics.opened_sets import (
+    WHOLE,
+    is_near_sketch,
+    key_of,
+    near_sketched_groups,
+    sets_of,
+)
+from agents.statistics.party import AskedStatistics
+from agents.statistics.quantile_rounds import shows_values
+from agents.statistics.readings import (
+    PartReading,
+    Reading,
+    open_data,
+)
+from agents.statistics.tallies import Tally, check_masks, own_tallies
+from protocol.errors import BadRequest, Refused
+from protocol.messages import canonical
+from protocol.statistics_described import SEARCHED, Kind, Part, parts_of
+
+HAS_VALUE = ""
+"""In the place of a column's value, the label of rows that have one: no number is written
+so.
+"""
+
+
+@dataclass
+class _OwnPart:
+    """One of the questions at this provider."""
+
+    part: Part
+    # The same order as if this were what it asks.
+    party: AskedStatistics
+    tallies: dict[Label, Tally]
+    # Earlier answers, from before the audit kept sets, that differ by few of its rows.
+    near: set[Label]
+    is_near: bool = False
+    # As of a whole `Reading`.
+    whole: bool = False
+
+    def withheld(self, near: set[Label]) -> dict[Label, Withheld]:
+        facts = {}
+        for label, tally in self.tallies.items():
+            is_near = self.is_near or label in near or label in self.near
+            facts[label] = replace(tally.facts, is_near=is_near)
+        return withheld_groups.withhold(facts, self.party.rules)
+
+
+def read(party: AskedStatistics, levels: Mapping[str, tuple[str, ...]]) -> Reading:
+    """Reads this provider's rows through the gate, and makes its integers of them.
+
+    levels: of categories, once they are agreed on. Raises Refused (code min_rows) for too
+    few rows, BadRequest for columns that are missing or cannot be used.
+
+    Disclosure: as `agents.statistics.pooled.read_rows`.
+    """
+    # What quartiles are searched in is read in every round, the rows of categories before
+    # these.
+    again = party.request.searches or bool(levels)
+    with open_data(party, again=again, levels=levels) as dataset:
+        disclosure.check_rows(dataset.n_rows, party.rules)
+        kinds = _kinds(dataset, party)
+        parts = []
+        for part in parts_of(party.request, kinds):
+            parts.append(_own_part(party, part, dataset))
+        reserved = _reserve(party, dataset, parts)
+    if reserved is None:
+        return Reading(n_rows=dataset.n_rows, repeats=True)
+    found = {}
+    for own in parts:
+        withheld = own.withheld(reserved[own.part.name])
+        found[own.part.name] = _part_reading(own, withheld)
+    return Reading(
+        n_rows=dataset.n_rows,
+        n_selected=dataset.n_rows + dataset.n_left_out,
+        n_left_out=dataset.n_left_out,
+        n_null=dataset.n_left_out,
+        levels=dict(levels),
+        kinds=kinds,
+        parts=found,
+    )
+
+
+def _part_reading(own: _OwnPart, withheld: Mapping[Label, Withheld]) -> PartReading:
+    numbers = {}
+    for label, tally in own.tallies.items():
+        numbers[key_of(label)] = tally.numbers
+    rules = {}
+    for label, why in withheld.items():
+        key = key_of(label)
+        rules[key] = (why.rule, why.threshold)
+    return PartReading(
+        tallies=numbers,
+        withheld=rules,
+        whole=own.whole,
+    )
+
+
+def _kinds(dataset: Dataset, party: AskedStatistics) -> dict[str, Kind]:
+    """What each column is at this provider: a category where the question says so, or
+    some of its texts are no numbers.
+    """
+    request = party.request
+    kinds: dict[str, Kind] = {}
+    of_numbers = set(request.histograms or {})
+    if isinstance(request.quartiles, list):
+        of_numbers.update(request.quartiles)
+    for name in request.columns or []:
+        kinds[name] = "category"
+        if name in request.rows.categorical:
+            continue
+        try:
+            number_of(dataset, name)
+            kinds[name] = "number"
+        except BadRequest as error:
+            # Of texts there is no histogram, and no median.
+            if error.code != "not_numeric" or name in of_numbers:
+                raise
+    return kinds
+
+
+def _own_part(
+    party: AskedStatistics,
+    part: Part,
+    dataset: Dataset,
+) -> _OwnPart:
+    # Its cells are never compared jointly: one comparison is all that an order has.
+    rules = party.rules.model_copy(update={"cells": "each"})
+    policy = party.policy.model_copy(update={"statistics": rules})
+    single = replace(
+        party,
+        request=part.request,
+        policy=policy,
+    )
+    check_masks(single, dataset)
+    tallies = _tallies(
+        single,
+        part,
+        dataset,
+        group_by=party.request.group_by or [],
+    )
+    own = _OwnPart(
+        part=part,
+        party=single,
+        tallies=tallies,
+        near=set(),
+    )
+    if part.what in SEARCHED and shows_values(part.request, rules):
+        own.whole = is_whole(dataset, part.column)
+    if earlier_sketches.keeps_sketches(single):
+        try:
+            own.is_near = is_near_sketch(single, dataset)
+        except Refused:
+            own.is_near = True
+        own.near = near_sketched_groups(single, dataset)
+    return own
+
+
+def _tallies(
+    single: AskedStatistics,
+    part: Part,
+    dataset: Dataset,
+    *,
+    group_by: Sequence[str],
+) -> dict[Label, Tally]:
+    request = part.request
+    if part.what in ("moments", "bins", *SEARCHED):
+        return own_tallies(dataset, request, single.me)
+    if part.what == "levels":
+        tallies = {}
+        all_tallies = own_tallies(dataset, request, single.me)
+        for label, tally in all_tallies.items():
+            if label[0] is not None:
+                tallies[label] = tally
+        levels = {str(label[0]) for label in tallies}
+        check_levels(
+            part.column,
+            levels,
+            remedy="Leave it out, or derive fewer values of it.",
+        )
+        return tallies
+    with_value = row_groups.counts_with_value(dataset, part.column, group_by=group_by)
+    if part.what == "count":
+        return _counted(with_value)
+    # Rows with a value and such without are told apart as those of two values are, so
+    # that neither is few.
+    counts: dict[Label, int] = {}
+    n_rows_of = row_groups.counts(dataset, group_by)
+    for label, n_rows in n_rows_of.items():
+        n_with_value = with_value[label]
+        counts[(HAS_VALUE, *label)] = n_with_value
+        counts[(None, *label)] = n_rows - n_with_value
+    return _counted(counts)
+
+
+def _counted(n_rows_of: Mapping[Label, int]) -> dict[Label, Tally]:
+    tallies = {}
+    for label, n_rows in n_rows_of.items():
+        if n_rows:
+            facts = GroupFacts(n_rows)
+            tallies[label] = Tally(facts, [n_rows])
+    return tallies
+
+
+def _reserve(
+    party: AskedStatistics,
+    dataset: Dataset,
+    parts: Sequence[_OwnPart],
+) -> dict[str, set[Label]] | None:
+    """By question the groups that must be withheld because of what was answered before,
+    or what the others of this order open; None where the last result stands again.
+
+    What a question's own totals would tell withholds that question alone.
+    """
+    request = party.request
+    described = request.columns or []
+    group_by = request.group_by or []
+    names = [*described, *group_by]
+    columns = request.rows.with_plain(names)
+    members = audited.read_members(party, dataset, columns)
+    sets: list[AskedSet] = []
+    # Of the quartiles of all: no group is withheld because of them.
+    afterwards: list[AskedSet] = []
+    kept_as: dict[str, str] = {}
+    asked: dict[str, dict[str, Label]] = {}
+    for own in parts:
+        part = own.part
+        # What other rules withhold will not be opened.
+        withheld = own.withheld(set())
+        labels = {}
+        for label in _asked_labels(own):
+            if label not in withheld:
+                key = key_of(label)
+                labels[key] = label
+        asked[part.name] = labels
+        if not labels:
+            continue
+        whole, groups = sets_of(
+            own.party,
+            dataset,
+            labels.values(),
+            (),
+            members=members,
+            only_missing=part.what == "missing",
+        )
+        for one in [*whole, *groups]:
+            name = canonical([part.name, one.name])
+            kept_as[name] = one.name
+            named = replace(one, name=name)
+            if part.what == "overall":
+                afterwards.append(named)
+            else:
+                sets.append(named)
+    reserved = audited.reserve_totals(
+        party,
+        dataset,
+        [],
+        sets,
+        afterwards=afterwards,
+        kept_as=kept_as,
+    )
+    if reserved is None:
+        return None
+    found: dict[str, set[Label]] = {}
+    for own in parts:
+        found[own.part.name] = set()
+    for name in reserved.withheld:
+        part_name, key = json.loads(name)
+        labels = asked[part_name]
+        if key not in WHOLE:
+            found[part_name].add(labels[key])
+            continue
+        if party.order.repeats is not None:
+            return None
+        # As a question by itself that is refused.
+        found[part_name] |= set(labels.values())
+    return found
+
+
+def _asked_labels(own: _OwnPart) -> list[Label]:
+    """The groups whose numbers would be opened."""
+    if own.part.what != "missing":
+        return list(own.tallies)
+    return [label for label in own.tallies if label[0] is None]

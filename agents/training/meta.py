@@ -1,0 +1,397 @@
+"""A meta-analysis at one hospital: the model is fitted to this hospital's rows alone, and
+what is added up are the estimates, in two rounds.
+
+The mathematics is `analytics.training.meta_analysis`; the rounds and messages are those
+of every Newton order (`agents.training.fold`). How few hospitals there may be, and how
+many such orders, is `agents.gate.meta_orders`. Decision 106.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agents.training import newton as newton_orders
+from agents.training.checkpoint import Checkpoint
+from agents.training.moments import Scales
+from agents.training.newton import Rows, offset_place, pair_of
+from agents.training.trainer import Trainer, sum_info
+from analytics.arrays import Floats, Ints
+from analytics.training import meta_analysis, newton, normal_equations
+from analytics.training.meta_analysis import N_FIRST, NoEstimates
+from analytics.training.newton import NewtonState, NoMean
+from analytics.training.newton_report import INTERCEPT, Units, own_units, ratio_name
+from analytics.training.normal_equations import Collinear, Opened
+from analytics.training.optimizers import initial_state
+from protocol.errors import BadRequest, Refused
+from protocol.sums import limbs, secure_sum
+
+ROUNDS = 2
+SMALLEST_ERROR = 1e-7
+"""Of an estimate in joint deviations: a smaller one is rounding's, and its weight no sum's."""
+NOTE = (
+    "Meta-analysis: the estimates of each hospital's own rows, combined. They are not those of all rows together, which"
+    " pooling pooled gives."
+)
+
+
+class OwnFit(NamedTuple):
+    """A hospital's estimates, the intercept last, (p,) each, times `_units`."""
+
+    estimates: Floats
+    errors: Floats
+
+
+# A round
+
+
+def check_probe(
+    trainer: Trainer,
+    point: Checkpoint,
+    rows: Rows,
+) -> None:
+    """The weights that all hospitals' estimates make are judged as every model's; the
+    rounds of the own fit are where it is made.
+    """
+    if point.stopped:
+        newton_orders.check_probe(trainer, point, rows)
+
+
+def sealed_part(
+    trainer: Trainer,
+    point: Checkpoint,
+    rows: Rows,
+) -> bytes:
+    """This hospital's part of a round, for the coordinator to add.
+
+    Raises Refused (code own_fit; those of a Newton order's rounds). Disclosure: as
+    `analytics.training.meta_analysis`.
+    """
+    own = own_fit(trainer, rows)
+    if point.round == 0:
+        sums = meta_analysis.first_sums(own.estimates, own.errors)
+    else:
+        fixed, _ = _opened(trainer, point)
+        sums = meta_analysis.second_sums(own.estimates, own.errors, fixed.tau2)
+    info = sum_info("gradient", point.fold, point.round)
+    words = limbs.to_limbs(sums, 1)
+    return secure_sum.seal_counts(
+        trainer.keys(point.fold),
+        words,
+        info=info,
+    )
+
+
+def own_fit(trainer: Trainer, rows: Rows) -> OwnFit:
+    """The model of these rows alone, by the rounds of a Newton order without messages.
+
+    Each round is judged as one that is sent. Raises Refused (code own_fit) where these
+    rows do not determine every coefficient.
+    """
+    pair = pair_of(trainer)
+    place = offset_place(trainer)
+    X = rows.X
+    offset: Floats | float = 0.0
+    offset_weight = 0.0
+    if place is not None:
+        offset_weight = rows.scales.offset_weight(place)
+        offset = X[:, place] * offset_weight
+        X = np.delete(X, place, axis=1)
+    n_weights = X.shape[1] + 1
+    start = np.zeros(n_weights)
+    state = NewtonState(coef=start, base=start)
+    row_weights = 1.0 if rows.weights is None else rows.weights
+
+    def sums_at(state: NewtonState) -> tuple[newton.RowNumbers, Opened]:
+        numbers = newton.row_numbers(
+            pair,
+            X,
+            rows.y,
+            state.coef,
+            is_start=state.is_start,
+            offset=offset,
+            row_weights=row_weights,
+        )
+        words = limbs.to_limbs(newton.local_sums(X, numbers), 1)
+        totals = limbs.whole_sums(words)
+        opened = newton.read_sums(
+            totals,
+            n_weights,
+            bits=limbs.FRACTION_BITS,
+        )
+        return numbers, opened
+
+    try:
+        while not state.is_done:
+            if state.round >= trainer.params.max_iter or state.is_separating:
+                raise _no_own_fit()
+            _, opened = sums_at(state)
+            weights = state.coef
+            if place is not None:
+                weights = np.insert(weights, place, offset_weight)
+            _check_rows(
+                trainer,
+                state.round,
+                weights,
+                rows,
+            )
+            state = newton.stepped(
+                state,
+                opened,
+                pair=pair,
+                eps=trainer.params.tolerance,
+                diagonal=np.zeros(n_weights),
+                n_rows=len(rows.y),
+            )
+        numbers, opened = sums_at(state)
+        covariance = normal_equations.inverse(opened)
+    except (Collinear, NoMean, ValueError):
+        raise _no_own_fit() from None
+    dispersion = _dispersion(
+        trainer,
+        rows,
+        numbers,
+        n_weights,
+    )
+    covariance = covariance * dispersion
+    coef, covariance = _in_own_units(
+        state.coef,
+        covariance,
+        rows.scales,
+        place,
+        offset_weight,
+    )
+    units = _units(trainer, rows.scales)
+    errors = np.sqrt(np.diag(covariance)) * units
+    if state.is_separating or not (errors > SMALLEST_ERROR).all():
+        raise _no_own_fit()
+    return OwnFit(coef * units, errors)
+
+
+def _check_rows(
+    trainer: Trainer,
+    round_: int,
+    weights: Floats,
+    rows: Rows,
+) -> None:
+    """The rules of a Newton order's round, for the fit that is under way here."""
+    under_way = Checkpoint(
+        0,
+        round_,
+        weights,
+        initial_state(len(weights)),
+    )
+    newton_orders.check_probe(trainer, under_way, rows)
+
+
+def _dispersion(
+    trainer: Trainer,
+    rows: Rows,
+    numbers: newton.RowNumbers,
+    n_weights: int,
+) -> float:
+    """Pearson's chi2 over n - p where it is estimated, in the units that are trained in."""
+    request = trainer.order.request
+    if not request.estimates_dispersion:
+        return 1.0
+    n = float(len(rows.y))
+    if rows.weights is not None:
+        counted = rows.weights if request.counts_weights else rows.weights > 0
+        n = float(np.sum(counted))
+    if n <= n_weights:
+        raise _no_own_fit()
+    has_weight = numbers.weights > 0
+    scores = numbers.scores[has_weight]
+    squares = np.square(scores) / numbers.weights[has_weight]
+    return float(np.sum(squares)) / (n - n_weights)
+
+
+def _no_own_fit() -> Refused:
+    return Refused(
+        "The rows of this hospital alone do not determine every coefficient: one of its columns is constant or a"
+        " combination of others, attributes separate its outcomes or tell them without error, or max_iter was too few"
+        " rounds.",
+        remedy="Order fewer attributes or merge levels by derive, leave this hospital out, or order pooling pooled,"
+        " which asks this of all rows together only.",
+        code="own_fit",
+    )
+
+
+# Units
+
+
+def _in_own_units(
+    coef: Floats,
+    covariance: Floats,
+    scales: Scales,
+    place: int | None,
+    offset_weight: float,
+) -> tuple[Floats, Floats]:
+    """What is estimated, and its covariance, in the units of columns and label."""
+    label, attributes = scales.label, scales.attributes
+    assert attributes is not None, "newton scales them"
+    units = Units(
+        attributes.mean,
+        attributes.deviation,
+        label.shift,
+        label.factor,
+    )
+    if place is None:
+        return own_units(coef, covariance, units)
+    # Held at 1: it has no error, and its mean is in the intercept.
+    coef = np.insert(coef, place, offset_weight)
+    for axis in (0, 1):
+        covariance = np.insert(
+            covariance,
+            place,
+            0.0,
+            axis=axis,
+        )
+    coef, covariance = own_units(coef, covariance, units)
+    places = np.arange(len(coef))
+    kept = np.delete(places, place)
+    return coef[kept], covariance[np.ix_(kept, kept)]
+
+
+def _units(trainer: Trainer, scales: Scales) -> Floats:
+    """(p,), the same at all hospitals: times these, estimates are of columns in joint
+    deviations, so that no sum is of tiny or huge numbers.
+    """
+    assert scales.attributes is not None, "newton scales them"
+    deviations = scales.attributes.deviation
+    place = offset_place(trainer)
+    if place is not None:
+        deviations = np.delete(deviations, place)
+    units: Floats = np.append(deviations, 1.0) / scales.label.factor
+    return units
+
+
+def _weights(
+    trainer: Trainer,
+    estimates: Floats,
+    scales: Scales,
+) -> Floats:
+    """The model's weights as training has them, of estimates times `_units`."""
+    attributes, label = scales.attributes, scales.label
+    assert attributes is not None, "newton scales them"
+    slopes = estimates[:-1]
+    place = offset_place(trainer)
+    if place is not None:
+        offset_weight = scales.offset_weight(place)
+        slopes = np.insert(slopes, place, offset_weight)
+    # Back from `own_units`, elementwise, so that all hospitals have the same bits.
+    intercept = float(estimates[-1]) - label.shift / label.factor
+    for slope, mean, deviation in zip(
+        slopes.tolist(),
+        attributes.mean.tolist(),
+        attributes.deviation.tolist(),
+        strict=True,
+    ):
+        intercept += slope * mean / deviation
+    return np.append(slopes, intercept)
+
+
+# The step that all take
+
+
+def _opened(
+    trainer: Trainer, point: Checkpoint
+) -> tuple[meta_analysis.Fixed, meta_analysis.Random | None]:
+    """What the rounds so far have told. Raises BadRequest (code meta)."""
+    assert point.opened is not None, "a round has been opened"
+    sums = limbs.from_limbs(point.opened, 1)
+    n_hospitals = len(trainer.keys(point.fold).members)
+    n_first = N_FIRST * newton_orders.n_estimated(trainer)
+    try:
+        fixed = meta_analysis.fixed_effect(sums[:n_first], n_hospitals)
+        if point.round < ROUNDS:
+            return fixed, None
+        return fixed, meta_analysis.random_effect(sums[n_first:], n_hospitals)
+    except NoEstimates:
+        raise BadRequest(
+            "What the hospitals have added up are no estimates and weights.",
+            remedy="All hospitals must run the same version; then send the order again.",
+            code="meta",
+        ) from None
+
+
+def stepped_point(
+    trainer: Trainer,
+    point: Checkpoint,
+    sums: Ints,
+    scales: Scales,
+) -> Checkpoint:
+    """The fold's state one round later: the fixed effects, then the random effects."""
+    opened = sums
+    if point.opened is not None:
+        opened = np.concatenate([point.opened, sums])
+    after = Checkpoint(
+        point.fold,
+        point.round + 1,
+        point.weights,
+        point.state,
+        opened=opened,
+    )
+    fixed, random = _opened(trainer, after)
+    effects = fixed.effect if random is None else random.effect
+    after.weights = _weights(trainer, effects, scales)
+    is_done = random is not None
+    after.newton = NewtonState(
+        effects,
+        effects,
+        round=after.round,
+        is_done=is_done,
+    )
+    return after
+
+
+_OF_RATIO = {"": "estimate", "_low": "low", "_high": "high"}
+"""By the ending of a ratio's name, the field of a term that it is the exp of."""
+
+
+def report_of(
+    trainer: Trainer,
+    point: Checkpoint,
+    scales: Scales,
+) -> dict[str, Any]:
+    """What is kept with the model, labelled so that nobody takes it for pooled.
+
+    Disclosure: sums over all hospitals' estimates, to this hospital's people.
+    """
+    pair = pair_of(trainer)
+    fixed, random = _opened(trainer, point)
+    assert random is not None, "it has ended"
+    names = [name for name in trainer.features if name != trainer.params.offset]
+    terms = meta_analysis.terms(
+        [*names, INTERCEPT],
+        fixed,
+        random,
+        _units(trainer, scales),
+        confidence=trainer.params.confidence,
+    )
+    ratio = ratio_name(pair)
+    if ratio is not None:
+        for term in terms[:-1]:
+            for ending, name in _OF_RATIO.items():
+                # From 710 on it would be infinite, for which JSON has no number.
+                exponent = min(term[name], 700.0)
+                term[ratio + ending] = float(np.exp(exponent))
+    keys = trainer.keys(point.fold)
+    return {
+        "pooling": "meta",
+        # The intercept first, as in every report.
+        "terms": [terms[-1], *terms[:-1]],
+        "n": keys.n_rows_total,
+        "family": pair.family,
+        "link": pair.link,
+        "statistic": "t",
+        "df_residual": fixed.n_hospitals - 1,
+        "confidence": trainer.params.confidence,
+        "hospitals": fixed.n_hospitals,
+        "rounds": point.round,
+        "converged": point.stopped_by == "converged",
+        "stopped_by": point.stopped_by,
+        "equations": (N_FIRST + meta_analysis.N_SECOND) * len(terms),
+        "notes": [NOTE],
+    }

@@ -1,0 +1,339 @@
+"""What is kept with the model of a Newton order: estimates with their errors in the units
+of the columns as they came, and numbers of the fit.
+
+The mathematics is `analytics.training.newton_report`, the rounds before it
+`agents.training.newton`.
+
+Decision 84.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from agents.training import cox, cox_joint, final_sums, newton, null_model, robust
+from agents.training.checkpoint import Checkpoint
+from agents.training.equations import n_counted, n_folds_before, rounds_before
+from agents.training.final_sums import TrainingTotals
+from agents.training.moments import Scale, Scales
+from agents.training.trainer import Trainer
+from analytics.arrays import Floats, Ints
+from analytics.training import families, overdispersion
+from analytics.training.inflation import generalised_inflation
+from analytics.training.models import Model
+from analytics.training.newton_report import (
+    Fit,
+    RobustErrors,
+    Units,
+    not_converged,
+    own_units,
+    report,
+)
+from analytics.training.normal_equations import inverse, penalised
+from protocol.regression_request import FIRTH, FIRTH_PAIRS, HOSPITAL
+from protocol.sums import limbs
+
+
+def unscaled(
+    weights: Floats,
+    scale: Scale,
+    *,
+    has_intercept: bool,
+) -> Floats:
+    """The same model for columns as they came, the intercept last."""
+    if not has_intercept:
+        return weights / scale.deviation
+    slopes = weights[:-1] / scale.deviation
+    intercept = weights[-1] - float(np.sum(slopes * scale.mean))
+    return np.append(slopes, intercept)
+
+
+def report_of(
+    trainer: Trainer,
+    point: Checkpoint,
+    scales: Scales,
+    sums: Ints,
+    of_errors: Ints,
+) -> dict[str, Any]:
+    """What is kept with the fold's model; sums: those at the fold's end, of_errors those
+    behind them.
+
+    Disclosure: of all hospitals' rows together, to this hospital's people.
+    """
+    n_folds = 1 + n_folds_before(trainer, point.fold)
+    n_rounds = rounds_before(trainer, point.fold) + n_counted(point)
+    n_equations = n_rounds * newton.n_sums(trainer)
+    if trainer.model.kind == "cox":
+        found = _cox_report(
+            trainer,
+            point,
+            scales,
+            sums,
+        )
+        n_equations += n_folds * cox.n_equations_at_the_end(trainer.model)
+        n_equations += cox_joint.n_further_equations(trainer, point)
+    else:
+        found = _glm_report(
+            trainer,
+            point,
+            scales,
+            sums,
+            of_errors,
+        )
+        n_equations += n_folds * len(of_errors) // limbs.N_LIMBS
+    is_converged = point.stopped_by == "converged"
+    if not is_converged:
+        has_firth = trainer.model.pair in FIRTH_PAIRS
+        found["notes"].append(not_converged(has_firth=has_firth))
+    return {
+        **found,
+        "hospitals": len(trainer.keys(point.fold).members),
+        "rounds": point.round,
+        "converged": is_converged,
+        "stopped_by": point.stopped_by,
+        "equations": n_equations,
+    }
+
+
+def _cox_report(
+    trainer: Trainer,
+    point: Checkpoint,
+    scales: Scales,
+    sums: Ints,
+) -> dict[str, Any]:
+    assert scales.attributes is not None, "newton scales them"
+    n_rows = trainer.keys(point.fold).n_rows_total
+    return cox.report_of(
+        trainer,
+        point,
+        scales.attributes,
+        sums=sums,
+        n_rows=n_rows,
+        diagonal=newton.penalty(trainer, scales.attributes, n_rows=n_rows),
+    )
+
+
+def _glm_report(
+    trainer: Trainer,
+    point: Checkpoint,
+    scales: Scales,
+    sums: Ints,
+    of_errors: Ints,
+) -> dict[str, Any]:
+    assert point.opened is not None
+    assert scales.attributes is not None, "newton scales them"
+    request = trainer.order.request
+    n_rows = trainer.keys(point.fold).n_rows_total
+    pair = newton.pair_at(trainer, point)
+    theta_se = None
+    if pair.has_theta:
+        _, information = newton.read_theta(trainer, point.opened)
+        theta_se = overdispersion.theta_error(pair.theta, information)
+    of_all = final_sums.training_totals(trainer.model, sums, n_rows)
+    diagonal = newton.penalty(
+        trainer,
+        scales.attributes,
+        n_rows=n_rows,
+    )
+    opened = penalised(newton.read(trainer, point.opened), diagonal)
+    coef, covariance = _own_estimates(
+        trainer,
+        point.weights,
+        inverse(opened),
+        scales,
+    )
+    model = newton.fitted_model(trainer, point)
+    fit = _fit_of(
+        trainer,
+        model,
+        of_all,
+        scales,
+        n_rows=n_rows,
+    )
+    has_offset = newton.offset_place(trainer) is not None
+    if has_offset and not families.is_null_with_offset(pair):
+        # The null model gives rows other answers then, and is another fit.
+        of_null = null_model.deviance(trainer, point, scales)
+        fit = fit._replace(null_deviance=of_null)
+    robust_errors = _robust_errors(
+        trainer,
+        point,
+        scales,
+        of_errors,
+        n=fit.n,
+    )
+    found = report(
+        pair,
+        newton.names_of(trainer),
+        coef,
+        covariance,
+        fit,
+        confidence=trainer.params.confidence,
+        is_penalised=request.is_penalised,
+        estimates_dispersion=request.estimates_dispersion,
+        robust=robust_errors,
+        theta_se=theta_se,
+        has_intercept=trainer.model.fit_intercept,
+    )
+    found.update(robust.about(trainer))
+    if request.is_firth:
+        # AIC is of a maximum of the likelihood itself.
+        found.update(penalty=FIRTH, aic=None)
+    if request.weights is not None:
+        found["weights"] = request.weights
+        found["weights_type"] = request.model_params.weights_type or "prior"
+    if has_offset:
+        found["offset"] = trainer.params.offset
+    if request.site_features:
+        found["site_effect"] = "fixed"
+        found["reference_hospital"] = min(request.hospitals)
+    if not request.is_penalised:
+        slopes = covariance
+        if trainer.model.fit_intercept:
+            slopes = covariance[:-1, :-1]
+        places = _places_of_terms(trainer)
+        found["inflation"] = generalised_inflation(slopes, places)
+    return found
+
+
+def _places_of_terms(trainer: Trainer) -> dict[str, list[int]]:
+    """By attribute where its coefficients stand: a category and a spline have several."""
+    names = newton.names_of(trainer)
+    of_sites = trainer.order.request.site_features
+    found = {}
+    if of_sites:
+        found[HOSPITAL] = [names.index(name) for name in of_sites]
+    if trainer.design is None:
+        n_attributes = len(names) - len(of_sites)
+        for place, name in enumerate(names[:n_attributes]):
+            found[name] = [place]
+        return found
+    for term in trainer.design.terms:
+        if term.name != trainer.params.offset:
+            found[term.name] = [names.index(feature) for feature in term.features]
+    return found
+
+
+def _robust_errors(
+    trainer: Trainer,
+    point: Checkpoint,
+    scales: Scales,
+    words: Ints,
+    *,
+    n: int,
+) -> RobustErrors | None:
+    """In the units of columns and label; None where none are ordered."""
+    if not robust.is_ordered(trainer):
+        return None
+    errors = robust.errors_of(
+        trainer,
+        words,
+        newton.n_estimated(trainer),
+        n=n,
+    )
+    _, own = _own_estimates(
+        trainer,
+        point.weights,
+        errors.covariance,
+        scales,
+    )
+    # Squared residuals have the label's units already.
+    return errors._replace(covariance=own * scales.label.dispersion)
+
+
+def _own_estimates(
+    trainer: Trainer,
+    weights: Floats,
+    covariance: Floats,
+    scales: Scales,
+) -> tuple[Floats, Floats]:
+    """What is estimated, in the units of columns and label, and its covariance at a
+    dispersion of 1; covariance: A^-1 in those that are trained in.
+    """
+    label, attributes = scales.label, scales.attributes
+    assert attributes is not None, "newton scales them"
+    units = Units(
+        attributes.mean,
+        attributes.deviation,
+        label.shift,
+        label.factor,
+    )
+    place = newton.offset_place(trainer)
+    if place is not None:
+        # Held at 1: it has no error, and its mean is in the intercept.
+        covariance = np.insert(
+            covariance,
+            place,
+            0.0,
+            axis=0,
+        )
+        covariance = np.insert(
+            covariance,
+            place,
+            0.0,
+            axis=1,
+        )
+    coef, covariance = own_units(weights, covariance, units)
+    coef = newton.estimated(trainer, coef)
+    if place is not None:
+        for axis in (0, 1):
+            covariance = np.delete(covariance, place, axis=axis)
+    # A is of the label in joint units, as its dispersion; the report's is the label's.
+    return coef, covariance / label.dispersion
+
+
+def _fit_of(
+    trainer: Trainer,
+    model: Model,
+    of_all: TrainingTotals,
+    scales: Scales,
+    *,
+    n_rows: int,
+) -> Fit:
+    pair = newton.pair_of(trainer)
+    loss = final_sums.fitted_loss(of_all)
+    null_loss: float | None
+    if model.fit_intercept:
+        null_loss = final_sums.constant_loss(model, of_all, scales.label_variance)
+    else:
+        null_loss = final_sums.zero_loss(
+            model,
+            of_all,
+            label_mean=scales.label_mean,
+            label_variance=scales.label_variance,
+        )
+    deviance = 2 * n_rows * loss
+    fit = Fit(
+        n=n_rows,
+        n_likelihood=n_rows,
+        deviance=deviance,
+        null_deviance=None if null_loss is None else 2 * n_rows * null_loss,
+        n_events=int(of_all.n_of_class.min()) if pair.is_binary else None,
+        # Of linear; lr, whose dispersion is 1, has none.
+        pearson=deviance,
+        remainder=0.0,
+    )
+    means = of_all.fit
+    if means is None:
+        return fit
+    fit = fit._replace(
+        pearson=n_rows * means.pearson, remainder=n_rows * means.remainder
+    )
+    n_weighted = round(n_rows * means.has_weight)
+    weight = n_rows * means.weight
+    if trainer.order.request.counts_weights:
+        n_events = fit.n_events
+        if pair.is_binary:
+            n_ones = round(n_rows * means.label)
+            n_events = min(n_ones, round(weight) - n_ones)
+        return fit._replace(
+            n=round(weight),
+            n_likelihood=round(weight),
+            n_events=n_events,
+        )
+    is_gaussian = pair.family == "gaussian"
+    return fit._replace(
+        n=n_weighted, n_likelihood=n_weighted if is_gaussian else weight
+    )

@@ -1,0 +1,246 @@
+"""A linear model with a random intercept for each hospital, at one hospital: one round of
+sums, and each hospital's own sums of columns and label, which all members read.
+
+From the numbers of rows, which all know, every hospital's own sums would follow from the
+sums over all at a grid of variances: so they are told openly, only where every hospital's
+policy says `hospital_sums`. The mathematics is `analytics.training.random_intercept`.
+Decision 112.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from agents.order.party import receive_all, send
+from agents.training import newton as newton_orders
+from agents.training.checkpoint import Checkpoint
+from agents.training.moments import Scales
+from agents.training.newton import Rows
+from agents.training.trainer import Trainer
+from analytics.arrays import Floats, Ints
+from analytics.training import newton
+from analytics.training.newton import NewtonState
+from analytics.training.newton_report import INTERCEPT, Units, own_units
+from analytics.training.normal_equations import Collinear
+from analytics.training.random_intercept import Fit, Sums, fit
+from protocol.errors import BadRequest
+from protocol.messages import EVERYONE, bad_message, canonical, read_fields
+from protocol.sums import limbs
+
+_NEAR = 1e-6
+"""How far own sums may be from those of all, relative to the rows: they are rounded."""
+
+
+def tell_own_sums(
+    trainer: Trainer,
+    fold: int,
+    rows: Rows,
+) -> None:
+    """This hospital's sums of each column and of the label, in joint units.
+
+    Disclosure: to the order's hospitals, sealed; the policy has allowed it.
+    """
+    own = {
+        "columns": rows.X.sum(axis=0).tolist(),
+        "label": float(np.sum(rows.y)),
+    }
+    text = canonical(own).encode()
+    send(
+        trainer.order,
+        "own_sums",
+        lambda: text,
+        recipient=EVERYONE,
+        fold=fold,
+    )
+
+
+def _own_sums(trainer: Trainer, fold: int) -> tuple[Floats, Floats]:
+    """Of all hospitals in the order of their ids, (hospitals, d) and (hospitals,)."""
+    order = trainer.order
+    members = sorted(order.session.members)
+    bodies = receive_all(
+        order,
+        "own_sums",
+        members,
+        EVERYONE,
+        fold=fold,
+    )
+    columns = []
+    labels = []
+    wanted: dict[str, type] = {"columns": list, "label": float}
+    for user in members:
+        fields = read_fields(bodies[user], wanted)
+        of_columns = fields["columns"]
+        of_label = fields["label"]
+        numbers = [*of_columns, of_label]
+        is_right = len(numbers) == trainer.model.n_weights
+        are_sums = all(_is_number(number) for number in numbers)
+        if not is_right or not are_sums:
+            raise bad_message("of kind own_sums holds other numbers than sums")
+        columns.append(of_columns)
+        labels.append(of_label)
+    own_columns = np.array(columns, dtype=np.float64)
+    own_labels = np.array(labels, dtype=np.float64)
+    return own_columns, own_labels
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _fit(
+    trainer: Trainer,
+    fold: int,
+    sums: Ints,
+) -> Fit:
+    """Raises BadRequest (code own_sums, collinear)."""
+    n_weights = trainer.model.n_weights
+    opened = newton.read_sums(
+        limbs.whole_sums(sums),
+        n_weights,
+        bits=limbs.FRACTION_BITS,
+    )
+    scale = 2**opened.bits
+    lines = []
+    for line in opened.A:
+        lines.append([value / scale for value in line])
+    XX = np.array(lines)
+    Xy = np.array([value / scale for value in opened.c])
+    columns, labels = _own_sums(trainer, fold)
+    rows_of = trainer.keys(fold).n_rows
+    members = sorted(trainer.order.session.members)
+    n_rows = [rows_of[user] for user in members]
+    of_intercept = np.array(n_rows, dtype=np.float64)
+    own_X = np.column_stack([columns, of_intercept])
+    # What all have told must add up to the sums that are sealed.
+    told = np.append(own_X.sum(axis=0), labels.sum())
+    sealed = np.append(XX[-1], Xy[-1])
+    apart = np.abs(told - sealed)
+    is_near = apart <= _NEAR * sum(n_rows)
+    if not is_near.all():
+        raise BadRequest(
+            "The hospitals' own sums do not add up to those of all rows.",
+            remedy="All hospitals must run the same version; then send the order again.",
+            code="own_sums",
+        )
+    of_all = Sums(
+        XX,
+        Xy,
+        opened.deviance,
+        n_rows,
+        own_X,
+        labels,
+    )
+    try:
+        return fit(of_all)
+    except Collinear as error:
+        names = [*trainer.features, INTERCEPT]
+        raise BadRequest(
+            f"{names[error.column]} is constant over all rows, or a combination of the columns before it, so that its"
+            " coefficient is any number.",
+            remedy="Leave it out.",
+            code="collinear",
+            columns=[names[error.column]],
+        ) from None
+
+
+def stepped_point(
+    trainer: Trainer,
+    point: Checkpoint,
+    sums: Ints,
+) -> Checkpoint:
+    """The fold's state after its one round."""
+    found = _fit(trainer, point.fold, sums)
+    state = NewtonState(
+        found.coef,
+        found.coef,
+        round=1,
+        is_done=True,
+    )
+    return Checkpoint(
+        point.fold,
+        1,
+        found.coef,
+        point.state,
+        newton=state,
+        opened=sums,
+    )
+
+
+def report_of(
+    trainer: Trainer,
+    point: Checkpoint,
+    scales: Scales,
+) -> dict[str, Any]:
+    """What is kept with the model; variances and the criterion as lme4 has them.
+
+    Disclosure: of all hospitals' rows together, to this hospital's people.
+    """
+    from scipy import special
+
+    assert point.opened is not None
+    found = _fit(trainer, point.fold, point.opened)
+    label, attributes = scales.label, scales.attributes
+    assert attributes is not None, "newton scales them"
+    units = Units(
+        attributes.mean,
+        attributes.deviation,
+        label.shift,
+        label.factor,
+    )
+    coef, covariance = own_units(found.coef, found.covariance, units)
+    confidence = trainer.params.confidence
+    quantile = float(special.ndtri(0.5 + confidence / 2))
+    names = [*trainer.features, INTERCEPT]
+    terms = []
+    intercept = len(names) - 1
+    for place in [intercept, *range(intercept)]:
+        estimate = float(coef[place])
+        error = math.sqrt(covariance[place, place])
+        statistic = estimate / error
+        upper_tail = float(special.ndtr(-abs(statistic)))
+        term = {
+            "term": names[place],
+            "estimate": estimate,
+            "se": error,
+            "statistic": statistic,
+            "p": 2 * upper_tail,
+            "low": estimate - quantile * error,
+            "high": estimate + quantile * error,
+        }
+        terms.append(term)
+    keys = trainer.keys(point.fold)
+    n, p = keys.n_rows_total, len(coef)
+    log_factor = math.log(label.factor)
+    criterion = found.criterion + 2 * (n - p) * log_factor
+    for deviation in attributes.deviation.tolist():
+        criterion += 2 * math.log(deviation)
+    between, residual = found.between, found.residual
+    return {
+        "terms": terms,
+        "site_effect": "random",
+        "n": n,
+        "family": "gaussian",
+        "link": "identity",
+        "statistic": "z",
+        "confidence": confidence,
+        "variance_between": between * label.factor**2,
+        "variance_residual": residual * label.factor**2,
+        "intraclass_correlation": between / (between + residual),
+        "reml_criterion": criterion,
+        "hospitals": len(keys.members),
+        "rounds": point.round,
+        "converged": point.stopped_by == "converged",
+        "stopped_by": point.stopped_by,
+        "equations": newton.n_sums(newton_orders.n_estimated(trainer)),
+        "notes": [] if between else [NO_DIFFERENCE],
+    }
+
+
+NO_DIFFERENCE = (
+    "The hospitals differ no more than their rows do: the variance between them is 0, and this is the linear model of"
+    " all rows."
+)

@@ -1,0 +1,229 @@
+"""What a cox order's rows are beside their attributes: times, events, entries and strata,
+and what their sums may be of.
+
+A stratum's levels stay here: each hospital has baselines of its own, so nobody has to
+know how another one calls them, or how many there are.
+
+Decisions 91, 111 and 113.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from agents.gate.pair_cells import (
+    Column,
+    check_event_cells,
+    check_event_times,
+    check_intervals,
+    check_late_entries,
+    check_strata,
+    check_times_as_weights,
+)
+from agents.rows.cohort import Cohort
+from agents.rows.outcomes import SurvivalColumns
+from agents.training.party import AskedTraining
+from agents.training.row_sets import RowSet
+from analytics.arrays import Bools, Ints
+from analytics.training import cox_joint, cox_labels
+from analytics.training.cox_labels import Outcome
+from protocol.errors import Rule
+from protocol.policy import OpenRows
+from protocol.training_request import TrainingRequest
+
+
+def survival_columns(request: TrainingRequest) -> SurvivalColumns | None:
+    """The columns that a cox reads beside its label; None of another order."""
+    if request.event_name is None:
+        return None
+    return SurvivalColumns(
+        request.event_name, request.entry_name, tuple(request.strata)
+    )
+
+
+def outcome_columns(request: TrainingRequest, y: Any) -> list[Column]:
+    """What the label holds, by the names of the columns that it was read from; without
+    strata, of which no products are added up.
+    """
+    if request.event_name is None:
+        return [(request.label_name, y)]
+    outcome = cox_labels.outcome(y)
+    found: list[Column] = [
+        (request.label_name, outcome.times),
+        (request.event_name, outcome.events),
+    ]
+    if request.entry_name is not None and outcome.entries is not None:
+        found.append((request.entry_name, outcome.entries))
+    return found
+
+
+def survival_rule(
+    order: AskedTraining,
+    one: Cohort,
+    rules: OpenRows,
+) -> Rule:
+    """That on times, events, entries and strata, for one set of rows whose sums leave.
+
+    Its refusals have the codes min_rows and few_event_times.
+    """
+    check = partial(
+        _check_survival,
+        order.request,
+        one.y,
+        min_rows=rules.min_rows,
+    )
+    return Rule("few_event_times", check)
+
+
+def _check_survival(
+    request: TrainingRequest,
+    y: Any,
+    *,
+    min_rows: int,
+) -> None:
+    if request.event_name is None or y is None:
+        return
+    outcome = cox_labels.outcome(y)
+    check_event_cells(
+        request.event_name,
+        outcome.events,
+        min_rows=min_rows,
+    )
+    strata = _places_of_strata(outcome)
+    check_strata(
+        request.strata,
+        [len(places) for places in strata],
+        min_rows=min_rows,
+    )
+    for places in strata:
+        entries = None if outcome.entries is None else outcome.entries[places]
+        check_event_cells(
+            request.event_name,
+            outcome.events[places],
+            strata=request.strata,
+            min_rows=min_rows,
+        )
+        if request.evaluates is not None:
+            # Of a kept model pairs of rows are counted, and no fractions added.
+            continue
+        check_event_times(
+            request.label_name,
+            outcome.times[places],
+            outcome.events[places],
+            entries=entries,
+            strata=request.strata,
+            min_rows=min_rows,
+        )
+    if request.entry_name is not None:
+        check_late_entries(
+            request.entry_name,
+            _is_late(outcome),
+            min_rows=min_rows,
+        )
+    if request.edges:
+        sizes = np.concatenate(cox_joint.local_counts(y, request.edges))
+        check_intervals(
+            request.label_name,
+            sizes,
+            min_rows=min_rows,
+        )
+    if request.evaluates is None and request.hazards_time == "identity":
+        at = []
+        for one in strata:
+            has_event = outcome.events[one]
+            event_times = outcome.times[one][has_event]
+            at.append(np.unique(event_times))
+        times = np.concatenate(at)
+        check_times_as_weights(
+            request.label_name,
+            times,
+            min_rows=min_rows,
+        )
+
+
+def sets_of_times(
+    sets: Sequence[RowSet],
+    *,
+    edges: Sequence[float],
+) -> dict[str, Ints]:
+    """By a name, the places of the rows of each stratum, of those who came after an event,
+    and with a joint baseline of those who leave between two edges, with an event and
+    without, in each set of a cox.
+
+    Two orders over the same people, whose strata, entries or edges differ in one person,
+    differ by that person's part: so these are sets of their own to the memory of what was
+    told.
+    """
+    found = {}
+    for one in sets:
+        if one.cohort.y is None:
+            continue
+        outcome = cox_labels.outcome(one.cohort.y)
+        strata = _places_of_strata(outcome)
+        # A single one is all of the rows, which are a set already.
+        if len(strata) > 1:
+            for number, places in enumerate(strata, start=1):
+                found[f"{one.name}, stratum {number}"] = one.places[places]
+        is_late = _is_late(outcome)
+        if is_late.any():
+            found[f"{one.name}, after an event"] = one.places[is_late]
+        if edges:
+            found |= _sets_of_intervals(one, outcome, edges)
+    return found
+
+
+def _sets_of_intervals(
+    one: RowSet,
+    outcome: Outcome,
+    edges: Sequence[float],
+) -> dict[str, Ints]:
+    found = {}
+    interval = np.searchsorted(edges, outcome.times, side="left")
+    ends = {"event": True, "none": False}
+    for number in range(len(edges) + 1):
+        is_in_interval = interval == number
+        for what, has_event in ends.items():
+            is_in = is_in_interval & (outcome.events == has_event)
+            if is_in.any():
+                found[f"{one.name}, interval {number}, {what}"] = one.places[is_in]
+    return found
+
+
+def strata_in_words(cohort: Cohort) -> str:
+    """How many strata there are, for this hospital's people."""
+    y = cohort.y
+    if y is None:
+        y = np.zeros(0)
+    outcome = cox_labels.outcome(y)
+    strata = _places_of_strata(outcome)
+    n_empty = 0
+    for places in strata:
+        if not outcome.events[places].any():
+            n_empty += 1
+    return f"{len(strata)} strata, of which {n_empty} have no event and add nothing."
+
+
+def _places_of_strata(outcome: Outcome) -> list[Ints]:
+    """Of each stratum where its rows are; one without strata."""
+    if outcome.strata is None:
+        return [np.arange(len(outcome.times))]
+    codes: Iterable[Any] = np.unique(outcome.strata)
+    return [np.flatnonzero(outcome.strata == code) for code in codes]
+
+
+def _is_late(outcome: Outcome) -> Bools:
+    """Whose entry leaves the row out of a risk set: an event of its stratum was at that
+    time or before, (n,).
+    """
+    is_late = np.zeros(len(outcome.times), dtype=bool)
+    if outcome.entries is None:
+        return is_late
+    for places in _places_of_strata(outcome):
+        at = outcome.times[places][outcome.events[places]]
+        if len(at):
+            is_late[places] = outcome.entries[places] >= at.min()
+    return is_late

@@ -1,0 +1,261 @@
+"""A paper's first table, of the frame of a question `describe`."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+QUARTILES = ("q1", "median", "q3")
+QUANTITIES = (
+    "missing",
+    "n",
+    "share",
+    "mean",
+    "sd",
+    *QUARTILES,
+    "smd",
+)
+MEDIAN = "median [Q1, Q3]"
+"""The level of the line that has a column's quartiles, below its mean."""
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{letter: f"\\{letter}" for letter in "%_&#${}"},
+}
+
+
+class FirstTable(pd.DataFrame):
+    """A table of texts, a line for each number and each level."""
+
+    @property
+    def _constructor(self) -> type[FirstTable]:
+        # Some of its columns are a table that is printed the same way.
+        return FirstTable
+
+    def to_latex(self, buf: str | Path | None = None) -> str | None:  # type: ignore[override]
+        r"""A tabular, for which LaTeX needs no package, or nothing where it is written to
+        a file (buf). pandas' own one needs jinja2, which the client has not.
+
+        What LaTeX reads as a command is escaped: %, _, &, #, $, {, }, ~, ^ and \.
+
+        >>> lines = pd.MultiIndex.from_tuples([("stage_x", "II")])
+        >>> print(FirstTable({"all": ["80 (25.0 %)"]}, index=lines).to_latex().splitlines()[4])
+        stage\_x & II & 80 (25.0 \%) \\
+        """
+        n_names = self.index.nlevels
+        left = "l" * n_names
+        right = "r" * len(self.columns)
+        layout = left + right
+        heads = []
+        for name in self.index.names:
+            if name is None:
+                name = ""
+            heads.append(str(name))
+        heads.extend(self.columns)
+        lines = [rf"\begin{{tabular}}{{{layout}}}"]
+        lines.append(r"\hline")
+        lines.append(_latex_row(heads))
+        lines.append(r"\hline")
+        rows = self.to_numpy().tolist()
+        for label, cells in zip(
+            self.index,
+            rows,
+            strict=True,
+        ):
+            labels = label if n_names > 1 else (label,)
+            line = [*labels, *cells]
+            lines.append(_latex_row(line))
+        lines.append(r"\hline")
+        lines.append(r"\end{tabular}")
+        text = "\n".join(lines) + "\n"
+        if buf is None:
+            return text
+        Path(buf).write_text(text, "utf-8")
+        return None
+
+
+def _latex_row(cells: list[Any]) -> str:
+    texts = [_escaped(str(cell)) for cell in cells]
+    line = " & ".join(texts)
+    return line + r" \\"
+
+
+def _escaped(text: str) -> str:
+    # Letter by letter, so that the backslash of an escape is not escaped again.
+    letters = [_LATEX.get(letter, letter) for letter in text]
+    return "".join(letters)
+
+
+def first_table(
+    described: pd.DataFrame,
+    value: str | None = None,
+) -> FirstTable:
+    """A paper's first table, of the frame of a question `describe`: a line for each
+    number and each level, a column for each group.
+
+    Numbers are "mean (sd)" and, where the question asks for `quartiles`, "median [Q1,
+    Q3]" in a line below; levels "n (share %)"; what is withheld is "-". `.to_html()`,
+    `.to_latex()` and `.to_csv()` print it; `first_table_numbers` has every digit. value:
+    the column of values, else the one behind `quantity`.
+    """
+    cells = _cells(described, value)
+    names = _group_columns(cells)
+    table = {}
+    for (column, level), line in cells.items():
+        of_groups = [line.get(name, {}) for name in names]
+        table[column, level] = [_cell(found) for found in of_groups]
+        if any("median" in found for found in line.values()):
+            table[column, MEDIAN] = [_median(found) for found in of_groups]
+    lines = pd.MultiIndex.from_tuples(
+        table,
+        names=["", "level"],
+    )
+    rows = list(table.values())
+    return FirstTable(rows, index=lines, columns=names)
+
+
+def first_table_numbers(
+    described: pd.DataFrame, value: str | None = None
+) -> pd.DataFrame:
+    """The numbers that `first_table` rounds, as the answer has them: a row for each of
+    its cells, by column, level and group; null where it is withheld or does not apply.
+    """
+    cells = _cells(described, value)
+    names = _group_columns(cells)
+    rows = []
+    told: set[str] = set()
+    for (column, level), line in cells.items():
+        for name in names:
+            if name not in line:
+                continue
+            row = {
+                "column": column,
+                "level": level,
+                "group": name,
+                **line[name],
+            }
+            rows.append(row)
+            told.update(row)
+    place = ["column", "level", "group"]
+    found = [name for name in QUANTITIES if name in told]
+    frame = pd.DataFrame(rows, columns=[*place, *found])
+    return frame.set_index(place)
+
+
+# By column and level: by the name of a group, its quantities.
+Cells = dict[tuple[str, str], dict[str, dict[str, Any]]]
+
+
+def _cells(described: pd.DataFrame, value: str | None) -> Cells:
+    columns = list(described.columns)
+    value = value or _column_after(columns, "quantity")
+    group = _group_column(columns)
+    cells: Cells = {}
+    has_mean = described["quantity"] == "mean"
+    numbers = set(described.loc[has_mean, "column"])
+    for row in described.to_dict("records"):
+        column = row["column"]
+        level = ""
+        if not pd.isna(row["level"]):
+            level = str(row["level"])
+        # The bins of a histogram: a paper's table has none.
+        if level and column in numbers:
+            continue
+        place = (str(column), level)
+        line = cells.setdefault(place, {})
+        name = _column_name(row, group)
+        found = line.setdefault(name, {})
+        quantity = row["quantity"]
+        found[quantity] = row[value]
+    return cells
+
+
+def _group_columns(cells: Cells) -> list[str]:
+    """All groups in one order: everyone, the groups, their difference."""
+    found: set[str] = set()
+    for line in cells.values():
+        found |= set(line)
+    return sorted(found, key=_order)
+
+
+def _group_column(columns: list[str]) -> str | None:
+    if "over" not in columns:
+        return None
+    return _column_after(columns, "over")
+
+
+def _column_after(columns: list[str], name: str) -> str:
+    place = columns.index(name)
+    return columns[place + 1]
+
+
+def _column_name(
+    row: dict[Any, Any],
+    group: str | None,
+) -> str:
+    if group is None or row["over"] == "all":
+        return "all"
+    if row["over"] == "groups":
+        return "SMD"
+    return f"{group} {row[group]}"
+
+
+def _order(name: str) -> tuple[int, str]:
+    if name == "all":
+        return 0, name
+    if name == "SMD":
+        return 2, name
+    return 1, name
+
+
+def _number(
+    found: dict[str, Any],
+    name: str,
+) -> float | None:
+    value = found.get(name)
+    if value is None or pd.isna(value):
+        return None
+    return float(value)
+
+
+def _median(found: dict[str, Any]) -> str:
+    """60.5 [54, 67.25]; nothing beside a group's difference."""
+    if "median" not in found:
+        return ""
+    quartiles = [_number(found, name) for name in QUARTILES]
+    first, middle, third = quartiles
+    if first is None or middle is None or third is None:
+        return "-"
+    return f"{middle:.4g} [{first:.4g}, {third:.4g}]"
+
+
+def _cell(found: dict[str, Any]) -> str:
+    number = functools.partial(_number, found)
+
+    if "smd" in found:
+        smd = number("smd")
+        if smd is None:
+            return "-"
+        return f"{smd:.3f}"
+    if "mean" in found:
+        mean = number("mean")
+        sd = number("sd")
+        spread = "-" if sd is None else f"{sd:.3g}"
+        if mean is None:
+            return "-"
+        return f"{mean:.4g} ({spread})"
+    n = number("n")
+    share = number("share")
+    if n is None:
+        return "-" if found else ""
+    if share is None:
+        return f"{n:.0f}"
+    percent = 100 * share
+    return f"{n:.0f} ({percent:.1f} %)"

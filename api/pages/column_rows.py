@@ -1,0 +1,233 @@
+"""The columns of a study as lines of a form: a name, what kind of column it is, and a
+reference level or an expression.
+
+Three fields of a request's body, `attributes`, `categorical` and `derive`, are one list
+to a person. `rows_of` and `fields_of` go from one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nicegui import ui
+
+from api.pages.form import Draft, box, number_or_text
+from api.pages.visit import Visit
+
+NUMBER = "number"
+CATEGORY = "category"
+DERIVED = "derived"
+STEP = "step"
+KINDS = {
+    NUMBER: "a number",
+    CATEGORY: "categories",
+    DERIVED: "computed from other columns",
+    STEP: "a step: computed, not in the model",
+}
+
+
+@dataclass
+class ColumnRow:
+    """One line."""
+
+    name: str
+    kind: str = NUMBER
+    more: str = ""  # the reference level, or the expression
+
+
+def rows_of(body: Mapping[str, Any]) -> list[ColumnRow]:
+    """The lines of a body that may have been written by hand.
+
+    >>> rows_of({"attributes": ["sex", "old"], "categorical": {"sex": {"reference": 1}},
+    ...          "derive": {"old": "age >= 65"}})[1]
+    ColumnRow(name='old', kind='derived', more='age >= 65')
+    """
+    categorical = _object(body.get("categorical"))
+    derived = _object(body.get("derive"))
+    attributes = body.get("attributes")
+    listed = []
+    if isinstance(attributes, list):
+        listed = [str(name) for name in attributes]
+    rows = []
+    # A column that is written twice is one line, at its first place.
+    names = dict.fromkeys([*listed, *categorical])
+    for name in names:
+        row = ColumnRow(name)
+        if name in derived:
+            row.kind = DERIVED
+            row.more = str(derived[name])
+        elif name in categorical:
+            row.kind = CATEGORY
+            row.more = write_category(categorical[name])
+        rows.append(row)
+    for name, text in derived.items():
+        if name not in listed:
+            row = ColumnRow(name, STEP, str(text))
+            rows.append(row)
+    return rows
+
+
+def fields_of(rows: Sequence[ColumnRow]) -> dict[str, Any]:
+    """The fields of the body that lines stand for; lines without a name are none yet.
+
+    >>> fields_of([ColumnRow("age"), ColumnRow("sex", "category"), ColumnRow("")])
+    {'attributes': ['age', 'sex'], 'categorical': {'sex': {}}, 'derive': {}}
+    """
+    attributes = []
+    categorical = {}
+    derived = {}
+    for row in rows:
+        name = row.name.strip()
+        more = row.more.strip()
+        if not name:
+            continue
+        if row.kind != STEP:
+            attributes.append(name)
+        if row.kind == CATEGORY:
+            categorical[name] = read_category(more)
+        elif row.kind in (DERIVED, STEP):
+            derived[name] = more
+    return {
+        "attributes": attributes,
+        "categorical": categorical,
+        "derive": derived,
+    }
+
+
+def read_category(reference: str) -> dict[str, Any]:
+    """What the body has for a line's reference; without one it is the most frequent
+    level.
+
+    >>> read_category("4"), read_category("typical"), read_category("")
+    ({'reference': 4}, {'reference': 'typical'}, {})
+    """
+    if not reference:
+        return {}
+    return {"reference": number_or_text(reference)}
+
+
+def write_category(category: Any) -> str:
+    if not isinstance(category, dict):
+        return ""
+    reference = category.get("reference")
+    if reference is None:
+        return ""
+    return str(reference)
+
+
+def _object(found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        return {}
+    return found
+
+
+class ColumnEditor:
+    """The lines on the page; they follow the draft, and change it."""
+
+    def __init__(self, visit: Visit, draft: Draft) -> None:
+        self.visit = visit
+        self.draft = draft
+        self.rows: list[ColumnRow] = []
+
+    def build(self) -> None:
+        t = self.visit.t
+        self.place = ui.element("div")
+        self.place.classes("columns")
+        with box("row"):
+            self.names = ui.input(t("Add columns, with commas between"))
+            self.names.style("flex:1 1 16em")
+            self.names.on("keydown.enter", self.add)
+            add = ui.button(t("Add"), on_click=self.add)
+            add.props("no-caps outline dense")
+        self.follow()
+        self.draft.watch(self.follow)
+
+    def follow(self) -> None:
+        """Shows the draft; lines that say the same already are left as they are, with
+        the cursor in them.
+        """
+        found = rows_of(self.draft.body)
+        told = fields_of(found)
+        if self.rows and told == fields_of(self.rows):
+            return
+        self.rows = found
+        self.show()
+
+    def show(self) -> None:
+        self.place.clear()
+        with self.place:
+            for row in self.rows:
+                self._line(row)
+
+    def add(self) -> None:
+        written = str(self.names.value or "")
+        known = {row.name for row in self.rows}
+        for part in written.split(","):
+            name = part.strip()
+            if name and name not in known:
+                self.rows.append(ColumnRow(name))
+                known.add(name)
+        self.names.value = ""
+        self.show()
+        self.tell()
+
+    def tell(self) -> None:
+        """Writes the lines into the draft."""
+        body = self.draft.body
+        fields = fields_of(self.rows)
+        for name, value in fields.items():
+            if value or name == "attributes":
+                body[name] = value
+            else:
+                body.pop(name, None)
+        self.draft.tell()
+
+    def _line(self, row: ColumnRow) -> None:
+        t = self.visit.t
+        kinds = {}
+        for kind_name, words in KINDS.items():
+            kinds[kind_name] = t(words)
+        removes = t("Remove")
+        with box("line"):
+            name = ui.input(
+                t("Column"),
+                value=row.name,
+            )
+            kind = ui.select(
+                kinds,
+                label=t("Is"),
+                value=row.kind,
+            )
+            more = ui.input("", value=row.more)
+            drop = ui.button("×")
+        name.props("dense")
+        kind.props("dense")
+        more.props("dense")
+        drop.props("flat dense round")
+        drop.props(f'aria-label="{removes} {row.name}"')
+
+        def label() -> None:
+            words = t("Expression, such as ln(chol) or age >= 65")
+            if row.kind == CATEGORY:
+                words = t("Reference level (empty: the most frequent)")
+            more.props(f'label="{words}"')
+            more.set_visibility(row.kind != NUMBER)
+
+        def change() -> None:
+            row.name = str(name.value or "")
+            row.kind = kind.value
+            row.more = str(more.value or "")
+            label()
+            self.tell()
+
+        def remove() -> None:
+            self.rows.remove(row)
+            self.show()
+            self.tell()
+
+        label()
+        for one in (name, kind, more):
+            one.on_value_change(change)
+        drop.on_click(remove)
