@@ -16,6 +16,7 @@ import duckdb
 import pandas as pd
 import pytest
 
+from agents.site import vault_database
 from agents.site.ledger import Ledger
 from agents.site.settings import SiteSettings
 from agents.site.vault import Vault
@@ -264,4 +265,5 @@ def no_waiting_for_disks() -> Iterator[None]:
     """For tests in which nobody crashes: a file that is written need not be on disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(vault_database, "SYNCHRONOUS", "OFF")
         yield

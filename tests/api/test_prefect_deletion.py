@@ -342,11 +342,11 @@ def test_an_order_that_began_without_a_hospital_is_not_cancelled_by_its_run(
     assert asyncio.run(run()) == {502, 503}
 
 
-KEPT, HALF, TOGETHER = 50, 150, 10
+KEPT, HALF, TOGETHER = 20, 60, 10
 
 
 @pytest.mark.timeout(1800)
-def test_with_50_of_300_orders_kept_the_file_stays_as_large_as_after_150(
+def test_with_20_of_120_orders_kept_the_file_stays_as_large_as_after_60(
     prefect: Prefect,
 ) -> None:
     """SQLite gives the pages of what was deleted to what is written next."""
