@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import gc
 import json
 import os
 import random
@@ -39,7 +40,7 @@ UNTIMED: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.too_slow],
 }
 settings.register_profile("quick", max_examples=50, **UNTIMED)
-settings.register_profile("thorough", max_examples=400, **UNTIMED)
+settings.register_profile("thorough", max_examples=200, **UNTIMED)
 settings.load_profile("quick")  # unless --hypothesis-profile names the other one
 
 # Every federation here speaks plain HTTP; a client that reads the public authorities
@@ -77,6 +78,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("thorough")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not _shares(_file_of(item)), item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays until the end: a full collection need
+    not look through all of it for each test's garbage.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """What libraries look for when they end can be found."""
+    gc.unfreeze()
 
 
 def _file_of(item: pytest.Item) -> str:

@@ -21,6 +21,10 @@ from tests.faults.test_away import agent_command, started_again
 pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(600)]
 
 
+LONG = 60
+"""Rounds of an order that is still under way when its hospital dies."""
+
+
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     """Four hospitals that take one order each; parts that die stay dead, and a place is
@@ -68,7 +72,7 @@ def site_of(federation: Faulty, user_id: int) -> list[str]:
 def test_an_order_whose_agent_stays_away_lets_others_work_and_goes_on_where_it_was(
     narrow: Faulty,
 ) -> None:
-    first = narrow.submit(rounds_of((2, 3, 4), 150))
+    first = narrow.submit(rounds_of((2, 3, 4), LONG))
     narrow.until_round(first, 5)
     second = narrow.submit(rounds_of((3, 4, 5), 5))
     waiting = narrow.order(second)["waiting_for"]
@@ -80,7 +84,7 @@ def test_an_order_whose_agent_stays_away_lets_others_work_and_goes_on_where_it_w
     assert narrow.wait_for(second, seconds=120)["state"] == "success"
     half = narrow.order(first)
     assert half["state"] == "pending"
-    assert half["round"] < 150
+    assert half["round"] < LONG
     assert {one["user_id"]: one["cause"] for one in half["waiting_for"]} == {2: "away"}
     assert taken(narrow) == {}
     for name in ("worker", 3, 4):
@@ -88,8 +92,8 @@ def test_an_order_whose_agent_stays_away_lets_others_work_and_goes_on_where_it_w
     with started_again(narrow, site_of(narrow, 2), "agent-2"):
         ended = narrow.wait_for(first, seconds=240)
         assert ended["state"] == "success", ended["refusal"]
-        assert [row["round"] for row in ended["rounds"]] == list(range(151))
-        undisturbed = narrow.submit(rounds_of((2, 3, 4), 150))
+        assert [row["round"] for row in ended["rounds"]] == list(range(LONG + 1))
+        undisturbed = narrow.submit(rounds_of((2, 3, 4), LONG))
         assert narrow.wait_for(undisturbed, seconds=240)["state"] == "success"
         assert narrow.weights(first) == narrow.weights(undisturbed)
         narrow.until_runs_are("COMPLETED", first)

@@ -79,6 +79,11 @@ def test_four_sets_of_keys_that_a_partner_chooses(joined: Hospitals) -> None:
         ("sum(df1.x + 1e-20 * df2.x + 1e-40 * df3.x)", "row_expressions"),
         ("sum(df1.x * df2.x * df3.x)", "row_expressions"),
         ("var(df1.x + df2.x + df3.x)", "row_expressions"),
+        ("sum(df1.x * df1.x * df1.x + df2.x)", "row_expressions"),
+        (
+            "sum(case when df2.id = 17 then 1000 * df2.x else df2.x end + df1.x + df3.x)",
+            "row_expressions",
+        ),
         ("sum(df1.x)", "own_totals"),
         ("sum(df1.x + df2.x + df3.x) - sum(df2.x + df3.x)", "min_providers"),
         ("sum(df1.x + 0 * df2.x + df3.x)", "min_providers"),
