@@ -27,7 +27,7 @@ from tests.strict_federation import (
     question,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(900)]
 
 N_RACES = 4
 N_LARGE = 300_000
@@ -97,7 +97,6 @@ WEIGHED = {
 }  # fmt: skip
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("what", WEIGHED)
 def test_a_total_that_does_more_than_add_hospitals_up(
     strict: Strict, what: str
@@ -107,14 +106,12 @@ def test_a_total_that_does_more_than_add_hospitals_up(
     strict.ask(joined("weighed.csv", expression), 4).assert_refused(rule)
 
 
-@pytest.mark.thorough
 def test_a_total_that_only_adds_hospitals_up_is_answered(strict: Strict) -> None:
     write_people(strict, "weighed.csv")
     answer = strict.ask(joined("weighed.csv", SUM), 4)
     assert answer.number(4) == 3 * people().x.sum()
 
 
-@pytest.mark.thorough
 def test_another_column_under_a_common_name(strict: Strict) -> None:
     """A constant that one hospital adds under another name leaves the others' sum."""
     body = question("sum", "data.answered", column={2: "age", 3: "age", 4: "n"})
@@ -137,7 +134,6 @@ def test_a_patient_fewer_between_two_models(strict: Strict) -> None:
     sent("SELECT * FROM data.fewer WHERE n >= 10").assert_answered()
 
 
-@pytest.mark.thorough
 def test_a_corrected_value_between_two_orders(strict: Strict) -> None:
     """The same patients by their ids, of whom one has another age since."""
     strict.train(order("data.corrected")).assert_answered()
@@ -152,7 +148,6 @@ def test_a_corrected_value_between_two_orders(strict: Strict) -> None:
     strict.train(order("data.corrected")).assert_answered()
 
 
-@pytest.mark.thorough
 def test_four_sets_of_keys_that_a_partner_chooses(strict: Strict) -> None:
     """A, A without twenty, A without twenty others, A without all forty and one person:
     the fourth tells what that person adds at the others.
@@ -171,7 +166,6 @@ def test_four_sets_of_keys_that_a_partner_chooses(strict: Strict) -> None:
     assert strict.ask(joined(name, SUM), 4).number(4) == 3 * rest.x.sum()
 
 
-@pytest.mark.thorough
 def test_two_users_whose_answers_pass_through_the_coordinator(strict: Strict) -> None:
     """Each has one answer; with `disclose` the coordinator reads both."""
     table = "data.seen_by_two"
@@ -184,7 +178,6 @@ def test_two_users_whose_answers_pass_through_the_coordinator(strict: Strict) ->
         strict.ask({**second, "disclose": False}, 3).assert_answered()
 
 
-@pytest.mark.thorough
 def test_unchanged_rows_and_columns_of_the_same_name_are_no_attack(
     strict: Strict,
 ) -> None:
@@ -204,7 +197,6 @@ def test_unchanged_rows_and_columns_of_the_same_name_are_no_attack(
 # --- answers together: hospitals ----------------------------------------------------
 
 
-@pytest.mark.thorough
 def test_rounds_over_some_of_the_hospitals(strict: Strict) -> None:
     body = order("data.members", users=FOUR, scoring="round", attributes=NINE)
     some = strict.train({**body, "aggregation": "minimum_diameter"})
@@ -212,7 +204,6 @@ def test_rounds_over_some_of_the_hospitals(strict: Strict) -> None:
     strict.train({**body, "aggregation": "mean"}).assert_answered()
 
 
-@pytest.mark.thorough
 def test_mini_batches_weigh_hospitals_and_rows(strict: Strict) -> None:
     """79 rows and one, beside all 80: the last patient's row."""
     strict.train(order("data.batches")).assert_answered()
@@ -240,7 +231,6 @@ def states(outcomes: list[Any]) -> list[str]:
     return sorted(outcome.order["state"] for outcome in outcomes)
 
 
-@pytest.mark.thorough
 @pytest.mark.timeout(1800)
 def test_two_orders_at_once_a_patient_apart(strict: Strict, races: list[str]) -> None:
     """Both passed in 3 of 9 tries, before check and reserve were one act."""
@@ -269,7 +259,6 @@ def test_two_orders_at_once_a_patient_apart(strict: Strict, races: list[str]) ->
 # --- one model as a probe -----------------------------------------------------------
 
 
-@pytest.mark.thorough
 def test_a_model_so_steep_that_its_gradient_is_one_side_of_a_plane(
     strict: Strict,
 ) -> None:
@@ -281,7 +270,6 @@ def test_a_model_so_steep_that_its_gradient_is_one_side_of_a_plane(
     strict.train(started_at(0.5)).assert_answered()
 
 
-@pytest.mark.thorough
 def test_a_round_that_two_rows_make_up(strict: Strict) -> None:
     """All others are far on their own side of the plane."""
     for user in USERS:
@@ -300,7 +288,6 @@ def test_a_round_that_two_rows_make_up(strict: Strict) -> None:
     strict.train(started_at(0.1)).assert_answered()
 
 
-@pytest.mark.thorough
 def test_more_rounds_than_a_receiver_may_have(strict: Strict) -> None:
     with strict.allowing("cohort", "max_rounds = 5"):
         strict.train(order("data.rounds", params={"max_iter": 4})).assert_answered()
@@ -309,7 +296,6 @@ def test_more_rounds_than_a_receiver_may_have(strict: Strict) -> None:
         strict.train(order("data.rounds", params={"max_iter": 1})).assert_answered()
 
 
-@pytest.mark.thorough
 def test_scores_of_a_model_of_few_coefficients(strict: Strict) -> None:
     """Their lengths and angles give it away; one of ten coefficients is scored."""
     rule = {"rule": "min_scored_coefficients", "threshold": 10}
@@ -333,7 +319,6 @@ def test_scores_of_a_model_of_few_coefficients(strict: Strict) -> None:
     assert all("scores" not in report.get("withheld", {}) for report in reports)
 
 
-@pytest.mark.thorough
 def test_columns_that_an_order_computes(strict: Strict) -> None:
     """Age, and age with 100 more for one patient: the difference is that one's."""
     attributes = {"attributes": ["older", "bmi"], "derive": {"older": "age + bmi"}}
@@ -366,7 +351,6 @@ quantile_rounds._agree_on_pivots = name_many
 """
 
 
-@pytest.mark.thorough
 def test_a_receiver_of_a_quantile_that_names_20_000_pivots(
     strict: Strict, tmp_path: Path
 ) -> None:
@@ -395,7 +379,6 @@ cohorts.check_hospitals = lambda order: None
 """
 
 
-@pytest.mark.thorough
 def test_an_agent_that_checks_nothing_is_alone_with_that(
     strict: Strict, tmp_path: Path
 ) -> None:
@@ -411,7 +394,6 @@ def test_an_agent_that_checks_nothing_is_alone_with_that(
 # --- few of one hospital ------------------------------------------------------------
 
 
-@pytest.mark.thorough
 def test_made_up_rows_open_no_real_one(strict: Strict) -> None:
     """With thresholds on the sum: of gout hospital 2 has one patient, and hospital 4,
     which receives, says that it has twelve.
@@ -430,7 +412,6 @@ def test_made_up_rows_open_no_real_one(strict: Strict) -> None:
     assert "90" in {row["frequency"] for row in rows.values()}
 
 
-@pytest.mark.thorough
 def test_counts_of_a_few_rows_follow_from_no_others(strict: Strict) -> None:
     """Used 40, 37, 40 told that three patients of hospital 3 have no value."""
     for user, n_null in {2: 0, 3: 3, 4: 0}.items():
@@ -445,7 +426,6 @@ def test_counts_of_a_few_rows_follow_from_no_others(strict: Strict) -> None:
     assert set(whole["rows_used"].values()) == {40}
 
 
-@pytest.mark.thorough
 def test_a_fold_with_few_of_a_class_shows_no_hospitals_calls(strict: Strict) -> None:
     """A fold's counts tn 1, fp 1 were labels of two patients."""
 
