@@ -114,6 +114,14 @@ def test_a_mean_and_a_model_over_other_hospitals(study: Study) -> None:
     assert len(study.train(["age"], complete_on=["age"], users=FOUR)) == len(FOUR)
 
 
+def test_two_models_over_other_hospitals(study: Study) -> None:
+    """The second order's totals less the first one's would be those of hospital 4."""
+    study.train(["age"], complete_on=["age"], users=FOUR)
+    refusal = study.refusal_of_model(["age"], complete_on=["age"], users=WITHOUT_FOUR)
+    assert refusal.code == "earlier_hospitals"
+    assert len(study.train(["age"], complete_on=["age"], users=FOUR)) == len(FOUR)
+
+
 @pytest.mark.parametrize("aggregation", ["mean", "minimum_diameter"])
 def test_rounds_over_some_hospitals_count_as_totals_over_these(
     tmp_path: Path, aggregation: str
