@@ -132,15 +132,8 @@ def roc(
     false_alarms = [0.0, *(1 - numbers["specificity"]), 1.0]
     sensitivity = [0.0, *numbers["sensitivity"], 1.0]
     axes.plot(false_alarms, sensitivity, marker=".")
-    axes.plot(
-        [0, 1],
-        [0, 1],
-        color="grey",
-        linewidth=1,
-        linestyle=":",
-    )
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
-    axes.set_aspect("equal")
+    _draw_diagonal(axes)
     return axes
 
 
@@ -164,6 +157,13 @@ def calibration(
         s=areas,
         alpha=0.7,
     )
+    axes.set(xlabel="predicted", ylabel="observed", title=title)
+    _draw_diagonal(axes)
+    return axes
+
+
+def _draw_diagonal(axes: Axes) -> None:
+    """Where both axes are the same number: chance, or perfect calibration."""
     axes.plot(
         [0, 1],
         [0, 1],
@@ -171,9 +171,7 @@ def calibration(
         linewidth=1,
         linestyle=":",
     )
-    axes.set(xlabel="predicted", ylabel="observed", title=title)
     axes.set_aspect("equal")
-    return axes
 
 
 def kaplan_meier(
