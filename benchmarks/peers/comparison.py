@@ -101,12 +101,7 @@ def main(*, rounds: int = ROUNDS) -> None:
         tempfile.TemporaryDirectory(dir=MEMORY) as memory,
         tempfile.TemporaryDirectory() as disk,
     ):
-        for peer in PEERS:
-            home = Path(disk if peer.is_deployed else memory)
-            try:
-                systems[peer.name] = _peer(peer, home / peer.folder, body, parts)
-            except Unavailable as error:
-                print(f"{peer.name}: not measured. {error}", flush=True)
+        # First: what fails here is said before the peers take a quarter of an hour.
         for place, module in PLACES.items():
             for method in METHODS:
                 home = Path(disk if place == "federation" else memory)
@@ -114,6 +109,12 @@ def main(*, rounds: int = ROUNDS) -> None:
                 systems[system] = _consilium(
                     system, module, folder, _order(method, rounds), parts
                 )
+        for peer in PEERS:
+            home = Path(disk if peer.is_deployed else memory)
+            try:
+                systems[peer.name] = _peer(peer, home / peer.folder, body, parts)
+            except Unavailable as error:
+                print(f"{peer.name}: not measured. {error}", flush=True)
     pooled_loss = _loss(pooled_weights(body), body, parts)
     n_rows = sum(len(y) for _, y in parts)
     print(

@@ -43,7 +43,21 @@ class WatchedTransport(MemoryTransport):
         if sender != COORDINATOR:
             self._hospitals.add(threading.get_ident())
 
-    def gather(
+    def gather_present(
+        self,
+        address: Address,
+        senders: Iterable[int],
+        recipient: int,
+        *,
+        wait_seconds: float,
+    ) -> dict[int, bytes]:
+        found = super().gather_present(
+            address, senders, recipient, wait_seconds=wait_seconds
+        )
+        self._count(found)
+        return found
+
+    def gather_some(
         self,
         address: Address,
         senders: Iterable[int],
@@ -51,9 +65,15 @@ class WatchedTransport(MemoryTransport):
         *,
         wait_seconds: float,
     ) -> dict[int, bytes] | None:
-        found = super().gather(address, senders, recipient, wait_seconds=wait_seconds)
-        self._n_bytes[threading.get_ident()] += sum(map(len, (found or {}).values()))
+        found = super().gather_some(
+            address, senders, recipient, wait_seconds=wait_seconds
+        )
+        self._count(found or {})
         return found
+
+    def _count(self, read: dict[int, bytes]) -> None:
+        for body in read.values():
+            self._n_bytes[threading.get_ident()] += len(body)
 
     def record(self, run: int, facts: dict[str, Any]) -> None:
         super().record(run, facts)

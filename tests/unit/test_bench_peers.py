@@ -37,6 +37,18 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
         connection.sendall(answer)
 
 
+@pytest.mark.thorough
+def test_an_order_in_one_process_ends_at_the_pooled_loss(tmp_path: Path) -> None:
+    body = comparison._order("Mask", 3)
+    parts = comparison._parts(body)
+    measured = comparison._consilium(
+        "Mask, one process", "one_process_order", tmp_path / "home", body, parts
+    )
+    pooled_loss = comparison._loss(comparison.pooled_weights(body), body, parts)
+    assert measured.loss == pytest.approx(pooled_loss, abs=1e-12)
+    assert measured.n_bytes is not None and measured.n_bytes > 0
+
+
 @pytest.mark.parametrize("n_hospitals", [1, 3])
 def test_a_relay_passes_on_and_counts_every_byte_both_ways(n_hospitals: int) -> None:
     question, answer = b"q" * 70_001, b"a" * 90_003  # more than one read of the relay
