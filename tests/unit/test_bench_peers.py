@@ -46,7 +46,8 @@ def test_an_order_in_one_process_ends_at_the_pooled_loss(tmp_path: Path) -> None
     )
     pooled_loss = comparison._loss(comparison.pooled_weights(body), body, parts)
     assert measured.loss == pytest.approx(pooled_loss, abs=1e-12)
-    assert measured.n_bytes is not None and measured.n_bytes > 0
+    assert measured.n_bytes is not None
+    assert measured.n_bytes > 0
 
 
 @pytest.mark.parametrize("n_hospitals", [1, 3])
