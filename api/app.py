@@ -71,6 +71,7 @@ from api.trimming import trim_when_ended
 from protocol import VERSION
 from protocol.errors import ConsiliumError, InvalidInput, NotFound
 from protocol.fields import describe
+from protocol.machine.connections import mind_closed_connections
 
 log = logging.getLogger("consilium.api")
 
@@ -121,6 +122,7 @@ def create_app(
     `expected` is how many local agents /health waits for before it says ready.
     """
 
+    mind_closed_connections()
     disk = Disk(settings.folder, settings.least_free_bytes)
     app = FastAPI(
         title="Consilium",
