@@ -92,7 +92,7 @@ def prefect_part(settings: CoordinatorSettings) -> PartProcess:
     command = [
         sys.executable,
         "-m",
-        "deployments.prefect_server",
+        "deployments.prefect_process",
         # Never beyond this machine: agents come through the API's gateway.
         "--host",
         LOOPBACK[0],

@@ -1,6 +1,6 @@
-"""python -m deployments.prefect_server --host HOST --port PORT: Prefect's server without
-what nothing here uses, with garbage collected on its own thread, and with one writer at
-a time where its database is SQLite.
+"""Prefect's server without what nothing here uses, with garbage collected on its own
+thread, and with one writer at a time where its database is SQLite.
+`deployments.prefect_process` is its process.
 
 Automations and blocks make a server act on its own: call an address (a webhook is a
 block), start or cancel runs. Nothing here needs one, so the server has no route that
@@ -114,9 +114,9 @@ def write_in_turn() -> None:
     AioSqliteConfiguration.begin_transaction = begin_in_turn  # type: ignore[method-assign]
 
 
-def main() -> None:
-    """Serves until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m deployments.prefect_server")
+def serve() -> None:
+    """Until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.prefect_process")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", required=True, type=int)
     args = parser.parse_args()
@@ -134,6 +134,3 @@ def main() -> None:
         log_level=settings.logging_level.lower(),
     )
 
-
-if __name__ == "__main__":
-    main()

@@ -41,6 +41,7 @@ from prefect.exceptions import Abort
 from prefect.flow_engine import run_flow
 
 from protocol.machine.disk import is_full
+from protocol.machine.importing import uncollected
 from protocol.machine.outage import PREFECT, outage
 from protocol.tls import obstacle
 from tasks.exit_codes import ExitCode
@@ -140,10 +141,11 @@ def preload(modules: Iterable[str]) -> None:
     names = [*modules, *PRELOADED]
     # For another server, where this one is killed.
     _forked.set_forkserver_preload(names)
-    for name in names:
-        # As the fork server does: who needs it says what is missing.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    with uncollected():
+        for name in names:
+            # As the fork server does: who needs it says what is missing.
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     if sys.version_info[:2] > LAST_KNOWN_PYTHON:
         forkserver.ensure_running()
     else:

@@ -13,6 +13,7 @@ from deployments.agent.checking import finding_lines
 from deployments.agent.printing import (
     printable,
 )
+from protocol.machine.importing import uncollected
 from protocol.machine.installed import require_own_environment
 
 log = logging.getLogger("consilium.agent")
@@ -38,8 +39,9 @@ def start(_options: argparse.Namespace, settings: SiteSettings) -> int:
     require_own_environment()
     # Before anything imports Prefect.
     take_environment(settings)
-    from flows import hospital_runs
-    from tasks.hospital.worker import main as work
+    with uncollected():
+        from flows import hospital_runs
+        from tasks.hospital.worker import main as work
 
     work(settings, hospital_runs, began=lambda: _log_and_test(settings))
     return 0

@@ -26,6 +26,7 @@ from deployments.state import (
     read_secret,
 )
 from protocol.errors import BadRequest, ConsiliumError, NotFound
+from protocol.machine.importing import uncollected
 from protocol.machine.installed import command_of, require_own_environment
 from protocol.messages import COORDINATOR
 
@@ -74,11 +75,12 @@ def _serve(
         check_port(settings.host, port.number, port.name)
     # Before what imports Prefect, which reads its environment once.
     os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "0"
-    import uvicorn
+    with uncollected():
+        import uvicorn
 
-    from api.app import create_app
-    from api.connections import TimedProtocol
-    from api.pages.serving import add_pages
+        from api.app import create_app
+        from api.connections import TimedProtocol
+        from api.pages.serving import add_pages
 
     class Server(uvicorn.Server):
         """Ends the long polls when it is asked to end; uvicorn would wait for them, and
@@ -135,7 +137,8 @@ def serve_worker(settings: CoordinatorSettings) -> None:
         "CONSILIUM_COORDINATOR_TOKEN_FILE": str(settings.folder / "token"),
         **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
     }
-    from deployments.coordinator_worker import main
+    with uncollected():
+        from deployments.coordinator_worker import main
 
     main(settings)
 
@@ -222,9 +225,10 @@ def _new_store(settings: CoordinatorSettings) -> None:
 def _deploy(settings: CoordinatorSettings, *, when_told: bool) -> None:
     # Before the import below, as with the worker.
     os.environ["PREFECT_API_URL"] = settings.prefect_url
-    from prefect.client.orchestration import PrefectClient
+    with uncollected():
+        from prefect.client.orchestration import PrefectClient
 
-    from deployments.pools import deploy
+        from deployments.pools import deploy
 
     if when_told and not sys.stdin.buffer.readline():
         return  # who was to tell has ended

@@ -52,7 +52,7 @@ class Prefect:
             str(os.getpid()),
             sys.executable,
             "-m",
-            "deployments.prefect_server",
+            "deployments.prefect_process",
             *("--host", "127.0.0.1", "--port", port),
         ]
         environment = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PARTS = {
-    "prefect": "deployments.prefect_server",
+    "prefect": "deployments.prefect_process",
     "api": "deployments.server api",
     "worker": "deployments.server worker",
     2: "deployments.agent start --site",
