@@ -100,15 +100,17 @@ def check_clock(date: str | None, *, now: datetime) -> Finding:
     HTTP's Date header, which has no parts of a second.
     """
     try:
-        there = parsedate_to_datetime(date or "")
-        seconds = (now - there).total_seconds()
+        coordinator_time = parsedate_to_datetime(date or "")
+        seconds = (now - coordinator_time).total_seconds()
     except (TypeError, ValueError):
         sentence = "The coordinator did not tell its time."
         return Finding("clock", WARN, sentence, "Compare the clocks yourself.")
     if abs(int(seconds)) <= LARGEST_ERROR_SECONDS:
         return Finding("clock", OK, "Agrees with the coordinator's.")
-    word = "ahead of" if seconds > 0 else "behind"
-    sentence = f"This clock is {abs(round(seconds))} seconds {word} the coordinator's."
+    direction = "ahead of" if seconds > 0 else "behind"
+    sentence = (
+        f"This clock is {abs(round(seconds))} seconds {direction} the coordinator's."
+    )
     return Finding(
         "clock", WARN, sentence, "Turn on time synchronisation (NTP) on both machines."
     )
@@ -116,16 +118,16 @@ def check_clock(date: str | None, *, now: datetime) -> Finding:
 
 def check_version(health: httpx.Response) -> Finding:
     """Both sides run the same version, or one that speaks the same protocol."""
-    told = CoordinatorTold.of_answer(_body(health).get("data"))
-    if told is None:
+    coordinator = CoordinatorTold.of_answer(_body(health).get("data"))
+    if coordinator is None:
         sentence = f"This is {VERSION}; the coordinator did not tell its version."
         return Finding("version", WARN, sentence, "Check later.")
-    if told.version == VERSION:
+    if coordinator.version == VERSION:
         return Finding("version", OK, f"{VERSION}, as at the coordinator.")
-    sentence = f"This is {VERSION}, the coordinator runs {told.version}."
-    remedy = other_version_remedy(VERSION, told.version, python_here())
+    sentence = f"This is {VERSION}, the coordinator runs {coordinator.version}."
+    remedy = other_version_remedy(VERSION, coordinator.version, python_here())
     # The coordinator is the first to be upgraded: `upgrade` stops at what is wrong.
-    state = WARN if is_older(VERSION, told.version) else WRONG
+    state = WARN if is_older(VERSION, coordinator.version) else WRONG
     return Finding("version", state, sentence, remedy)
 
 
@@ -135,11 +137,13 @@ def check_protocol(health: httpx.Response, settings: SiteSettings) -> Iterator[F
     That this agent lags within the window is a notice. Outside of it no order is
     possible, and behind an older coordinator none either, once all agents are upgraded.
     """
-    told = CoordinatorTold.of_answer(_body(health).get("data"))
-    if told is None:
+    coordinator = CoordinatorTold.of_answer(_body(health).get("data"))
+    if coordinator is None:
         return
     speaks = spoken_here(settings.policy)
-    lag = lag_between(speaks, told.speaks, told.version, python=python_here())
+    lag = lag_between(
+        speaks, coordinator.speaks, coordinator.version, python=python_here()
+    )
     if lag is None:
         yield Finding("protocol", OK, f"Speaks {speaks}, as the coordinator.")
     else:
@@ -180,8 +184,8 @@ def _check_membership(
 def check_registry(body: dict[str, Any], settings: SiteSettings) -> Iterator[Finding]:
     """The coordinator knows this hospital, and shows the same keys as are pinned here."""
     hospitals = body["data"]["hospitals"]
-    shown = {row["user_id"]: row.get("fingerprint") for row in hospitals}
-    if settings.user_id not in shown:
+    fingerprints = {row["user_id"]: row.get("fingerprint") for row in hospitals}
+    if settings.user_id not in fingerprints:
         remedy = f"Check user_id, or ask the operator for `./run server add-hospital` of {settings.user_id}."
         yield Finding(
             "registry",
@@ -195,13 +199,13 @@ def check_registry(body: dict[str, Any], settings: SiteSettings) -> Iterator[Fin
 
     # A coordinator that shows one hospital another's key could read what is sealed to
     # it (decision 16).
-    known = {
+    pinned = {
         partner.user_id: partner.fingerprint for partner in settings.partners.values()
     }
-    known[settings.user_id] = own_fingerprint(settings)
-    for user_id, fingerprint in known.items():
-        there = shown.get(user_id)
-        if fingerprint and there and there != fingerprint:
+    pinned[settings.user_id] = own_fingerprint(settings)
+    for user_id, fingerprint in pinned.items():
+        shown_fingerprint = fingerprints.get(user_id)
+        if fingerprint and shown_fingerprint and shown_fingerprint != fingerprint:
             yield _other_key(settings, user_id)
 
 

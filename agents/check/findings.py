@@ -31,17 +31,17 @@ def guarded(check: str, findings: Callable[[], Iterable[Finding]]) -> list[Findi
     """The findings of a check, or its error as one; of an unplanned error its kind
     only, because its text may hold anything.
     """
-    found: list[Finding] = []
+    collected: list[Finding] = []
     try:
         for finding in findings():  # one by one, so that those before an error stay
-            found.append(finding)
+            collected.append(finding)
     except ConsiliumError as error:
-        found.append(as_finding(check, error))
+        collected.append(as_finding(check, error))
     except Exception as error:  # noqa: BLE001
         sentence = f"This check met an unplanned error ({type(error).__name__})."
         remedy = "Correct what the other lines name, then check again."
-        found.append(Finding(check, WRONG, sentence, remedy))
-    return found
+        collected.append(Finding(check, WRONG, sentence, remedy))
+    return collected
 
 
 def as_finding(check: str, error: ConsiliumError) -> Finding:

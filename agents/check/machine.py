@@ -25,22 +25,24 @@ def check_machine() -> Iterator[Finding]:
 
 
 def python_finding(version: tuple[int, int]) -> Finding:
-    text = f"{version[0]}.{version[1]}"
+    version_text = f"{version[0]}.{version[1]}"
     if version in TRIED_PYTHONS:
-        return Finding("python", OK, f"Python {text}.")
-    known = ", ".join(f"{one}.{two}" for one, two in TRIED_PYTHONS)
-    sentence = f"This is Python {text}, for which no release is made."
-    return Finding("python", WARN, sentence, f"Use one of {known}.")
+        return Finding("python", OK, f"Python {version_text}.")
+    tried = ", ".join(f"{major}.{minor}" for major, minor in TRIED_PYTHONS)
+    sentence = f"This is Python {version_text}, for which no release is made."
+    return Finding("python", WARN, sentence, f"Use one of {tried}.")
 
 
 def glibc_finding(library: str, version: str) -> Finding:
-    parts = version.split(".")
-    numbers = tuple(int(part) for part in parts[:2] if part.isdigit())
-    if library != "glibc" or len(numbers) < 2:
+    components = version.split(".")
+    version_numbers = tuple(
+        int(component) for component in components[:2] if component.isdigit()
+    )
+    if library != "glibc" or len(version_numbers) < 2:
         sentence = "This system has another C library than glibc, or does not tell its version."
         remedy = "Bundles need glibc 2.34 or newer: use such a system if packages cannot be installed."
         return Finding("glibc", WARN, sentence, remedy)
-    if numbers < LEAST_GLIBC:
+    if version_numbers < LEAST_GLIBC:
         sentence = (
             f"This system has glibc {version}, and a bundle's packages need 2.34."
         )

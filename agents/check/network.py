@@ -105,8 +105,8 @@ def _issuer_of(answer: httpx.Response) -> str:
     """The common name of who issued the certificate, which has been verified."""
     stream = answer.extensions["network_stream"]
     certificate = stream.get_extra_info("ssl_object").getpeercert() or {}
-    names = {}
-    for part in certificate.get("issuer", ()):
-        names.update(dict(part))
-    found = names.get("commonName") or names.get("organizationName")
-    return f'"{found}"' if found else "an authority without a name"
+    issuer_names = {}
+    for relative_name in certificate.get("issuer", ()):
+        issuer_names.update(dict(relative_name))
+    issuer = issuer_names.get("commonName") or issuer_names.get("organizationName")
+    return f'"{issuer}"' if issuer else "an authority without a name"

@@ -39,24 +39,22 @@ def _pin_problems(settings: SiteSettings) -> Iterator[Finding]:
     two was never compared.
     """
     # Its own first: a partner that is pinned with it was never compared either.
-    seen = {own_fingerprint(settings): "this hospital itself"}
+    pinned_as = {own_fingerprint(settings): "this hospital itself"}
     for partner in settings.partners.values():
-        name = f"{partner.name} ({partner.user_id})"
+        label = f"{partner.name} ({partner.user_id})"
         if not _FINGERPRINT.fullmatch(partner.fingerprint):
             remedy = (
                 "Eight groups of four hexadecimal digits; ask by telephone for what `./run agent keys`"
                 " prints there."
             )
             yield Finding(
-                "partners", WRONG, f"The fingerprint of {name} is not one.", remedy
+                "partners", WRONG, f"The fingerprint of {label} is not one.", remedy
             )
-        elif partner.fingerprint in seen:
+        elif partner.fingerprint in pinned_as:
             remedy = "Ask for its own fingerprint by telephone; each hospital has another one."
-            sentence = (
-                f"{name} is pinned with the fingerprint of {seen[partner.fingerprint]}."
-            )
+            sentence = f"{label} is pinned with the fingerprint of {pinned_as[partner.fingerprint]}."
             yield Finding("partners", WRONG, sentence, remedy)
-        seen.setdefault(partner.fingerprint, name)
+        pinned_as.setdefault(partner.fingerprint, label)
 
 
 def _unpinned(settings: SiteSettings) -> Iterator[Finding]:

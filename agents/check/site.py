@@ -144,13 +144,13 @@ def check_rounds(settings: SiteSettings) -> Iterator[Finding]:
     if not (folder / "rounds.sqlite").exists():
         return
     rules = load_policy(settings.policy).cohort
-    spent = RoundBudget(folder).spent(rules=rules, now=datetime.now(UTC))
-    if not spent:
+    spent_rounds = RoundBudget(folder).spent(rules=rules, now=datetime.now(UTC))
+    if not spent_rounds:
         return
-    most = spent[0]
-    n_left = max(0, rules.max_rounds - most.n_rounds)
+    most_spent = spent_rounds[0]
+    n_left = max(0, rules.max_rounds - most_spent.n_rounds)
     sentence = (
-        f"Receiver {most.receiver} has {n_left} of {rules.max_rounds} rounds of {most.population} left in"
+        f"Receiver {most_spent.receiver} has {n_left} of {rules.max_rounds} rounds of {most_spent.population} left in"
         f" {rules.budget_days} days; others have as many or more."
     )
     if n_left:
@@ -211,8 +211,8 @@ def check_tables(
         by_name.setdefault(fold(without_schema), table)
 
     for rules in policy.tables.values():
-        found = by_name.get(fold(rules.name))
-        if found is None:
+        described = by_name.get(fold(rules.name))
+        if described is None:
             names = ", ".join(table.name for table in present[:20]) or "none"
             remedy = f"Correct its name in policy.toml, or make it. Seen here: {names}."
             yield Finding(
@@ -220,13 +220,11 @@ def check_tables(
             )
             continue
 
-        columns = {fold(column) for column in found.columns}
+        columns = {fold(column) for column in described.columns}
         missing = [name for name in _named_columns(rules) if fold(name) not in columns]
         if missing:
             sentence = f"{rules.name} has no column {', '.join(missing)}."
-            remedy = (
-                f"Correct policy.toml; the table has: {', '.join(found.columns[:40])}."
-            )
+            remedy = f"Correct policy.toml; the table has: {', '.join(described.columns[:40])}."
             yield Finding("tables", WRONG, sentence, remedy)
         else:
             yield Finding(
@@ -243,8 +241,8 @@ def check_cohorts(settings: SiteSettings) -> Iterator[Finding]:
 
 
 def _usable(settings: SiteSettings, cohort: NamedCohort) -> Iterator[Finding]:
-    made = usable_cohort(settings, cohort)
-    sentence = f"{cohort.name} has {made.n_rows} rows, made {made.made_at:%Y-%m-%d %H:%M} (UTC)."
+    made_rows = usable_cohort(settings, cohort)
+    sentence = f"{cohort.name} has {made_rows.n_rows} rows, made {made_rows.made_at:%Y-%m-%d %H:%M} (UTC)."
     failed = failed_refresh(settings, cohort.short_name)
     if failed is None:
         yield Finding("cohorts", OK, sentence)

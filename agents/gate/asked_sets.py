@@ -79,7 +79,7 @@ def asked_sets(
             under[shared] = told_apart(ids, np.zeros_like(values))
         for key, of_key in under.items():
             for name, of_total in places_of.items():
-                asked = AskedSet(
+                asked_set = AskedSet(
                     population=policy.population(population),
                     column=key,
                     name=name,
@@ -90,7 +90,7 @@ def asked_sets(
                     is_whole_row=members.is_whole_row,
                     parts=parts,
                 )
-                sets.append(asked)
+                sets.append(asked_set)
         let_go(values)
     return sets
 
@@ -141,10 +141,10 @@ class EarlierCells:
         answers: dict[int, dict[str, OpenedSet]],
     ) -> None:
         """Takes down who has them, and adds them to `answers` by order and name."""
-        for one in sets:
-            self.receivers.setdefault(one.order_id, set()).add(receiver)
-            self.names.setdefault(one.order_id, set()).add(one.name)
-            answers.setdefault(one.order_id, {})[one.name] = one
+        for opened_set in sets:
+            self.receivers.setdefault(opened_set.order_id, set()).add(receiver)
+            self.names.setdefault(opened_set.order_id, set()).add(opened_set.name)
+            answers.setdefault(opened_set.order_id, {})[opened_set.name] = opened_set
 
     def add_change(self, order_id: int, name: str, change: Change) -> None:
         of_order = self.changes.setdefault(order_id, {})
@@ -170,10 +170,10 @@ class Reserved:
     @property
     def near(self) -> set[str]:
         """Cells of which this hospital alone has a few changed people."""
-        found = set()
+        near_cells = set()
         for changes in self.earlier.changes.values():
-            found |= {name for name, change in changes.items() if change.is_few}
-        return found
+            near_cells |= {name for name, change in changes.items() if change.is_few}
+        return near_cells
 
 
 @dataclass(frozen=True)

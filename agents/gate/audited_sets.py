@@ -56,11 +56,15 @@ class _Telling:
     @property
     def under_way(self) -> set[int]:
         """The orders that have reserved some of them."""
-        return {one.order_id for one in self.earlier if not one.has_left}
+        return {
+            opened_set.order_id
+            for opened_set in self.earlier
+            if not opened_set.has_left
+        }
 
     @property
     def names(self) -> set[str]:
-        return {one.opened.name for one in self.new}
+        return {new_set.opened.name for new_set in self.new}
 
 
 @dataclass(frozen=True)
@@ -97,48 +101,52 @@ class Audit:
         self._found: dict[_Question, list[_Part]] = {}
         self._digests: dict[tuple[ColumnName, int], bytes] = {}
 
-    def number(self, asked: Sequence[AskedSet]) -> list[NewSet]:
+    def number(self, asked_sets: Sequence[AskedSet]) -> list[NewSet]:
         """The asked sets by numbers of members."""
         by_column: dict[ColumnName, list[AskedSet]] = {}
-        for one in asked:
-            column = ColumnName(one.population, one.column, one.form)
-            by_column.setdefault(column, []).append(one)
+        for asked_set in asked_sets:
+            column = ColumnName(asked_set.population, asked_set.column, asked_set.form)
+            by_column.setdefault(column, []).append(asked_set)
         numbered = []
         for column, sets in by_column.items():
             readings = _readings(sets)
             if len(readings) > 1:
                 # All at once first: ten thousand groups would sort the members as often.
-                all_ids = np.concatenate([some[0].ids for some in readings])
-                all_values = np.concatenate([some[0].values for some in readings])
+                all_ids = np.concatenate([reading[0].ids for reading in readings])
+                all_values = np.concatenate([reading[0].values for reading in readings])
                 self._transaction.number_rows(column, all_ids, all_values)
             numbers = {}
-            for some in readings:
+            for reading in readings:
                 of_reading = self._transaction.number_rows(
-                    column, some[0].ids, some[0].values
+                    column, reading[0].ids, reading[0].values
                 )
-                for one in some:
-                    numbers[id(one)] = of_reading
-                let_go(some[0].ids)
-                let_go(some[0].values)
+                for asked_set in reading:
+                    numbers[id(asked_set)] = of_reading
+                let_go(reading[0].ids)
+                let_go(reading[0].values)
             n_members = self._transaction.persons_of(column).size
-            for one in sets:
-                of_reading = numbers[id(one)]
-                of_set = of_reading if one.rows is None else of_reading[one.rows]
-                opened = OpenedSet(
+            for asked_set in sets:
+                of_reading = numbers[id(asked_set)]
+                of_set = (
+                    of_reading if asked_set.rows is None else of_reading[asked_set.rows]
+                )
+                opened_set = OpenedSet(
                     column,
                     distinct_numbers(of_set, n_members),
-                    one.name,
+                    asked_set.name,
                     self._order_id,
-                    one.parts,
+                    asked_set.parts,
                     self._rules.least_hospitals,
                 )
-                numbered.append(NewSet(opened, one.is_whole_row))
+                numbered.append(NewSet(opened_set, asked_set.is_whole_row))
         return numbered
 
     def check(self, receivers: Sequence[str], new: Sequence[NewSet]) -> None:
         """Refused where the sets, with what a receiver has, tell a few people."""
         for telling in self._find_telling(receivers, new):
-            have_left = [one for one in telling.earlier if one.has_left]
+            have_left = [
+                opened_set for opened_set in telling.earlier if opened_set.has_left
+            ]
             if telling.under_way and not self._find_in_column(have_left, telling.new):
                 raise refused_beside(min(telling.under_way), telling.code)
             raise refused(telling.code, self._rules)
@@ -146,33 +154,35 @@ class Audit:
     def pass_groups(
         self,
         receivers: Sequence[str],
-        whole: Sequence[NewSet],
+        whole_sets: Sequence[NewSet],
         groups: Sequence[NewSet],
         *,
-        told: Sequence[NewSet] = (),
+        told_sets: Sequence[NewSet] = (),
     ) -> list[NewSet]:
         """The sets of those groups that pass beside the whole sets and each other.
 
-        told: sets of this order that every receiver has, as it has earlier ones.
+        told_sets: sets of this order that every receiver has, as it has earlier ones.
         """
-        found = self._find_telling(receivers, [*whole, *groups], told)
+        tellings = self._find_telling(receivers, [*whole_sets, *groups], told_sets)
         n_members: dict[str, int] = {}
-        for one in groups:
-            name = one.opened.name
-            n_members[name] = n_members.get(name, 0) + one.opened.members.size
+        for group in groups:
+            name = group.opened.name
+            n_members[name] = n_members.get(name, 0) + group.opened.members.size
 
-        in_doubt = set().union(*[telling.names for telling in found])
-        passed = {one.opened.name for one in whole} | (n_members.keys() - in_doubt)
+        in_doubt = set().union(*[telling.names for telling in tellings])
+        passed = {whole_set.opened.name for whole_set in whole_sets} | (
+            n_members.keys() - in_doubt
+        )
         # Of equal ones the name decides: the same groups are withheld after a crash.
         largest_first = sorted(n_members, key=lambda name: (-n_members[name], name))
         for name in largest_first:
             if name in passed:
                 continue
             beside = passed | {name}
-            of_name = [telling for telling in found if name in telling.names]
+            of_name = [telling for telling in tellings if name in telling.names]
             if not any(self._tells_still(telling, beside) for telling in of_name):
                 passed.add(name)
-        return [one for one in groups if one.opened.name in passed]
+        return [group for group in groups if group.opened.name in passed]
 
     def changed_cells(
         self, receivers: Sequence[str], cells: Sequence[NewSet]
@@ -182,8 +192,8 @@ class Audit:
         """
         earlier = EarlierCells()
         by_column: dict[ColumnName, list[NewSet]] = {}
-        for one in cells:
-            by_column.setdefault(one.opened.column, []).append(one)
+        for cell in cells:
+            by_column.setdefault(cell.opened.column, []).append(cell)
         for column, of_column in by_column.items():
             in_form: dict[int, dict[str, OpenedSet]] = {}
             by_persons: dict[int, dict[str, OpenedSet]] = {}
@@ -204,97 +214,117 @@ class Audit:
         answers: Mapping[int, Mapping[str, OpenedSet]],
     ) -> None:
         """The cells of one column with those of each earlier order."""
-        now = {one.opened.name: one.opened for one in cells if one.opened.name}
+        cells_now = {
+            cell.opened.name: cell.opened for cell in cells if cell.opened.name
+        }
         persons = self._transaction.persons_of(cells[0].opened.column)
-        for order_id, then in answers.items():
-            for name in now.keys() | then.keys():
-                change = self._change(persons, now.get(name), then.get(name))
+        for order_id, cells_then in answers.items():
+            for name in cells_now.keys() | cells_then.keys():
+                change = self._change(
+                    persons, cells_now.get(name), cells_then.get(name)
+                )
                 earlier.add_change(order_id, name, change)
 
     def _change(
-        self, persons: Numbers, now: OpenedSet | None, then: OpenedSet | None
+        self, persons: Numbers, cell_now: OpenedSet | None, cell_then: OpenedSet | None
     ) -> Change:
-        if now is not None and then is not None and now.digest == then.digest:
+        if (
+            cell_now is not None
+            and cell_then is not None
+            and cell_now.digest == cell_then.digest
+        ):
             return NO_CHANGE
-        members_now = _NOBODY if now is None else now.members
-        members_then = _NOBODY if then is None else then.members
-        come = np.setdiff1d(members_now, members_then, assume_unique=True)
-        gone = np.setdiff1d(members_then, members_now, assume_unique=True)
-        n_come = each_once(persons[come]).size
-        n_gone = each_once(persons[gone]).size
-        n_changed = each_once(persons[np.concatenate([come, gone])]).size
-        is_few = then is not None and 0 < n_changed < self._rules.min_rows
+        members_now = _NOBODY if cell_now is None else cell_now.members
+        members_then = _NOBODY if cell_then is None else cell_then.members
+        members_come = np.setdiff1d(members_now, members_then, assume_unique=True)
+        members_gone = np.setdiff1d(members_then, members_now, assume_unique=True)
+        n_come = each_once(persons[members_come]).size
+        n_gone = each_once(persons[members_gone]).size
+        n_changed = each_once(
+            persons[np.concatenate([members_come, members_gone])]
+        ).size
+        is_few = cell_then is not None and 0 < n_changed < self._rules.min_rows
         return Change((n_come, n_come), (n_gone, n_gone), is_few)
 
     def _tells_still(self, telling: _Telling, names: Collection[str]) -> bool:
         """Whether it does when only the totals of these names are opened."""
-        new = [one for one in telling.new if one.opened.name in names]
+        new = [new_set for new_set in telling.new if new_set.opened.name in names]
         return bool(self._find_in_column(telling.earlier, new))
 
     def _find_telling(
         self,
         receivers: Sequence[str],
         new: Sequence[NewSet],
-        told: Sequence[NewSet] = (),
+        told_sets: Sequence[NewSet] = (),
     ) -> list[_Telling]:
         """What does not pass of the new sets and the receivers' earlier ones."""
-        found = []
+        tellings = []
         for receiver in receivers:
-            for column in dict.fromkeys(one.opened.column for one in new):
-                of_column = [one for one in new if one.opened.column == column]
-                told_of_column = [one for one in told if one.opened.column == column]
+            for column in dict.fromkeys(new_set.opened.column for new_set in new):
+                of_column = [
+                    new_set for new_set in new if new_set.opened.column == column
+                ]
+                told_of_column = [
+                    told_set
+                    for told_set in told_sets
+                    if told_set.opened.column == column
+                ]
                 earlier = list(self._transaction.sets_of(receiver, column))
-                earlier += [one.opened for one in told_of_column]
-                found += self._find_in_column(earlier, of_column)
+                earlier += [told_set.opened for told_set in told_of_column]
+                tellings += self._find_in_column(earlier, of_column)
                 by_persons = list(self._transaction.sets_by_persons(receiver, column))
                 if by_persons:
                     told_persons = self._of_persons(told_of_column)
-                    by_persons += [one.opened for one in told_persons]
+                    by_persons += [told_set.opened for told_set in told_persons]
                     new_persons = self._of_persons(of_column)
-                    found += self._find_in_column(by_persons, new_persons)
-        return found
+                    tellings += self._find_in_column(by_persons, new_persons)
+        return tellings
 
     def _of_persons(self, new: Sequence[NewSet]) -> list[NewSet]:
-        found = []
-        for one in new:
-            opened = self._transaction.of_persons(one.opened)
-            found.append(NewSet(opened, one.is_whole_row))
-        return found
+        person_sets = []
+        for new_set in new:
+            opened_set = self._transaction.of_persons(new_set.opened)
+            person_sets.append(NewSet(opened_set, new_set.is_whole_row))
+        return person_sets
 
     def _find_in_column(
         self, earlier: Sequence[OpenedSet], new: Sequence[NewSet]
     ) -> list[_Telling]:
         column = new[0].opened.column if new else None
-        added = [one.opened for one in new if one.opened.members.size]
+        added = [new_set.opened for new_set in new if new_set.opened.members.size]
         if column is None or not added:
             return []
         # Equal sets are one; the earlier ones first.
-        distinct = {one.digest: one for one in [*earlier, *added]}
+        distinct = {total.digest: total for total in [*earlier, *added]}
         totals = list(distinct.values())
-        known = {one.digest for one in earlier}
-        is_new = np.array([one.digest not in known for one in totals])
+        earlier_digests = {opened_set.digest for opened_set in earlier}
+        is_new = np.array([total.digest not in earlier_digests for total in totals])
         if not is_new.any():  # the same sets as before tell nothing more
             return []
         totals = [totals[place] for place in np.argsort(is_new, kind="stable")]
         n_new = int(np.count_nonzero(is_new))
         question = _Question(
-            totals=tuple(one.digest for one in totals),
+            totals=tuple(total.digest for total in totals),
             n_new=n_new,
-            is_whole_row=any(one.is_whole_row for one in new),
+            is_whole_row=any(new_set.is_whole_row for new_set in new),
             form=column.form,
             persons=self._digest_of_persons(column),
         )
         if question not in self._found:
             self._found[question] = self._find_parts(totals, question)
-        found = []
+        tellings = []
         for part in self._found[question]:
             telling = _Telling(
                 part.code,
-                [one for one in earlier if one.digest in part.totals],
-                [one for one in new if one.opened.digest in part.totals],
+                [
+                    opened_set
+                    for opened_set in earlier
+                    if opened_set.digest in part.totals
+                ],
+                [new_set for new_set in new if new_set.opened.digest in part.totals],
             )
-            found.append(telling)
-        return found
+            tellings.append(telling)
+        return tellings
 
     def _find_parts(
         self, totals: Sequence[OpenedSet], question: _Question
@@ -302,19 +332,19 @@ class Audit:
         """What does not pass of totals, the last of which are new."""
         is_new = np.arange(len(totals)) >= len(totals) - question.n_new
         # Sets that share nobody, even by way of others, tell nothing together.
-        parts = connected([one.members for one in totals])
+        labels = connected([total.members for total in totals])
         # Of each, those that are connected with it stand one behind the other.
-        in_order = np.argsort(parts, kind="stable")
-        found = []
-        for places in np.split(in_order, np.flatnonzero(np.diff(parts[in_order])) + 1):
+        in_order = np.argsort(labels, kind="stable")
+        parts = []
+        for places in np.split(in_order, np.flatnonzero(np.diff(labels[in_order])) + 1):
             n_new = int(np.count_nonzero(is_new[places]))
             if not n_new:
                 continue
             together = [totals[place] for place in places.tolist()]
             code = self._code(together, n_new, question.is_whole_row)
             if code:
-                found.append(_Part(code, frozenset(one.digest for one in together)))
-        return found
+                parts.append(_Part(code, frozenset(total.digest for total in together)))
+        return parts
 
     def _code(self, totals: Sequence[OpenedSet], n_new: int, is_whole_row: bool) -> str:
         """The rule by which connected totals of one column do not pass together, the
@@ -348,7 +378,7 @@ class Audit:
         least = 2 * min_rows if is_whole_row else min_rows
         # More people than `least` in the same sets are none too few, however many.
         members, table = table_of(
-            [one.members for one in totals], persons=persons, most=least
+            [total.members for total in totals], persons=persons, most=least
         )
         finding = audit_people(
             table,
@@ -364,22 +394,24 @@ def _readings(sets: Sequence[AskedSet]) -> list[list[AskedSet]]:
     """Sets of one column by what was read, which most of them share."""
     # By identity: the sets keep these arrays alive, so that no other one gets their
     # place.
-    found: dict[tuple[int, int], list[AskedSet]] = {}
-    for one in sets:
-        found.setdefault((id(one.ids), id(one.values)), []).append(one)
+    by_identity: dict[tuple[int, int], list[AskedSet]] = {}
+    for asked_set in sets:
+        by_identity.setdefault((id(asked_set.ids), id(asked_set.values)), []).append(
+            asked_set
+        )
     readings: list[list[AskedSet]] = []
-    for some in found.values():
+    for identical in by_identity.values():
         for reading in readings:
-            if _is_same_reading(reading[0], some[0]):
-                reading += some
+            if _is_same_reading(reading[0], identical[0]):
+                reading += identical
                 break
         else:
-            readings.append(some)
+            readings.append(identical)
     return readings
 
 
-def _is_same_reading(one: AskedSet, other: AskedSet) -> bool:
-    return one.ids is other.ids and np.array_equal(one.values, other.values)
+def _is_same_reading(first: AskedSet, second: AskedSet) -> bool:
+    return first.ids is second.ids and np.array_equal(first.values, second.values)
 
 
 def unforeseen_prime() -> int:

@@ -76,19 +76,19 @@ def check_number(
     """Refuses clusters that are no more than `n_products` of the model, whose sums
     several orders would tell. Raises Refused (code clusters).
     """
-    needed = n_products(n_weights) + 1
+    least_clusters = n_products(n_weights) + 1
     # A least of 1 switches the rules on few rows off.
-    if min_rows > 1 and len(set(clusters.tolist())) < needed:
-        raise _too_few(name, needed, of=f" for {n_weights} coefficients")
+    if min_rows > 1 and len(set(clusters.tolist())) < least_clusters:
+        raise _too_few(name, least_clusters, purpose=f" for {n_weights} coefficients")
 
 
-def _too_few(name: str, needed: int, *, of: str = "") -> Refused:
+def _too_few(name: str, least_clusters: int, *, purpose: str = "") -> Refused:
     return Refused(
-        f"The rows of this hospital are of fewer than {needed} clusters of {name}{of}: several orders would tell these"
-        " clusters' own sums.",
+        f"The rows of this hospital are of fewer than {least_clusters} clusters of {name}{purpose}: several orders"
+        " would tell these clusters' own sums.",
         remedy="Widen the SQL, order fewer attributes, cluster by a finer column, or order standard_errors HC1.",
         code="clusters",
-        threshold=needed,
+        threshold=least_clusters,
     )
 
 
@@ -151,13 +151,13 @@ class Clusterings(KeyedDatabase):
         # Compared and written in one step: of two orders at once by different columns,
         # the second has to find the first.
         with self.alone(), self._open() as database:
-            for population in sorted(one.lower() for one in populations):
-                found: list[Any] = database.execute(
+            for population in sorted(spelling.lower() for spelling in populations):
+                rows: list[Any] = database.execute(
                     "SELECT DISTINCT name FROM clusterings"
                     " WHERE population = ? AND committed > ? AND order_id != ?",
                     (population, since, order_id),
                 ).fetchall()
-                earlier = {row[0] for row in found}
+                earlier = {row[0] for row in rows}
                 if earlier - {name.lower()}:
                     raise _second(rules.budget_days)
                 database.execute(

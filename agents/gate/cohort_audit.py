@@ -33,7 +33,7 @@ NO_ORDER = 0
 
 def reserve(
     memory: Memory,
-    asked: Sequence[AskedSet],
+    asked_sets: Sequence[AskedSet],
     *,
     receivers: Iterable[str],
     order_id: int,
@@ -48,16 +48,16 @@ def reserve(
     """Lets an order's totals pass or refuses it; reserved until `memory.commit` or
     `memory.drop`.
 
-    The sets of `asked` are audited together and refuse the order, those of `groups` one
-    name after the other, largest first: one that would tell a few people is withheld,
-    and the others pass without it. `cells` are groups whose thresholds are on the sum
-    of all hospitals: what hides few people here are the others' rows, so that a cell is
-    compared with the same cell of earlier answers only, jointly. They are all reserved,
-    but for those that are named NO_CELL. The sets of `afterwards` are groups that are
-    judged as if they were asked when all others have been told. What the same order has reserved before is
-    replaced. kept_as: by the name of a total in this order the one that it is remembered
-    by, where the order asks several questions, and each is to be remembered as if it had
-    been asked by itself.
+    The sets of `asked_sets` are audited together and refuse the order, those of
+    `groups` one name after the other, largest first: one that would tell a few people
+    is withheld, and the others pass without it. `cells` are groups whose thresholds are
+    on the sum of all hospitals: what hides few people here are the others' rows, so
+    that a cell is compared with the same cell of earlier answers only, jointly. They
+    are all reserved, but for those that are named NO_CELL. The sets of `afterwards` are
+    groups that are judged as if they were asked when all others have been told. What
+    the same order has reserved before is replaced. kept_as: by the name of a total in
+    this order the one that it is remembered by, where the order asks several questions,
+    and each is to be remembered as if it had been asked by itself.
     `has_ended` says of an order whether it has ended at this hospital: its reservation
     goes. Sets that an earlier version has kept in another form are compared by people
     alone.
@@ -71,7 +71,7 @@ def reserve(
     readers = sorted(set(receivers))
     if not readers:
         return Reserved(set(), EarlierCells())
-    everything = [*asked, *groups, *afterwards, *cells]
+    everything = [*asked_sets, *groups, *afterwards, *cells]
     has_whole_sets_only = not (groups or afterwards or cells)
     with alone(
         memory,
@@ -86,36 +86,36 @@ def reserve(
             _reserve_columns(
                 transaction,
                 audit,
-                asked,
+                asked_sets,
                 readers,
                 kept_as or {},
                 now,
             )
             return Reserved(set(), EarlierCells())
-        whole = audit.number(asked)
-        audit.check(readers, whole)
+        whole_sets = audit.number(asked_sets)
+        audit.check(readers, whole_sets)
         numbered_groups = audit.number(groups)
-        shown = audit.pass_groups(
+        shown_sets = audit.pass_groups(
             readers,
-            whole,
+            whole_sets,
             numbered_groups,
         )
         numbered_afterwards = audit.number(afterwards)
-        shown += audit.pass_groups(
+        shown_sets += audit.pass_groups(
             readers,
             [],
             numbered_afterwards,
-            told=[*whole, *shown],
+            told_sets=[*whole_sets, *shown_sets],
         )
-        withheld = {one.name for one in [*groups, *afterwards]}
-        withheld -= {one.opened.name for one in shown}
+        withheld = {group.name for group in [*groups, *afterwards]}
+        withheld -= {new_set.opened.name for new_set in shown_sets}
         numbered = audit.number(cells)
         earlier = audit.changed_cells(readers, numbered)
-        shown += [one for one in numbered if one.opened.name != NO_CELL]
-        kept = _kept([*whole, *shown], kept_as or {})
+        shown_sets += [cell for cell in numbered if cell.opened.name != NO_CELL]
+        kept_sets = _kept([*whole_sets, *shown_sets], kept_as or {})
         transaction.keep(
             readers,
-            kept,
+            kept_sets,
             at=now,
         )
     return Reserved(withheld, earlier)
@@ -124,7 +124,7 @@ def reserve(
 def _reserve_columns(
     transaction: Transaction,
     audit: Audit,
-    asked: Sequence[AskedSet],
+    asked_sets: Sequence[AskedSet],
     readers: Sequence[str],
     kept_as: Mapping[str, str],
     now: datetime,
@@ -135,43 +135,43 @@ def _reserve_columns(
     What is refused takes back all of them, as they are in one transaction.
     """
     by_column: dict[ColumnName, list[AskedSet]] = {}
-    for one in asked:
+    for asked_set in asked_sets:
         column = ColumnName(
-            one.population,
-            one.column,
-            one.form,
+            asked_set.population,
+            asked_set.column,
+            asked_set.form,
         )
         of_column = by_column.setdefault(column, [])
-        of_column.append(one)
+        of_column.append(asked_set)
     for column, of_column in by_column.items():
-        whole = audit.number(of_column)
-        audit.check(readers, whole)
+        whole_sets = audit.number(of_column)
+        audit.check(readers, whole_sets)
         transaction.keep(
             readers,
-            _kept(whole, kept_as),
+            _kept(whole_sets, kept_as),
             at=now,
         )
         transaction.let_go(column)
-        for one in of_column:
-            let_go(one.values)
+        for asked_set in of_column:
+            let_go(asked_set.values)
 
 
 def _kept(
     sets: Iterable[NewSet],
     kept_as: Mapping[str, str],
 ) -> list[OpenedSet]:
-    kept = []
-    for one in sets:
-        asked_name = one.opened.name
+    kept_sets = []
+    for new_set in sets:
+        asked_name = new_set.opened.name
         name = kept_as.get(asked_name, asked_name)
-        kept.append(replace(one.opened, name=name))
-    return kept
+        kept_sets.append(replace(new_set.opened, name=name))
+    return kept_sets
 
 
 @contextmanager
 def alone(
     memory: Memory,
-    asked: Sequence[AskedSet],
+    asked_sets: Sequence[AskedSet],
     rules: AuditRules,
     now: datetime,
 ) -> Iterator[Transaction]:
@@ -181,7 +181,7 @@ def alone(
     with memory.alone():
         # In a step of its own: a refusal takes back what is written beside it.
         with memory.opened() as transaction:
-            for form in {one.form for one in asked}:
+            for form in {asked_set.form for asked_set in asked_sets}:
                 transaction.drop_old_forms(
                     than=form,
                     now=now,
@@ -197,6 +197,6 @@ def drop_ended(
     has_ended: Callable[[int], bool],
 ) -> None:
     """What this order has reserved before, and what orders have that ended since."""
-    for other in transaction.orders_under_way():
-        if other == order_id or has_ended(other):
-            transaction.drop(other)
+    for under_way in transaction.orders_under_way():
+        if under_way == order_id or has_ended(under_way):
+            transaction.drop(under_way)

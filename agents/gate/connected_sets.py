@@ -39,16 +39,16 @@ def cells_of_members(sets: Sequence[Numbers]) -> CellNumbers:
     One set after the other takes its members out of the cells that they are in, so that
     memory has a number for each member, however many sets there are.
     """
-    n_members = 1 + max(int(one.max(initial=-1)) for one in sets)
+    n_members = 1 + max(int(set_members.max(initial=-1)) for set_members in sets)
     cells = np.zeros(n_members, dtype=NUMBER)
     n_cells = 1
     renumbered = np.zeros(1, dtype=NUMBER)
-    for one in sets:
-        touched = distinct_numbers(cells[one], n_cells)
+    for set_members in sets:
+        touched = distinct_numbers(cells[set_members], n_cells)
         if n_cells > renumbered.size:
             renumbered = np.zeros(2 * n_cells, dtype=NUMBER)
         renumbered[touched] = np.arange(n_cells, n_cells + touched.size)
-        cells[one] = renumbered[cells[one]]
+        cells[set_members] = renumbered[cells[set_members]]
         n_cells += touched.size
         # Numbers stay taken by cells that nobody is in any more: they would grow with
         # every set.
@@ -61,12 +61,12 @@ def cells_of_members(sets: Sequence[Numbers]) -> CellNumbers:
 def _number_anew(cells: CellNumbers, n_cells: int) -> int:
     """Leaves out numbers of cells that nobody is in any more; how many are left, with 0."""
     # With a 0 in any case: who is in no set keeps it, and no cell gets it.
-    left = distinct_numbers(np.append(cells, NUMBER(0)), n_cells)
+    remaining = distinct_numbers(np.append(cells, NUMBER(0)), n_cells)
     renumbered = np.zeros(n_cells, dtype=NUMBER)
-    renumbered[left] = np.arange(left.size)
+    renumbered[remaining] = np.arange(remaining.size)
     for part in row_chunks(cells.size):
         cells[part] = renumbered[cells[part]]
-    return int(left.size)
+    return int(remaining.size)
 
 
 def table_of(
@@ -85,8 +85,8 @@ def table_of(
     place = np.full(cells.size, -1, dtype=NUMBER)
     place[members] = np.arange(members.size)
     table = np.zeros((len(sets), (members.size + 7) // 8), dtype=np.uint8)
-    for row, one in zip(table, sets, strict=True):
-        places = place[one]
+    for row, set_members in zip(table, sets, strict=True):
+        places = place[set_members]
         is_in = np.zeros(members.size, dtype=bool)
         is_in[places[places >= 0]] = True
         row[:] = np.packbits(is_in)
@@ -96,23 +96,23 @@ def table_of(
 def _first_of_each(cells: CellNumbers, is_counted: Bools | None, most: int) -> Ints:
     """The first so many counted members of each cell, in ascending order."""
     n_taken = np.zeros(1 + int(cells.max(initial=0)), dtype=np.int64)
-    found = [np.zeros(0, dtype=np.int64)]
+    first_members = [np.zeros(0, dtype=np.int64)]
     for part in row_chunks(cells.size):
         is_asked = cells[part] > 0
         if is_counted is not None:
             is_asked &= is_counted[part]
-        asked = np.flatnonzero(is_asked)
-        asked = asked[n_taken[cells[part][asked]] < most]
-        order = np.argsort(cells[part][asked], kind="stable")
-        in_order = cells[part][asked[order]]
+        asked_places = np.flatnonzero(is_asked)
+        asked_places = asked_places[n_taken[cells[part][asked_places]] < most]
+        order = np.argsort(cells[part][asked_places], kind="stable")
+        in_order = cells[part][asked_places[order]]
         distinct, begins, n_rows = np.unique(
             in_order, return_index=True, return_counts=True
         )
         nth = np.arange(in_order.size) - np.repeat(begins, n_rows)
         is_first = n_taken[in_order] + nth < most
         n_taken[distinct] += n_rows
-        found.append(part.start + np.sort(asked[order[is_first]]))
-    return np.concatenate(found)
+        first_members.append(part.start + np.sort(asked_places[order[is_first]]))
+    return np.concatenate(first_members)
 
 
 def _is_counted(
@@ -125,11 +125,11 @@ def _is_counted(
     people are counted then than there are, or as many.
     """
     has_several = np.zeros(int(persons.max()) + 1, dtype=bool)
-    for one in sets:
-        of_set = persons[one]
+    for set_members in sets:
+        of_set = persons[set_members]
         if is_rising(of_set):
             continue
-        if one.size > CHUNK_ROWS:
+        if set_members.size > CHUNK_ROWS:
             has_several |= np.bincount(of_set, minlength=has_several.size) > 1
             continue
         distinct, n_rows = np.unique(of_set, return_counts=True)
@@ -156,18 +156,18 @@ def connected(sets: Sequence[Numbers]) -> Ints:
     """(n_sets,): the first set that each is connected with, by members that they share
     or by way of other sets.
     """
-    n_members = 1 + max(int(one.max()) for one in sets)
+    n_members = 1 + max(int(set_members.max()) for set_members in sets)
     labels = np.arange(len(sets))
     # Labels only fall, so that they come to rest.
     while True:
         of_member = np.full(n_members, len(sets), dtype=NUMBER)
-        for some in _few_at_a_time(sets):
-            members, of_set, _ = _side_by_side(sets, some)
+        for few_sets in _few_at_a_time(sets):
+            members, of_set, _ = _side_by_side(sets, few_sets)
             np.minimum.at(of_member, members, labels[of_set].astype(NUMBER))
         lowest = np.empty_like(labels)
-        for some in _few_at_a_time(sets):
-            members, _, begins = _side_by_side(sets, some)
-            lowest[some] = np.minimum.reduceat(of_member[members], begins)
+        for few_sets in _few_at_a_time(sets):
+            members, _, begins = _side_by_side(sets, few_sets)
+            lowest[few_sets] = np.minimum.reduceat(of_member[members], begins)
         if (lowest == labels).all():
             return labels
         labels = lowest
@@ -176,22 +176,24 @@ def connected(sets: Sequence[Numbers]) -> Ints:
 def _few_at_a_time(sets: Sequence[Numbers]) -> Iterator[slice]:
     """Sets that follow each other, of about CHUNK_ROWS members together, or one."""
     start = n_members = 0
-    for place, one in enumerate(sets):
-        if place > start and n_members + one.size > CHUNK_ROWS:
+    for place, set_members in enumerate(sets):
+        if place > start and n_members + set_members.size > CHUNK_ROWS:
             yield slice(start, place)
             start = place
             n_members = 0
-        n_members += one.size
+        n_members += set_members.size
     yield slice(start, len(sets))
 
 
-def _side_by_side(sets: Sequence[Numbers], some: slice) -> tuple[Numbers, Ints, Ints]:
+def _side_by_side(
+    sets: Sequence[Numbers], few_sets: slice
+) -> tuple[Numbers, Ints, Ints]:
     """The members of some sets behind each other, of which set each is, and where each
     set begins.
     """
-    sizes = [one.size for one in sets[some]]
+    sizes = [set_members.size for set_members in sets[few_sets]]
     if len(sizes) == 1:
-        one = sets[some.start]
-        return one, np.full(1, some.start), np.zeros(1, dtype=np.int64)
-    of_set = np.repeat(np.arange(some.start, some.stop), sizes)
-    return np.concatenate(sets[some]), of_set, np.cumsum([0, *sizes[:-1]])
+        set_members = sets[few_sets.start]
+        return set_members, np.full(1, few_sets.start), np.zeros(1, dtype=np.int64)
+    of_set = np.repeat(np.arange(few_sets.start, few_sets.stop), sizes)
+    return np.concatenate(sets[few_sets]), of_set, np.cumsum([0, *sizes[:-1]])

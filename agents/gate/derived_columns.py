@@ -27,10 +27,11 @@ def check_unique_ids(derived: Mapping[str, Derived], policy: Policy) -> None:
         closed |= {name.lower() for name in policy.statistics.unique_ids.values()}
     # Most databases find a column whatever its case: ID must not pass where id is
     # closed.
-    used = [name for name in plain_names(derived) if name.lower() in closed]
-    if used:
+    id_columns = [name for name in plain_names(derived) if name.lower() in closed]
+    if id_columns:
         raise Refused(
-            f"derive uses {', '.join(used)}, which identifies patients at this hospital: single ones could be picked.",
+            f"derive uses {', '.join(id_columns)}, which identifies patients at this hospital: single ones"
+            " could be picked.",
             remedy="Derive columns from others.",
             code="derive",
         )

@@ -135,8 +135,8 @@ def check_joined(n_rows: int, rules: StatisticsRules) -> None:
     """
     if n_rows < rules.min_rows:
         sentence = f"The providers have fewer people in common than this hospital's minimum of {rules.min_rows}."
-        what = "to lower min_rows, or check the key columns"
-        raise _refused("min_rows", sentence, what, threshold=rules.min_rows)
+        change = "to lower min_rows, or check the key columns"
+        raise _refused("min_rows", sentence, change, threshold=rules.min_rows)
 
 
 def check_share(largest_share: Fraction, rules: StatisticsRules) -> None:
@@ -145,8 +145,8 @@ def check_share(largest_share: Fraction, rules: StatisticsRules) -> None:
     """
     if largest_share > rules.max_share:
         sentence = f"Two people make more than {rules.max_share} of this hospital's part of a sum."
-        what = "to raise max_share, or ask for more people"
-        raise _refused("max_share", sentence, what, threshold=str(rules.max_share))
+        change = "to raise max_share, or ask for more people"
+        raise _refused("max_share", sentence, change, threshold=str(rules.max_share))
 
 
 def check_rows(n_rows: int, rules: StatisticsRules) -> None:
@@ -155,8 +155,8 @@ def check_rows(n_rows: int, rules: StatisticsRules) -> None:
     """
     if n_rows < rules.min_rows:
         sentence = f"This hospital has fewer than its minimum of {rules.min_rows} rows for this answer."
-        what = "to lower min_rows, or ask for more rows"
-        raise _refused("min_rows", sentence, what, threshold=rules.min_rows)
+        change = "to lower min_rows, or ask for more rows"
+        raise _refused("min_rows", sentence, change, threshold=rules.min_rows)
 
 
 def check_sketch(
@@ -171,8 +171,8 @@ def check_sketch(
     Disclosure: a refusal shows that a few rows have changed since, not how many.
     """
     n_changed = -1  # without an earlier order, these rows are no latest one's
-    for other in earlier:
-        n_changed = int(np.count_nonzero(sketch != other))
+    for earlier_sketch in earlier:
+        n_changed = int(np.count_nonzero(sketch != earlier_sketch))
         # The same rows tell nothing that the earlier answer has not told.
         if 0 < n_changed < rules.min_rows:
             raise Refused(
@@ -185,7 +185,7 @@ def check_sketch(
     return n_changed == 0
 
 
-def _refused(rule: str, sentence: str, what: str, **detail: Any) -> Refused:
-    """what: what the hospital would have to do, "to lower min_rows"."""
-    remedy = f"Change the order, or ask the hospital {what}, under [statistics] in its policy.toml."
+def _refused(rule: str, sentence: str, change: str, **detail: Any) -> Refused:
+    """change: what the hospital would have to do, "to lower min_rows"."""
+    remedy = f"Change the order, or ask the hospital {change}, under [statistics] in its policy.toml."
     return Refused(sentence, remedy=remedy, code=rule, **detail)

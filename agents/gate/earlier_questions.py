@@ -112,8 +112,8 @@ class StatisticsLedger(KeyedDatabase):
                 return False
             end = (now + KEEPS_SKETCHES).timestamp()
             database.execute("INSERT OR IGNORE INTO sketches_end VALUES (1, ?)", (end,))
-            (at,) = database.execute("SELECT at FROM sketches_end").fetchone()
-            if now.timestamp() < at:
+            (kept_until,) = database.execute("SELECT at FROM sketches_end").fetchone()
+            if now.timestamp() < kept_until:
                 return True
             database.execute("DELETE FROM orders")
             database.execute("DELETE FROM sketches")
@@ -131,7 +131,7 @@ class StatisticsLedger(KeyedDatabase):
         return hashes[np.lexsort((second, first))]
 
     def earlier_comparison(
-        self, asked: Comparison, *, now: datetime, days: int
+        self, comparison: Comparison, *, now: datetime, days: int
     ) -> int | None:
         """The order that has asked the very same of the same people in `days` days.
 
@@ -139,10 +139,10 @@ class StatisticsLedger(KeyedDatabase):
         another question in that time.
         """
         with self._open() as database:
-            return _earlier_comparison(database, asked, now=now, days=days)
+            return _earlier_comparison(database, comparison, now=now, days=days)
 
     def remember_comparison(
-        self, asked: Comparison, *, now: datetime, days: int
+        self, comparison: Comparison, *, now: datetime, days: int
     ) -> None:
         """Writes it down; Refused (code threshold) where any of these columns of the
         same people was compared in another order in `days` days, be it by the same
@@ -153,14 +153,17 @@ class StatisticsLedger(KeyedDatabase):
             # Nobody else writes from here on (decision 55): the comparison is still
             # true when the threshold is written.
             database.execute("BEGIN IMMEDIATE")
-            if _earlier_comparison(database, asked, now=now, days=days) is not None:
+            if (
+                _earlier_comparison(database, comparison, now=now, days=days)
+                is not None
+            ):
                 raise _compared_before(days)
             row = (
-                asked.dataset,
-                canonical(sorted(asked.columns)),
-                asked.keys_digest,
-                asked.question,
-                asked.order_id,
+                comparison.dataset,
+                canonical(sorted(comparison.columns)),
+                comparison.keys_digest,
+                comparison.question,
+                comparison.order_id,
                 now.timestamp(),
             )
             database.execute(
@@ -188,7 +191,7 @@ def digest_of(hashes: Hashes) -> bytes:
 
 
 def _earlier_comparison(
-    database: sqlite3.Connection, asked: Comparison, *, now: datetime, days: int
+    database: sqlite3.Connection, comparison: Comparison, *, now: datetime, days: int
 ) -> int | None:
     since = (now - timedelta(days=days)).timestamp()
     # An earlier version has kept thresholds without the question: none is the same.
@@ -196,16 +199,19 @@ def _earlier_comparison(
         "SELECT columns, question, order_id FROM comparisons WHERE dataset = ? AND keys_digest = ? AND at > ?"
         " UNION ALL SELECT columns, NULL, 0 FROM thresholds WHERE dataset = ? AND keys_digest = ? AND at > ?"
     )
-    of_people = (asked.dataset, asked.keys_digest, since)
-    same: int | None = None
+    of_people = (comparison.dataset, comparison.keys_digest, since)
+    same_order: int | None = None
     for columns, question, order_id in database.execute(query, of_people * 2):
         # An order that begins again after a crash finds itself.
-        if order_id == asked.order_id or not set(json.loads(columns)) & asked.columns:
+        if (
+            order_id == comparison.order_id
+            or not set(json.loads(columns)) & comparison.columns
+        ):
             continue
-        if question != asked.question:
+        if question != comparison.question:
             raise _compared_before(days)
-        same = int(order_id)
-    return same
+        same_order = int(order_id)
+    return same_order
 
 
 def _compared_before(days: int) -> Refused:

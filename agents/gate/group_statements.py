@@ -124,22 +124,22 @@ def _decode_statement(
 ) -> dict[Label | Hidden, Withheld | None]:
     try:
         entries = json.loads(data)["groups"]
-        found = {}
+        groups = {}
         for label, why in entries:
             group = _group(label, n_columns)
-            found[group] = _why(why)
+            groups[group] = _why(why)
         is_canonical = _written(entries) == data
     except (ValueError, TypeError, KeyError, RecursionError):
         raise _violation("cannot be read") from None
-    names_twice = len(found) < len(entries)
+    names_twice = len(groups) < len(entries)
     has_too_many = len(entries) > MOST_GROUPS
     if not is_canonical or names_twice or has_too_many:
         raise _violation("is not written as it should be")
-    for label, why in found.items():
+    for label, why in groups.items():
         has_few_rows = why is not None and why.rule == "min_rows"
         if isinstance(label, Hidden) != has_few_rows:
             raise _violation("is not written as it should be")
-    return found
+    return groups
 
 
 def _group(label: Any, n_columns: int) -> Label | Hidden:
@@ -171,9 +171,9 @@ def _why(why: Any) -> Withheld | None:
     return Withheld(rule, threshold)
 
 
-def _violation(what: str) -> ProtocolViolation:
+def _violation(problem: str) -> ProtocolViolation:
     return ProtocolViolation(
-        f"A statement of groups {what}.",
+        f"A statement of groups {problem}.",
         remedy="Nothing was computed. Run the same version at all hospitals.",
         code="bad_message",
     )

@@ -50,8 +50,8 @@ class ColumnName:
 
     def has_persons_of(self, form: str) -> bool:
         """Whether its persons are those of this column in another form."""
-        other = ColumnName(self.population, self.name, form)
-        return other.form != self.form and other._unit == self._unit
+        other_column = ColumnName(self.population, self.name, form)
+        return other_column.form != self.form and other_column._unit == self._unit
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,16 @@ class OpenedSet:
         """Of the members: equal sets of a column have one."""
         if self.kept_digest:
             return self.kept_digest
-        found = hashlib.blake2b(digest_size=32)
+        hasher = hashlib.blake2b(digest_size=32)
         for part in row_chunks(self.members.size):
-            found.update(self.members[part].astype("<u4").tobytes())
-        return found.digest()
+            hasher.update(self.members[part].astype("<u4").tobytes())
+        return hasher.digest()
 
     @cached_property
     def total(self) -> bytes:
         """Of the members, what the total was made of and what its parties said."""
-        said = f"{self.least_hospitals} {sorted(self.willing or ())}"
-        return self.digest + f"{said} {written_parts(self.parts)}".encode()
+        terms = f"{self.least_hospitals} {sorted(self.willing or ())}"
+        return self.digest + f"{terms} {written_parts(self.parts)}".encode()
 
     @property
     def is_agreed(self) -> bool:

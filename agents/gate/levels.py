@@ -67,14 +67,14 @@ def read_others(
     """The columns of which some hospital has rows of no joint level, by what all say.
     ProtocolViolation (code bad_message) for other columns than the order's.
     """
-    found: set[str] = set()
+    with_others: set[str] = set()
     for body in messages.values():
         fields = read_fields(body, {"columns": list})
         named = {str(name) for name in fields["columns"]}
         if not named <= set(columns):
             raise bad_message("of kind other_levels names other columns than the order")
-        found.update(named)
-    return frozenset(found)
+        with_others.update(named)
+    return frozenset(with_others)
 
 
 def joint_levels(

@@ -32,9 +32,9 @@ NUMBER = np.int32
 class Register:
     """Digests by number, in the order in which they came."""
 
-    def __init__(self, known: Digests) -> None:
-        self.digests = known
-        self.n_kept = known.size
+    def __init__(self, digests: Digests) -> None:
+        self.digests = digests
+        self.n_kept = digests.size
 
     def numbers(self, digests: Digests) -> Numbers:
         """(n,): the number of each digest; one that is not known yet gets the next."""
@@ -42,24 +42,26 @@ class Register:
             self.digests = digests
             return np.arange(digests.size, dtype=NUMBER)
         numbers = self._find(digests)
-        new = np.flatnonzero(numbers < 0)
-        if not new.size:
+        new_places = np.flatnonzero(numbers < 0)
+        if not new_places.size:
             return numbers
         # In the order of the rows: the columns of one reading then have their members
         # under the same numbers, and equal sets.
-        came = digests if new.size == digests.size else digests[new]
-        if are_different(came):
-            numbers[new] = self.digests.size + np.arange(new.size)
+        new_digests = (
+            digests if new_places.size == digests.size else digests[new_places]
+        )
+        if are_different(new_digests):
+            numbers[new_places] = self.digests.size + np.arange(new_places.size)
         else:
             distinct, first, inverse = np.unique(
-                came, return_index=True, return_inverse=True
+                new_digests, return_index=True, return_inverse=True
             )
             in_order = np.argsort(first)
             of_distinct = np.empty(distinct.size, dtype=NUMBER)
             of_distinct[in_order] = self.digests.size + np.arange(distinct.size)
-            numbers[new] = of_distinct[inverse]
-            came = distinct[in_order]
-        self.digests = np.concatenate([self.digests, came])
+            numbers[new_places] = of_distinct[inverse]
+            new_digests = distinct[in_order]
+        self.digests = np.concatenate([self.digests, new_digests])
         return numbers
 
     def _find(self, digests: Digests) -> Numbers:
@@ -99,11 +101,11 @@ class Members:
         is_known = np.empty(persons.size, dtype=bool)
         has_any = np.empty(persons.size, dtype=bool)
         for part in row_chunks(persons.size):
-            found = numbers[part]
-            has_any[part] = found >= 0
+            candidates = numbers[part]
+            has_any[part] = candidates >= 0
             is_same = has_any[part].copy()
-            is_same[is_same] = self.values[found[is_same]] == values[part][is_same]
-            found[~is_same] = -1
+            is_same[is_same] = self.values[candidates[is_same]] == values[part][is_same]
+            candidates[~is_same] = -1
             is_known[part] = is_same
         if is_known.all():
             return numbers
@@ -116,12 +118,12 @@ class Members:
             for part in row_chunks(persons.size):
                 is_only[part] &= ~has_several[persons[part]]
         self._add(numbers, is_only, persons, values)
-        others = np.flatnonzero(~is_known & ~is_only)
-        if others.size:
+        remaining = np.flatnonzero(~is_known & ~is_only)
+        if remaining.size:
             register = Register(_mixed(self.values, self.persons.astype(np.uint64)))
-            digests = _mixed(values[others], persons[others].astype(np.uint64))
-            numbers[others] = register.numbers(digests)
-            self._grow(numbers[others], persons[others], values[others])
+            digests = _mixed(values[remaining], persons[remaining].astype(np.uint64))
+            numbers[remaining] = register.numbers(digests)
+            self._grow(numbers[remaining], persons[remaining], values[remaining])
         return numbers
 
     def _add(
@@ -246,11 +248,11 @@ def distinct_numbers(numbers: Numbers, n_members: int) -> Numbers:
 
 def _places(is_there: NDArray[Any]) -> Numbers:
     """(n,): where something is there."""
-    found = [np.zeros(0, dtype=NUMBER)]
+    all_places = [np.zeros(0, dtype=NUMBER)]
     for part in row_chunks(is_there.size):
         places = part.start + np.flatnonzero(is_there[part])
-        found.append(places.astype(NUMBER))
-    return np.concatenate(found)
+        all_places.append(places.astype(NUMBER))
+    return np.concatenate(all_places)
 
 
 def packed_set(members: Numbers) -> bytes:
@@ -303,8 +305,8 @@ def unpacked_values(packed: bytes) -> Digests:
 
 def _compressed(chunks: Iterable[bytes], *, level: int) -> bytes:
     compressing = zlib.compressobj(level)
-    found = bytearray()
+    compressed = bytearray()
     for chunk in chunks:
-        found += compressing.compress(chunk)
-    found += compressing.flush()
-    return bytes(found)
+        compressed += compressing.compress(chunk)
+    compressed += compressing.flush()
+    return bytes(compressed)

@@ -157,13 +157,13 @@ class Memory(KeyedDatabase):
         It has the answers still: orders to come are no longer compared with them.
         """
         with self.alone(), self._writing() as database:
-            found = database.execute(
+            deleted = database.execute(
                 "DELETE FROM opened WHERE receiver = ? AND has_left AND in_set IN (SELECT sets.number FROM sets"
                 " JOIN columns ON columns.number = sets.in_column WHERE population = ?)",
                 (receiver, population),
             )
             forget_unused(database)
-            return found.rowcount
+            return deleted.rowcount
 
     def has_column(self, column: ColumnName) -> bool:
         """Whether its members have numbers."""

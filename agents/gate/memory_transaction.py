@@ -84,13 +84,13 @@ class Transaction:
 
     def _number_persons(self, population: str, ids: Digests) -> Numbers:
         """(n,): the number of each person; the columns of a reading have the same."""
-        known = self._numbered.get(population)
+        numbered = self._numbered.get(population)
         # The very same array, which is kept so that no later one can be taken for it;
         # to compare the ids of millions of rows would cost what this saves.
-        if known is None or known[0] is not ids:
-            known = ids, self._load_persons(population).numbers(ids)
-            self._numbered[population] = known
-        return known[1]
+        if numbered is None or numbered[0] is not ids:
+            numbered = ids, self._load_persons(population).numbers(ids)
+            self._numbered[population] = numbered
+        return numbered[1]
 
     def persons_of(self, column: ColumnName) -> Numbers:
         """(n_members,): the person that each member of a column is, by number."""
@@ -115,11 +115,11 @@ class Transaction:
             " WHERE receiver = ? AND population = ? AND columns.name = ? AND form = ? ORDER BY at, order_id"
         )
         of_column = (receiver, column.population, column.name, column.form)
-        found = []
+        opened_sets = []
         for row in self._database.execute(query, of_column):
             number, digest, name, order_id, of_parts, least_hospitals = row[:6]
             has_left, of_willing = row[6:]
-            found.append(
+            opened_sets.append(
                 OpenedSet(
                     column,
                     self._members_of_set(number) if with_members else _NOBODY,
@@ -132,35 +132,37 @@ class Transaction:
                     kept_digest=digest,
                 )
             )
-        return found
+        return opened_sets
 
     def sets_by_persons(self, receiver: str, column: ColumnName) -> list[OpenedSet]:
         """The sets of persons that a receiver has of a column in any form; none where
         it has none of another form than this one.
         """
-        found = self.sets_of_other_forms(receiver, column)
-        if not found:
+        person_sets = self.sets_of_other_forms(receiver, column)
+        if not person_sets:
             return []
-        found += [self.of_persons(one) for one in self.sets_of(receiver, column)]
-        return found
+        person_sets += [
+            self.of_persons(opened_set) for opened_set in self.sets_of(receiver, column)
+        ]
+        return person_sets
 
     def sets_of_other_forms(self, receiver: str, column: ColumnName) -> list[OpenedSet]:
         """The sets of persons that a receiver has of a column in other forms."""
         query = "SELECT form FROM columns WHERE population = ? AND name = ?"
         forms = self._database.execute(query, (column.population, column.name))
         other_forms = [form for (form,) in forms if column.has_persons_of(form)]
-        found = []
+        opened_sets = []
         for form in other_forms:
             in_form = ColumnName(column.population, column.name, form)
-            found += self.sets_of(receiver, in_form)
-        return [self.of_persons(one) for one in found]
+            opened_sets += self.sets_of(receiver, in_form)
+        return [self.of_persons(opened_set) for opened_set in opened_sets]
 
-    def of_persons(self, one: OpenedSet) -> OpenedSet:
+    def of_persons(self, opened_set: OpenedSet) -> OpenedSet:
         """A set of the persons whose members are in a set."""
-        column = one.column.by_persons
-        persons = self.persons_of(one.column)[one.members]
+        column = opened_set.column.by_persons
+        persons = self.persons_of(opened_set.column)[opened_set.members]
         members = distinct_numbers(persons, self.persons_of(column).size)
-        return replace(one, column=column, members=members, kept_digest=b"")
+        return replace(opened_set, column=column, members=members, kept_digest=b"")
 
     def _members_of_set(self, number: int) -> Numbers:
         if number not in self._unpacked:
@@ -225,10 +227,10 @@ class Transaction:
         self._database.execute(
             "DELETE FROM absent WHERE order_id NOT IN (SELECT order_id FROM opened)"
         )
-        found: dict[int, frozenset[int]] = {}
+        absent: dict[int, frozenset[int]] = {}
         for order_id, hospital in self._database.execute("SELECT * FROM absent"):
-            found[order_id] = found.get(order_id, frozenset()) | {hospital}
-        return found
+            absent[order_id] = absent.get(order_id, frozenset()) | {hospital}
+        return absent
 
     def orders_under_way(self) -> set[int]:
         """Those that have reserved something."""
@@ -293,24 +295,24 @@ class Transaction:
         self, receivers: Collection[str], sets: Collection[OpenedSet], *, at: datetime
     ) -> None:
         """Reserves sets for who can open their totals, and keeps the numbers in them."""
-        for column in {one.column for one in sets}:
+        for column in {opened_set.column for opened_set in sets}:
             self._write_members(column)
         # An order that starts again after a crash keeps the same rows once more, and of
         # those that have left already nothing is taken back.
         insert = "INSERT OR IGNORE INTO opened VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)"
-        for one in sets:
-            number = self._write_set(one)
-            of_parts = self._number_of_list(written_parts(one.parts))
+        for opened_set in sets:
+            number = self._write_set(opened_set)
+            of_parts = self._number_of_list(written_parts(opened_set.parts))
             for receiver in sorted(receivers):
                 row = (
                     receiver,
                     number,
-                    one.order_id,
-                    one.name,
+                    opened_set.order_id,
+                    opened_set.name,
                     of_parts,
-                    one.least_hospitals,
+                    opened_set.least_hospitals,
                     at.timestamp(),
-                    one.has_left,
+                    opened_set.has_left,
                 )
                 self._database.execute(insert, row)
 
@@ -326,10 +328,10 @@ class Transaction:
     def _load_persons(self, population: str) -> Register:
         if population not in self._persons:
             query = "SELECT digests FROM persons WHERE population = ? ORDER BY first"
-            known = [_NO_DIGESTS]
+            known_digests = [_NO_DIGESTS]
             for (digests,) in self._database.execute(query, (population,)):
-                known.append(np.frombuffer(digests, dtype="<u8"))
-            self._persons[population] = Register(np.concatenate(known))
+                known_digests.append(np.frombuffer(digests, dtype="<u8"))
+            self._persons[population] = Register(np.concatenate(known_digests))
         return self._persons[population]
 
     def _load_members(self, column: ColumnName) -> Members:
@@ -388,16 +390,21 @@ class Transaction:
             let_go(members.values)
         members.n_kept = members.persons.size
 
-    def _write_set(self, one: OpenedSet) -> int:
-        in_column = self.column_number(one.column)
+    def _write_set(self, opened_set: OpenedSet) -> int:
+        in_column = self.column_number(opened_set.column)
         # A hundred orders over the same people keep one bitmap.
         self._database.execute(
             "INSERT OR IGNORE INTO sets (in_column, hash, n_members, bitmap) VALUES (?, ?, ?, ?)",
-            (in_column, one.digest, one.members.size, packed_set(one.members)),
+            (
+                in_column,
+                opened_set.digest,
+                opened_set.members.size,
+                packed_set(opened_set.members),
+            ),
         )
         row = self._database.execute(
             "SELECT number FROM sets WHERE in_column = ? AND hash = ?",
-            (in_column, one.digest),
+            (in_column, opened_set.digest),
         ).fetchone()
         return int(row[0])
 

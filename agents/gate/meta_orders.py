@@ -83,15 +83,15 @@ class MetaOrders(KeyedDatabase):
 
 
 def _check(n_hospitals: int, n_before: int, days: int) -> None:
-    needed = fewest_hospitals(n_before + 1)
-    if n_hospitals >= needed:
+    least_hospitals = fewest_hospitals(n_before + 1)
+    if n_hospitals >= least_hospitals:
         return
     before = "" if not n_before else f" after {n_before} over this table in {days} days"
     raise Refused(
-        f"A meta-analysis{before} needs {needed} hospitals, each time: of fewer, single hospitals' estimates could be"
-        " computed from what is added up.",
+        f"A meta-analysis{before} needs {least_hospitals} hospitals, each time: of fewer, single hospitals' estimates"
+        " could be computed from what is added up.",
         remedy="Order pooling pooled, add hospitals, wait, or ask the hospital to allow hospital_sums under [orders] in"
         " its policy.toml.",
         code="meta_orders",
-        threshold=needed,
+        threshold=least_hospitals,
     )

@@ -107,8 +107,8 @@ def check_weighted_times(
     if min_rows == 1 or not len(weights) or np.all(weights == weights[0]):
         return
     shares = weights / weights.max()
-    enough = shares[at_risk >= min_rows]
-    if float(enough.sum() ** 2) < min_rows * float((shares**2).sum()):
+    shares_at_risk = shares[at_risk >= min_rows]
+    if float(shares_at_risk.sum() ** 2) < min_rows * float((shares**2).sum()):
         raise Refused(
             f"By their weights the events here stand at the equal of fewer than {min_rows} times of {name} while"
             f" {min_rows} rows or more are at risk, so that sums over them could be taken apart.",
@@ -215,19 +215,19 @@ def check_pair_cells(columns: Sequence[Column], *, min_rows: int) -> None:
         places = _coded(values)
         if places is not None:
             coded.append((name, places))
-    few = []
-    for (name, first), (other, second) in combinations(coded, 2):
+    few_pairs = []
+    for (name, first), (other_name, second) in combinations(coded, 2):
         if smallest_cell(first, second) < min_rows:
-            few.append(f"{name} and {other}")
-    if few:
+            few_pairs.append(f"{name} and {other_name}")
+    if few_pairs:
         raise Refused(
-            f"A table of {'; of '.join(few)} has a cell of fewer than {min_rows} rows here, and a Newton order opens"
-            " sums of their products.",
+            f"A table of {'; of '.join(few_pairs)} has a cell of fewer than {min_rows} rows here, and a Newton order"
+            " opens sums of their products.",
             remedy="Leave one of each pair out or merge values by derive, widen the SQL, order a gradient optimizer, or"
             " ask the hospital to lower min_rows in its policy.toml.",
             code="min_rows",
             threshold=min_rows,
-            pairs=few,
+            pairs=few_pairs,
         )
 
 
@@ -235,15 +235,15 @@ def has_few_pairs(first: NDArray[Any], second: NDArray[Any], *, min_rows: int) -
     """Whether a cell of these two columns has 1 to min_rows - 1 rows; never of a column
     that `check_pair_cells` does not look at.
     """
-    one, other = _coded(first), _coded(second)
-    if one is None or other is None or not len(one):
+    first_codes, second_codes = _coded(first), _coded(second)
+    if first_codes is None or second_codes is None or not len(first_codes):
         return False
-    return smallest_cell(one, other) < min_rows
+    return smallest_cell(first_codes, second_codes) < min_rows
 
 
 def _coded(values: NDArray[Any]) -> Ints | None:
     """The place of each value among them, (n_rows,); None for too many to be a
     category.
     """
-    found, places = np.unique(values, return_inverse=True)
-    return places if len(found) <= MOST_VALUES else None
+    distinct, places = np.unique(values, return_inverse=True)
+    return places if len(distinct) <= MOST_VALUES else None

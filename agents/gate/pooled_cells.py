@@ -104,8 +104,8 @@ class AgreedLimits:
     def tagged(self, key: bytes) -> Limits:
         """As the coordinator may see them."""
         earlier = []
-        for order_id, left in self.earlier:
-            earlier.append(cells.earlier_of(key, order_id, left))
+        for order_id, left_out_user in self.earlier:
+            earlier.append(cells.earlier_of(key, order_id, left_out_user))
         return Limits(
             self.min_rows,
             self.min_providers,
@@ -169,7 +169,7 @@ def decide(
         if label in reasons:
             really_passed.discard(tag)
     can_be_shown = really_passed & label_of.keys()
-    more = _complements(
+    further_tags = _complements(
         union,
         really_passed,
         can_be_shown,
@@ -196,13 +196,13 @@ def decide(
                 receivers,
             )
             withheld[label] = changed if is_large else small
-        elif tag in more:
+        elif tag in further_tags:
             withheld[label] = complement
     for tag in union.cells.keys() - label_of.keys():
         hidden = Hidden(tag.hex())
         withheld[hidden] = small
-    shown = [label_of[tag] for tag in can_be_shown - more]
-    in_order = sorted(shown, key=label_order)
+    shown_labels = [label_of[tag] for tag in can_be_shown - further_tags]
+    in_order = sorted(shown_labels, key=label_order)
     return Decided(in_order, withheld)
 
 
@@ -233,13 +233,13 @@ def _has_enough_rows(
     """
     with_own_rows = set(receivers) & limits.own_min_rows.keys()
     for receiver in {cells.NOBODY, *with_own_rows}:
-        others = [user for user in naming if user != receiver]
-        n_rows = sum(limits.own_min_rows[user] for user in others)
+        other_users = [user for user in naming if user != receiver]
+        n_rows = sum(limits.own_min_rows[user] for user in other_users)
         n_hospitals = limits.min_providers
         if receiver != cells.NOBODY:
             n_hospitals -= 1
         has_few_rows = n_rows < limits.min_rows
-        if has_few_rows or len(others) < n_hospitals:
+        if has_few_rows or len(other_users) < n_hospitals:
             return False
     return True
 
@@ -284,16 +284,16 @@ def _complements(
             passed_places.append(place)
     # The key did not exist when the hospitals read their labels.
     ranks = Stream(key, _RANKS, b"")
-    found = complements(
+    further_places = complements(
         slices,
         withheld=withheld,
         passed=passed_places,
         candidates=candidates,
         draw=ranks.words,
     )
-    if found is None:
+    if further_places is None:
         return set(can_be_shown)
-    return {tags[place] for place in found}
+    return {tags[place] for place in further_places}
 
 
 def absent_cells(

@@ -53,9 +53,9 @@ def terms_of(
     hospitals: Iterable[int],
 ) -> Terms:
     """What those hospitals have said whose rows are in an order's totals."""
-    said = {user: acceptances[user] for user in hospitals}
-    least = max(acceptance.least_hospitals for acceptance in said.values())
-    willing = [user for user, acceptance in said.items() if acceptance.regroup]
+    of_hospitals = {user: acceptances[user] for user in hospitals}
+    least = max(acceptance.least_hospitals for acceptance in of_hospitals.values())
+    willing = [user for user, acceptance in of_hospitals.items() if acceptance.regroup]
     return Terms(least, frozenset(willing))
 
 
@@ -96,28 +96,28 @@ def agree(
             # None, but after an upgrade that writes values otherwise.
             of_persons = transaction.sets_by_persons(receiver, column)
             earlier = _agreed(of_persons)
-            own = _own(of_persons, order_id, terms)
-            audit.check(earlier, own)
-            made_of = transaction.sets_of(
+            own_sets = _own(of_persons, order_id, terms)
+            audit.check(earlier, own_sets)
+            without_members = transaction.sets_of(
                 receiver,
                 column,
                 with_members=False,
             )
-            earlier = _agreed(made_of)
-            own = _own(made_of, order_id, terms)
+            earlier = _agreed(without_members)
+            own_sets = _own(without_members, order_id, terms)
             # Who the people are is not looked at where nobody could be left.
-            if _nobody_minds([*earlier, *own]):
+            if _nobody_minds([*earlier, *own_sets]):
                 continue
-            found = transaction.sets_of(receiver, column)
-            earlier = _agreed(found)
-            own = _own(found, order_id, terms)
-            audit.check(earlier, own)
+            with_members = transaction.sets_of(receiver, column)
+            earlier = _agreed(with_members)
+            own_sets = _own(with_members, order_id, terms)
+            audit.check(earlier, own_sets)
         transaction.agree(order_id, terms)
 
 
 def _agreed(sets: Iterable[OpenedSet]) -> list[OpenedSet]:
     """Those that a receiver has, and those of orders that all have accepted."""
-    return [one for one in sets if one.is_agreed]
+    return [opened_set for opened_set in sets if opened_set.is_agreed]
 
 
 def _own(
@@ -126,18 +126,18 @@ def _own(
     terms: Terms,
 ) -> list[OpenedSet]:
     """Those of this order, which all have accepted now."""
-    of_order = [one for one in sets if one.order_id == order_id]
-    own = [one for one in of_order if not one.is_agreed]
-    return [_said(one, terms) for one in own]
+    of_order = [opened_set for opened_set in sets if opened_set.order_id == order_id]
+    reserved = [opened_set for opened_set in of_order if not opened_set.is_agreed]
+    return [_said(opened_set, terms) for opened_set in reserved]
 
 
-def _said(one: OpenedSet, terms: Terms) -> OpenedSet:
+def _said(opened_set: OpenedSet, terms: Terms) -> OpenedSet:
     """A set of an order of which its parties have said this."""
     return replace(
-        one,
+        opened_set,
         least_hospitals=terms.least_hospitals,
         willing=terms.willing,
-        kept_digest=one.digest,
+        kept_digest=opened_set.digest,
     )
 
 
@@ -164,11 +164,13 @@ class _Audit:
         finding = self._find(earlier, new)
         if finding.verdict is Verdict.PASSES:
             return
-        have_left = [one for one in earlier if one.has_left]
+        have_left = [opened_set for opened_set in earlier if opened_set.has_left]
         of_those = self._find(have_left, new)
         passes_alone = of_those.verdict is Verdict.PASSES
         if passes_alone and len(have_left) < len(earlier):
-            under_way = {one.order_id for one in earlier if not one.has_left}
+            under_way = {
+                opened_set.order_id for opened_set in earlier if not opened_set.has_left
+            }
             raise refused_beside(min(under_way), _code_of(finding))
         totals = [*earlier, *new]
         refusal = _refused(
@@ -190,24 +192,38 @@ class _Audit:
         new: Sequence[OpenedSet],
     ) -> Finding:
         # What hospitals told alone, and openly so, is no sum that hides one of them.
-        sums = [one for one in earlier if one.least_hospitals != NO_SUM]
-        known = {one.total: one for one in sums if one.members.size}
-        added = {one.total: one for one in new if one.members.size}
-        fresh = [one for total, one in added.items() if total not in known]
-        totals = [*known.values(), *fresh]
+        sums = [
+            opened_set for opened_set in earlier if opened_set.least_hospitals != NO_SUM
+        ]
+        earlier_totals = {
+            opened_set.total: opened_set
+            for opened_set in sums
+            if opened_set.members.size
+        }
+        new_totals = {
+            opened_set.total: opened_set
+            for opened_set in new
+            if opened_set.members.size
+        }
+        fresh = [
+            opened_set
+            for total, opened_set in new_totals.items()
+            if total not in earlier_totals
+        ]
+        totals = [*earlier_totals.values(), *fresh]
         # Which hospitals were in sums over ids alone, an earlier version has not
         # written down.
         if not fresh or totals[0].column.form == IDS_ALONE:
             return PASSES
         if _nobody_minds(totals):
             return PASSES
-        names = tuple(one.total for one in totals)
-        question = (len(fresh), names)
+        total_digests = tuple(opened_set.total for opened_set in totals)
+        question = (len(fresh), total_digests)
         if question in self._passed:
             return PASSES
-        is_new = np.arange(len(totals)) >= len(known)
+        is_new = np.arange(len(totals)) >= len(earlier_totals)
         # Sets that share nobody, even by way of others, tell nothing together.
-        groups = connected([one.members for one in totals])
+        groups = connected([opened_set.members for opened_set in totals])
         for group in np.unique(groups[is_new]):
             places = np.flatnonzero(groups == group)
             together = [totals[place] for place in places.tolist()]
@@ -224,13 +240,13 @@ def _audited(totals: Sequence[OpenedSet], n_new: int) -> Finding:
     if _nobody_minds(totals):
         return PASSES
     # Who the people of a cell are, and how many, is nothing to hospitals.
-    _, table = table_of([one.members for one in totals], most=1)
+    _, table = table_of([total.members for total in totals], most=1)
     parts: list[dict[Part, Fraction | int]] = []
-    for one in totals:
+    for total in totals:
         of_total: dict[Part, Fraction | int] = {}
-        of_total.update(one.parts)
+        of_total.update(total.parts)
         parts.append(of_total)
-    least = max(one.least_hospitals for one in totals)
+    least = max(total.least_hospitals for total in totals)
     return audit_hospitals(
         table,
         parts,
@@ -249,36 +265,36 @@ def _nobody_minds(totals: Sequence[OpenedSet]) -> bool:
 def _may_be_left(totals: Sequence[OpenedSet]) -> set[int]:
     """The hospitals that are not in all totals in the same way."""
     every_part: set[Part] = set()
-    for one in totals:
-        every_part.update(one.parts)
+    for total in totals:
+        every_part.update(total.parts)
     nothing = Fraction(0)
     varying = set()
     for part in every_part:
-        coefficients = {one.parts.get(part, nothing) for one in totals}
+        coefficients = {total.parts.get(part, nothing) for total in totals}
         if len(coefficients) > 1:
             hospital = hospital_of(part)
             varying.add(hospital)
     return varying
 
 
-def _hospitals_in(one: OpenedSet) -> set[int]:
-    return {hospital_of(part) for part in one.parts}
+def _hospitals_in(total: OpenedSet) -> set[int]:
+    return {hospital_of(part) for part in total.parts}
 
 
 def _willing(totals: Sequence[OpenedSet]) -> set[int]:
     """Those that let themselves be told in all of the totals that they are in."""
     everybody: set[int] = set()
     unwilling: set[int] = set()
-    for one in totals:
-        everybody |= _hospitals_in(one)
-        unwilling |= _unwilling_in(one)
+    for total in totals:
+        everybody |= _hospitals_in(total)
+        unwilling |= _unwilling_in(total)
     return everybody - unwilling
 
 
-def _unwilling_in(one: OpenedSet) -> set[int]:
+def _unwilling_in(total: OpenedSet) -> set[int]:
     """The hospitals in a total that have not said that it may tell of them."""
-    willing = one.willing or frozenset()
-    return _hospitals_in(one) - willing
+    willing = total.willing or frozenset()
+    return _hospitals_in(total) - willing
 
 
 # Refusals
@@ -304,18 +320,18 @@ def _refused(
             code=AUDIT_SIZE,
         )
     # What a hospital has said of an earlier order, it cannot take back.
-    left = set(finding.hospitals)
+    left_alone = set(finding.hospitals)
     names = _named(finding.hospitals)
-    could_still_say = set(left)
-    for one in earlier:
-        could_still_say -= _unwilling_in(one)
+    could_still_say = set(left_alone)
+    for opened_set in earlier:
+        could_still_say -= _unwilling_in(opened_set)
     remedy = "Ask the same hospitals as before."
-    if could_still_say == left:
+    if could_still_say == left_alone:
         remedy = (
             f"Ask the same hospitals as before, or have {names} set regroup = true under"
             f" {section} in policy.toml."
         )
-    least_hospitals = max(one.least_hospitals for one in totals)
+    least_hospitals = max(total.least_hospitals for total in totals)
     return Refused(
         "These rows were asked for together with other hospitals before: the difference would be that of fewer than"
         f" {least_hospitals} hospitals, and {names} did not allow that (regroup).",
@@ -335,14 +351,14 @@ def _with_reason(
     """The refusal; and which order is of fewer hospitals because it did not wait for one
     of those that would be left.
     """
-    of_orders = {one.order_id for one in totals}
+    of_orders = {total.order_id for total in totals}
     began_early = of_orders & absent.keys()
     reasons = []
     for order_id in sorted(began_early):
-        left = absent[order_id] & set(finding.hospitals)
-        if not left:
+        left_alone = absent[order_id] & set(finding.hospitals)
+        if not left_alone:
             continue
-        names = _named(sorted(left))
+        names = _named(sorted(left_alone))
         reasons.append(
             f"Order {order_id} began without {names} (start_within_seconds)."
         )

@@ -36,10 +36,10 @@ def check_subgroups(
     Disclosure: a refusal names the columns, no value and no count.
     """
     _, places = np.unique(groups.astype(str), return_inverse=True)
-    others = np.zeros(len(groups), dtype=np.int64)
+    outcome_places = np.zeros(len(groups), dtype=np.int64)
     if values is not None:
-        _, others = np.unique(values, return_inverse=True)
-    if min_rows == 1 or smallest_cell(places, others) >= min_rows:
+        _, outcome_places = np.unique(values, return_inverse=True)
+    if min_rows == 1 or smallest_cell(places, outcome_places) >= min_rows:
         return
     of_outcome = (
         "" if values is None else f", or of a subgroup with one value of {outcome},"

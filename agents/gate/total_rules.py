@@ -72,16 +72,19 @@ def check_columns(request: StatisticsRequest, me: int, rules: StatisticsRules) -
     """
     if request.is_joined or request.columns:
         return
-    own = request.provider(me).key_column
-    joint = joint_name(request)
+    own_column = request.provider(me).key_column
+    joint_column = joint_name(request)
     # What a policy says of its own column holds for none that an order derives.
-    is_same = joint == rules.same_as.get(own) and own not in request.rows.derived
-    if joint == own or is_same:
+    is_same = (
+        joint_column == rules.same_as.get(own_column)
+        and own_column not in request.rows.derived
+    )
+    if joint_column == own_column or is_same:
         return
     raise Refused(
-        f"This hospital is asked for {own}, and the answer is of {joint}.",
+        f"This hospital is asked for {own_column}, and the answer is of {joint_column}.",
         remedy="Name the same column at every provider, rename it in a SELECT, or ask the hospital to set"
-        f' same_as = {{ "{own}" = "{joint}" }} under [statistics] in its policy.toml.',
+        f' same_as = {{ "{own_column}" = "{joint_column}" }} under [statistics] in its policy.toml.',
         code="column_names",
-        columns=[own],
+        columns=[own_column],
     )

@@ -66,10 +66,10 @@ class OpenedTotal:
 
         KeyError where the column is not in the total.
         """
-        own = self.parts[hospital, column]
+        own_coefficient = self.parts[hospital, column]
         relative = {}
         for part, coefficient in self.parts.items():
-            relative[part] = coefficient / own
+            relative[part] = coefficient / own_coefficient
         return relative
 
 
@@ -78,15 +78,15 @@ def audited_columns(
     me: int,
 ) -> dict[str, list[Parts]]:
     """For each own column, what every total that it is in is made of, relative to it."""
-    found: dict[str, list[Parts]] = defaultdict(list)
+    by_column: dict[str, list[Parts]] = defaultdict(list)
     for total in totals:
         for hospital, column in total.parts:
             if hospital != me:
                 continue
             beside = total.parts_beside(me, column)
-            if beside not in found[column]:
-                found[column].append(beside)
-    return dict(found)
+            if beside not in by_column[column]:
+                by_column[column].append(beside)
+    return dict(by_column)
 
 
 # The totals of joint statistics
@@ -138,7 +138,7 @@ def _joined_totals(request: StatisticsRequest, plan: Plan) -> list[OpenedTotal]:
         complete_in=complete_in,
         is_count=True,
     )
-    found = [count]
+    totals = [count]
     for composition in compositions(plan):
         parts, subject = _composed(
             request,
@@ -155,8 +155,8 @@ def _joined_totals(request: StatisticsRequest, plan: Plan) -> list[OpenedTotal]:
             receivers=receivers,
             complete_in=complete_in,
         )
-        found.append(total)
-    return found
+        totals.append(total)
+    return totals
 
 
 def _composed(
@@ -202,8 +202,8 @@ def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
     """A pooled statistic's: every provider's column comes in once."""
     columns: dict[int, tuple[str, ...]] = {}
     for user in request.providers:
-        own = request.columns or [request.provider(user).key_column]
-        columns[user] = tuple(own)
+        own_columns = request.columns or [request.provider(user).key_column]
+        columns[user] = tuple(own_columns)
     complete_on = tuple(request.complete_on or [])
     # Groups and the values of these methods count rows without a value, too.
     counts_all = request.counted_as in ("frequency", "crosstab")
@@ -241,38 +241,38 @@ def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
         )
 
     every_place = range(len(joint_names))
-    n = total("n", every_place, is_count=True)
+    count = total("n", every_place, is_count=True)
     if request.is_matrix:
-        return _matrix_totals(n, joint_names)
+        return _matrix_totals(count, joint_names)
     if request.method in RANKED:
         below = total("n below each searched value", every_place, is_count=True)
-        return [n, below]
-    found = [n]
+        return [count, below]
+    totals = [count]
     if request.is_share:
         with_value = replace(
-            n,
+            count,
             what="n with a value",
             repeated="",
         )
-        found.append(with_value)
+        totals.append(with_value)
     if request.method == "logrank":
-        of_events = _of_events(n, request)
-        return [*found, of_events]
+        of_events = _of_events(count, request)
+        return [*totals, of_events]
     if request.counted_as in TALLIED or request.method == "count":
-        return found
+        return totals
     for place in every_place:
         of_values = total("sum", [place], is_count=False)
-        found.append(of_values)
+        totals.append(of_values)
         if request.counted_as not in ("sum", "avg"):
             of_squares = total("sum of squares", [place], is_count=False)
-            found.append(of_squares)
+            totals.append(of_squares)
     if request.counted_as in ("cov", "corr"):
         of_products = total("sum of products", every_place, is_count=False)
-        found.append(of_products)
+        totals.append(of_products)
     if request.rows.fills:
         without_value = total("n without a value", every_place, is_count=True)
-        found.append(without_value)
-    return found
+        totals.append(without_value)
+    return totals
 
 
 def _of_events(count: OpenedTotal, request: StatisticsRequest) -> OpenedTotal:
@@ -297,7 +297,7 @@ def _matrix_totals(
     names: Sequence[str],
 ) -> list[OpenedTotal]:
     """Of a matrix: every sum is of one column or two, over the rows complete in all."""
-    found = [count]
+    totals = [count]
     in_words = few(names)
     of_one = f"each of {in_words}"
     of_two = f"each two of {in_words}"
@@ -315,14 +315,14 @@ def _matrix_totals(
                 parts=parts,
                 is_count=False,
             )
-            found.append(of_name)
+            totals.append(of_name)
     products = replace(
         count,
         what="sum of products",
         subject=of_two,
         is_count=False,
     )
-    return [*found, products]
+    return [*totals, products]
 
 
 def _described_totals(
@@ -330,14 +330,14 @@ def _described_totals(
     kinds: Mapping[str, Kind],
 ) -> list[OpenedTotal]:
     """Those of the single questions that it asks at once."""
-    found = []
+    totals = []
     for part in parts_of(request, kinds):
-        totals = _pooled_totals(part.request)
+        part_totals = _pooled_totals(part.request)
         if part.what == "missing":
             repeated = ""
             if request.group_by:
                 repeated = f"for each group of {listed(request.group_by)}"
-            for total in totals:
+            for total in part_totals:
                 # Of all values only this one.
                 without_value = replace(
                     total,
@@ -345,10 +345,10 @@ def _described_totals(
                     subject=part.column,
                     repeated=repeated,
                 )
-                found.append(without_value)
+                totals.append(without_value)
             continue
-        found += totals
-    return found
+        totals += part_totals
+    return totals
 
 
 def joint_name(request: StatisticsRequest) -> str:
@@ -359,16 +359,16 @@ def joint_name(request: StatisticsRequest) -> str:
 
 
 def _repeated(request: StatisticsRequest, joint_names: Sequence[str]) -> str:
-    words = []
+    phrases = []
     if request.grouping:
         columns = listed(request.grouping)
-        words.append(f"for each group of {columns}")
+        phrases.append(f"for each group of {columns}")
     if request.counted_as in ("frequency", "crosstab"):
         columns = listed(joint_names)
-        words.append(f"for each value of {columns}")
+        phrases.append(f"for each value of {columns}")
     if request.is_binned:
-        words.append("for each bin")
-    return " and ".join(words)
+        phrases.append("for each bin")
+    return " and ".join(phrases)
 
 
 def few(names: Sequence[str]) -> str:

@@ -114,15 +114,15 @@ def missing_in_words(n_hospitals: int) -> str:
 def varying_in_words(request: TrainingRequest, thresholds: PooledThresholds) -> str:
     """What a training order opens before its sums where thresholds are on the sum."""
     n_sets = len(row_sets_of(request))
-    least = thresholds.min_varying
-    sentence = f"whether 0 and 1 each stand in none or at least {least} rows of all hospitals but any one"
+    least_rows = thresholds.min_varying
+    sentence = f"whether 0 and 1 each stand in none or at least {least_rows} rows of all hospitals but any one"
     if not thresholds.own_totals:
         sentence += f", at {thresholds.min_hospitals} hospitals or more"
-    whose = few(request.attributes)
-    sets = "all rows" if n_sets == 1 else f"each of {n_sets} sets of rows"
+    columns = few(request.attributes)
+    row_sets = "all rows" if n_sets == 1 else f"each of {n_sets} sets of rows"
     if compares_pairs(request) and request.categorical:
-        whose += ", level by level,"
-    return f"{sentence}, for each of {whose} that holds no other value, in {sets}"
+        columns += ", level by level,"
+    return f"{sentence}, for each of {columns} that holds no other value, in {row_sets}"
 
 
 def pairs_in_words(request: TrainingRequest, thresholds: PooledThresholds) -> str:
@@ -132,9 +132,9 @@ def pairs_in_words(request: TrainingRequest, thresholds: PooledThresholds) -> st
     sentence = f"whether each cell has none or at least {thresholds.min_rows} rows of all hospitals but any one"
     if not thresholds.own_totals:
         sentence += f", at {thresholds.min_hospitals} hospitals or more"
-    n_sets = sum(one.startswith("train") for one in row_sets_of(request))
-    sets = "all rows" if n_sets == 1 else f"each of {n_sets} sets of rows"
-    without = [*request.strata, request.cluster_column]
-    outcome = [name for name in request.outcome_columns if name not in without]
-    whose = few([*request.attributes, *outcome])
-    return f"{sentence}, of the table of each two of {whose} that hold 0 and 1 or levels, in {sets}"
+    n_sets = sum(row_set.startswith("train") for row_set in row_sets_of(request))
+    row_sets = "all rows" if n_sets == 1 else f"each of {n_sets} sets of rows"
+    excluded = [*request.strata, request.cluster_column]
+    outcome = [name for name in request.outcome_columns if name not in excluded]
+    columns = few([*request.attributes, *outcome])
+    return f"{sentence}, of the table of each two of {columns} that hold 0 and 1 or levels, in {row_sets}"

@@ -20,19 +20,19 @@ from protocol.training_request import TrainingRequest
 def training_totals(request: TrainingRequest) -> list[OpenedTotal]:
     """What an order opens that trains a model, or judges one on new rows."""
     order = _Order(request)
-    found = [order.total("n", order.inputs, order.columns, order.each_fold)]
+    totals = [order.total("n", order.inputs, order.columns, order.each_fold)]
     if request.evaluates is not None:
-        return [*found, *_of_evaluation(order)]
-    found += _before_the_rounds(order)
+        return [*totals, *_of_evaluation(order)]
+    totals += _before_the_rounds(order)
     of_rounds = _in_rounds(request)
     in_each = f"in each round{order.each_fold}"
-    found.append(order.total(of_rounds, order.inputs, order.columns, in_each))
+    totals.append(order.total(of_rounds, order.inputs, order.columns, in_each))
     if request.baseline == "joint":
-        found += _of_joint_baseline(order)
+        totals += _of_joint_baseline(order)
     at_end = f"at the end{order.each_fold}"
     scores = _at_end(request)
-    found.append(order.total(scores, order.inputs, order.columns, at_end))
-    return found
+    totals.append(order.total(scores, order.inputs, order.columns, at_end))
+    return totals
 
 
 @dataclass(frozen=True)
@@ -97,25 +97,25 @@ def _before_the_rounds(order: _Order) -> list[OpenedTotal]:
     """Counts of rows and levels, means of missing values, moments."""
     request = order.request
     study = request.study
-    found = []
+    totals = []
     if study.needs_counts:
-        found.append(order.total("n", "rows selected and left out", order.columns, ""))
+        totals.append(order.total("n", "rows selected and left out", order.columns, ""))
     levels = (
         f"each level of {few(list(study.categorical))}" if study.categorical else ""
     )
     for name in study.categorical:
-        found.append(order.total("n", levels, [name], ""))
+        totals.append(order.total("n", levels, [name], ""))
     if study.missing == "mean":
         numbers = [name for name in order.attributes if name not in study.categorical]
         for name in numbers:
-            each = f"each of {few(numbers)}"
-            found.append(order.total("n and sum", each, [name], ""))
+            subject = f"each of {few(numbers)}"
+            totals.append(order.total("n and sum", subject, [name], ""))
     with_moments = request.columns_with_moments
     for name in with_moments:
-        each = f"each of {few(with_moments)}"
+        subject = f"each of {few(with_moments)}"
         for what in ("sum", "sum of squares"):
-            found.append(order.total(what, each, [name], order.each_fold))
-    return found
+            totals.append(order.total(what, subject, [name], order.each_fold))
+    return totals
 
 
 def _in_rounds(request: TrainingRequest) -> str:
@@ -183,7 +183,7 @@ def _at_end(request: TrainingRequest) -> str:
 def _of_evaluation(order: _Order) -> list[OpenedTotal]:
     """What an order opens that judges a model on new rows."""
     request = order.request
-    found = [order.total("n", "rows left out", order.columns, "")]
+    totals = [order.total("n", "rows left out", order.columns, "")]
     what = "sum of loss, and counts of classes and of calls"
     if request.has_binary_label:
         what = (
@@ -192,7 +192,7 @@ def _of_evaluation(order: _Order) -> list[OpenedTotal]:
         )
     elif request.has_number_label:
         for moment in ("sum", "sum of squares"):
-            found.append(
+            totals.append(
                 order.total(moment, request.label_name, [request.label_name], "")
             )
         what = "sums of squared and of absolute error"
@@ -201,14 +201,14 @@ def _of_evaluation(order: _Order) -> list[OpenedTotal]:
     elif request.model_type == "cox":
         what = "n of events, and counts of pairs of one hospital's rows"
     of_model = f"model {request.evaluates} on {order.inputs}"
-    found.append(order.total(what, of_model, order.columns, ""))
+    totals.append(order.total(what, of_model, order.columns, ""))
     if request.subgroups is not None:
-        found.append(
+        totals.append(
             order.total(
                 what, of_model, order.columns, f"for each group of {request.subgroups}"
             )
         )
     if getattr(request, "calibration_slope", False):
         what = "weighted sums of the score's logit and its square, and the deviance"
-        found.append(order.total(what, of_model, order.columns, "in each round"))
-    return found
+        totals.append(order.total(what, of_model, order.columns, "in each round"))
+    return totals

@@ -175,10 +175,10 @@ def _slices(labels: Sequence[_Group]) -> Iterator[list[_Group]]:
         yield list(labels)
     columns = range(n_columns)
     for n_kept in range(1, n_columns):
-        for kept in itertools.combinations(columns, n_kept):
+        for kept_columns in itertools.combinations(columns, n_kept):
             slices: dict[Label, list[_Group]] = defaultdict(list)
             for label in named:
-                shared_values = tuple(label[column] for column in kept)
+                shared_values = tuple(label[column] for column in kept_columns)
                 slices[shared_values].append(label)
             yield from slices.values()
 
@@ -223,8 +223,8 @@ def joint_withheld(
         if len(providers) < min_providers:
             reasons[label].append(few_providers)
     withheld = {}
-    for label, found in reasons.items():
-        withheld[label] = min(found, key=_rank)
+    for label, label_reasons in reasons.items():
+        withheld[label] = min(label_reasons, key=_rank)
     _withhold_joint_complements(
         withheld,
         owners,
@@ -259,11 +259,11 @@ def _withhold_joint_complements(
         """The group that brings most further providers, and of those the one that
         fewest have.
         """
-        known = having(inside)
+        inside_providers = having(inside)
 
         def order(label: Label | Hidden) -> tuple[Any, ...]:
             providers = owners[label]
-            n_further = len(providers - known)
+            n_further = len(providers - inside_providers)
             return (
                 -n_further,
                 len(providers),
@@ -297,8 +297,8 @@ def shown_groups(
     """The groups of the answer in its order, the same at every hospital; one that a
     provider lacks counts as empty.
     """
-    shown = named_groups(stated) - withheld.keys()
-    return sorted(shown, key=label_order)
+    shown_labels = named_groups(stated) - withheld.keys()
+    return sorted(shown_labels, key=label_order)
 
 
 def named_groups(stated: Statements) -> set[Label]:

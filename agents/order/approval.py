@@ -80,11 +80,11 @@ class ApprovalQuestion:
         names = self.terms["names"]
         if isinstance(users, int):
             users = [users]
-        shown = []
+        labels = []
         for user in users:
             name = names.get(str(user), "")
-            shown.append(f"{user} {name}".rstrip())
-        return ", ".join(shown)
+            labels.append(f"{user} {name}".rstrip())
+        return ", ".join(labels)
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def _watch(party: Party) -> Iterator[_Watch]:
     It is asked for this hospital's own acceptance, which comes when the waiting is over
     and lets the thread end.
     """
-    over, done = os.pipe()
+    read_end, write_end = os.pipe()
     ended: list[ConsiliumError] = []
     own_acceptance = Address(party.order_id, "acceptance")
     # One of its own: its waiting would count in the report of where the order's time
@@ -277,7 +277,7 @@ def _watch(party: Party) -> Iterator[_Watch]:
         except ConsiliumError as error:
             ended.append(error)
         finally:
-            os.close(done)
+            os.close(write_end)
 
     listening = threading.Thread(
         target=listen,
@@ -286,9 +286,9 @@ def _watch(party: Party) -> Iterator[_Watch]:
     )
     listening.start()
     try:
-        yield _Watch(over, ended)
+        yield _Watch(read_end, ended)
     finally:
-        os.close(over)
+        os.close(read_end)
 
 
 # A person decides
@@ -356,14 +356,14 @@ class Approvals:
             # A decision lies beside its question, and its name is not a number alone.
             if path.stem.isdecimal():
                 order_ids.append(int(path.stem))
-        found = []
+        questions = []
         for order_id in sorted(order_ids):
             if self._is_over(order_id):
                 continue
             question = self._question(order_id)
             if question is not None:
-                found.append(question)
-        return found
+                questions.append(question)
+        return questions
 
     def question(self, order_id: int) -> ApprovalQuestion:
         """One that waits.
@@ -371,10 +371,10 @@ class Approvals:
         NotFound (code no_approval) or, once decided, Conflict (code decided).
         """
         question = self._question(order_id)
-        made = None if question is None else self._made(order_id)
-        if made is not None:
+        decision = None if question is None else self._made(order_id)
+        if decision is not None:
             raise Conflict(
-                f"Order {order_id} was {made.decision} by {made.person} at {made.at}.",
+                f"Order {order_id} was {decision.decision} by {decision.person} at {decision.at}.",
                 remedy="A decision stands. To end a running order, its initiator or the operator cancels it.",
                 code="decided",
             )
@@ -426,9 +426,9 @@ class Approvals:
 
     def decision(self, order_id: int, digest: str) -> Decision | None:
         """The decision on this very order, verified; None while nobody has decided."""
-        made = self._made(order_id)
-        if made is None or made.digest == digest:
-            return made
+        decision = self._made(order_id)
+        if decision is None or decision.digest == digest:
+            return decision
         # A decision was signed on other terms than these: it approves nothing here.
         raise damaged(self._path(order_id, ".decision"))
 
@@ -481,12 +481,12 @@ def _check_reason(reason: str) -> None:
 def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         return ", ".join(value)
     return json.dumps(value, ensure_ascii=False)
 
 
-def digest_of(*parts: str) -> bytes:
+def digest_of(*texts: str) -> bytes:
     """SHA-256 over texts, for an order that nobody signs."""
-    content = canonical(list(parts)).encode()
+    content = canonical(list(texts)).encode()
     return hashlib.sha256(_SIGN_DOMAIN + content).digest()

@@ -81,7 +81,7 @@ class _Channel:
         data: bytes,
     ) -> Mapping[int, bytes]:
         party = self._party
-        others = [user for user in self._providers if user != party.me]
+        other_providers = [user for user in self._providers if user != party.me]
         send(
             party,
             "opened",
@@ -93,7 +93,7 @@ class _Channel:
         opened |= receive_all(
             party,
             "opened",
-            others,
+            other_providers,
             EVERYONE,
             round=number,
         )

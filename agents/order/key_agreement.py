@@ -63,7 +63,7 @@ def agree_on_keys(
     ephemeral = order.store.once("ephemeral", lambda: secrets.token_bytes(KEY_BYTES))
     are_many = len(order.request.hospitals) > mask_graph.MOST_COMPLETE
     can_say_so = has_feature("sparse_masks", order.protocol)
-    own = Acceptance(
+    own_acceptance = Acceptance(
         order_digest=order.signed.digest,
         n_rows=n_rows,
         n_test_rows=n_test_rows,
@@ -74,8 +74,10 @@ def agree_on_keys(
         pooled=pooled,
         sparse_masks=sparse_masks and are_many and can_say_so,
     )
-    own = own.saying(order.speaks.newest, order_protocol=order.protocol)
-    _accept(order, own)
+    own_acceptance = own_acceptance.saying(
+        order.speaks.newest, order_protocol=order.protocol
+    )
+    _accept(order, own_acceptance)
     party = starting.agree_on_party(order)
     absent: set[int] = set()
     if party is not None:

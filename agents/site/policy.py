@@ -125,16 +125,16 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
 
     if problem["type"] == CROSS_CHECK:
         details = problem["ctx"]
-        words = {**details, "section": ".".join(place), "file": name}
-        sentence = details["sentence"].format(**words)
+        fields = {**details, "section": ".".join(place), "file": name}
+        sentence = details["sentence"].format(**fields)
         return _refusal(sentence, details["remedy"])
 
     if problem["type"] == "extra_forbidden":
         unknown = []
-        for other in problems:
-            is_beside = other["loc"][:-1] == problem["loc"][:-1]
-            if other["type"] == "extra_forbidden" and is_beside:
-                unknown.append(".".join(str(part) for part in other["loc"]))
+        for other_problem in problems:
+            is_beside = other_problem["loc"][:-1] == problem["loc"][:-1]
+            if other_problem["type"] == "extra_forbidden" and is_beside:
+                unknown.append(".".join(str(part) for part in other_problem["loc"]))
         keys = ", ".join(sorted(unknown))
         return _refusal(
             f"{name} has unknown keys: {keys}.",

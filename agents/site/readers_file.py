@@ -46,14 +46,14 @@ def add_reader(
     no fingerprint or no name, Conflict (code reader) where the name or the fingerprint
     stands there with another one.
     """
-    wanted = fingerprint.strip().lower()
-    if not is_fingerprint(wanted):
+    normalized = fingerprint.strip().lower()
+    if not is_fingerprint(normalized):
         raise BadRequest(
             "This is no fingerprint.",
             remedy="Type in what the person's client shows: eight groups of four hex digits with - between them.",
             code="reader",
         )
-    problem = readers_problem({name: wanted})
+    problem = readers_problem({name: normalized})
     if problem is not None:
         raise BadRequest(
             "This is no name for a reader.",
@@ -61,12 +61,12 @@ def add_reader(
             code="reader",
         )
     with locked(path.parent):
-        return _add(path, name, wanted, note)
+        return _add(path, name, normalized, note)
 
 
-def _add(path: Path, name: str, wanted: str, note: Note) -> bool:
+def _add(path: Path, name: str, fingerprint: str, note: Note) -> bool:
     readers = load_policy(path).readers
-    if readers.get(name) == wanted:
+    if readers.get(name) == fingerprint:
         return False
     if name in readers:
         raise Conflict(
@@ -74,21 +74,21 @@ def _add(path: Path, name: str, wanted: str, note: Note) -> bool:
             remedy=f"Where the key was renewed, `readers remove {name}` first.",
             code="reader",
         )
-    for other, listed in readers.items():
-        if listed == wanted:
+    for other_name, listed in readers.items():
+        if listed == fingerprint:
             raise Conflict(
-                f"This fingerprint is listed as {other}'s.",
-                remedy=f"Keep that name, or `readers remove {other}` first: a key is one person's.",
+                f"This fingerprint is listed as {other_name}'s.",
+                remedy=f"Keep that name, or `readers remove {other_name}` first: a key is one person's.",
                 code="reader",
             )
     # A printable text as JSON writes it is one of TOML, too.
-    line = f'{json.dumps(name, ensure_ascii=False)} = "{wanted}"'
+    line = f'{json.dumps(name, ensure_ascii=False)} = "{fingerprint}"'
     changed = _rewritten(
         path,
-        {**readers, name: wanted},
+        {**readers, name: fingerprint},
         lambda lines: _with(lines, line),
     )
-    note(wanted)
+    note(fingerprint)
     _replace(path, changed)
     return True
 
@@ -128,19 +128,19 @@ def _with(lines: list[str], line: str) -> list[str]:
 
 
 def _without(lines: list[str], fingerprint: str) -> list[str]:
-    kept = []
+    kept_lines = []
     is_inside = False
     for line in lines:
         if _ANY_SECTION.match(line):
             is_inside = _SECTION.match(line) is not None
         if is_inside and fingerprint in line.lower():
             continue
-        kept.append(line)
-    return kept
+        kept_lines.append(line)
+    return kept_lines
 
 
 def _rewritten(
-    path: Path, wanted: dict[str, str], change: Callable[[list[str]], list[str]]
+    path: Path, readers: dict[str, str], change: Callable[[list[str]], list[str]]
 ) -> str:
     """The file's text with other lines; Conflict where it would not say what is wanted."""
     text = path.read_text("utf-8")
@@ -151,10 +151,10 @@ def _rewritten(
         code="reader",
     )
     try:
-        found = parse_policy(changed, name=str(path)).readers
+        written_readers = parse_policy(changed, name=str(path)).readers
     except Refused:
         raise by_hand from None
-    if found != wanted:
+    if written_readers != readers:
         raise by_hand
     return changed
 

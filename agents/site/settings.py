@@ -118,10 +118,10 @@ class SiteSettings:
     @property
     def names(self) -> dict[int, str]:
         """This hospital's name and its partners', by user id."""
-        found = {self.user_id: self.name}
+        names = {self.user_id: self.name}
         for partner in self.partners.values():
-            found[partner.user_id] = partner.name
-        return found
+            names[partner.user_id] = partner.name
+        return names
 
     @property
     def pool(self) -> str:
@@ -297,16 +297,16 @@ def _read(path: Path) -> dict[str, Any]:
                 f"Delete the line `{key} = ...`. {_GONE[key]}",
             )
         if key not in _KEYS:
-            known = ", ".join(_KEYS)
+            known_keys = ", ".join(_KEYS)
             raise _wrong(
-                key, f"{path} has an unknown key {key}.", f"Known keys: {known}."
+                key, f"{path} has an unknown key {key}.", f"Known keys: {known_keys}."
             )
-        wanted = _KEYS[key]
-        if type(value) is not wanted:  # not isinstance: true is an int
+        wanted_type = _KEYS[key]
+        if type(value) is not wanted_type:  # not isinstance: true is an int
             raise _wrong(
                 key,
                 f"{key} in {path} has the wrong type.",
-                f"Write a {wanted.__name__}.",
+                f"Write a {wanted_type.__name__}.",
             )
         if key in _LEAST and value < _LEAST[key]:
             raise _wrong(
@@ -382,12 +382,12 @@ def _check_left_secret(state: Path) -> None:
 
 
 def _check_encrypted(url: str, *, allowed: bool) -> None:
-    parts = urlsplit(url)
-    if parts.scheme == "https" or parts.hostname in LOOPBACK or allowed:
+    address = urlsplit(url)
+    if address.scheme == "https" or address.hostname in LOOPBACK or allowed:
         return
     raise _wrong(
         "coordinator_url",
-        f"coordinator_url is not https ({parts.hostname}): the token and all messages' "
+        f"coordinator_url is not https ({address.hostname}): the token and all messages' "
         "addresses would travel readably.",
         "Ask the operator for an https address; on a network that you trust, write "
         "insecure = true.",
@@ -411,20 +411,20 @@ def _check_proxy(proxy: str | None) -> None:
 def _is_proxy(proxy: str) -> bool:
     if not _is_usable(proxy):
         return False
-    parts = urlsplit(proxy)
-    has_both = (parts.username is None) == (parts.password is None)
-    is_bare = parts.path in ("", "/") and not parts.query and not parts.fragment
-    return parts.scheme == "http" and has_both and is_bare
+    address = urlsplit(proxy)
+    has_both = (address.username is None) == (address.password is None)
+    is_bare = address.path in ("", "/") and not address.query and not address.fragment
+    return address.scheme == "http" and has_both and is_bare
 
 
 def _is_usable(url: str) -> bool:
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        address = urlsplit(url)
+        port = address.port
     except ValueError:  # brackets that do not match, a port that is no number
         return False
-    is_http = parts.scheme in ("http", "https")
-    return is_http and bool(parts.hostname) and port != 0
+    is_http = address.scheme in ("http", "https")
+    return is_http and bool(address.hostname) and port != 0
 
 
 def _required(values: dict[str, Any], key: str, site: Path) -> Any:

@@ -81,14 +81,14 @@ def _with_text_keys(value: Any) -> Any:
     if isinstance(value, Mapping):
         # Numbers as keys would be sorted otherwise than the texts that are read back,
         # and the checksum of what is read would be another one.
-        found = {}
+        text_keyed = {}
         for key, inner in value.items():
             text = key
             if not isinstance(key, str):
                 as_json = json.dumps({key: None})
                 (text,) = json.loads(as_json)
-            found[text] = _with_text_keys(inner)
-        return found
+            text_keyed[text] = _with_text_keys(inner)
+        return text_keyed
     if isinstance(value, list | tuple):
         return [_with_text_keys(inner) for inner in value]
     return value
@@ -110,7 +110,7 @@ def read_kept(
         stored = json.loads(path.read_bytes())
         is_checked = not _CHECKED.isdisjoint(stored)
         content = _checked(stored) if is_checked else stored
-        found = parse(content)
+        parsed = parse(content)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError, ProtocolViolation):
@@ -118,7 +118,7 @@ def read_kept(
     # Only after `parse`: what cannot be used is not made to look whole.
     if mends and not is_checked:
         _add_checksum(path, content)
-    return found
+    return parsed
 
 
 def _checked(stored: dict[str, Any]) -> dict[str, Any]:
@@ -302,14 +302,14 @@ class Vault:
 
     def model(self, model_id: int) -> dict[str, Any]:
         """A trained model; NotFound if this hospital holds none of that number."""
-        found = self._load("models", model_id)
-        if found is None:
+        model = self._load("models", model_id)
+        if model is None:
             raise NotFound(
                 f"This hospital holds no model {model_id}.",
                 remedy="Only hospitals of an order that ended with success hold its model.",
                 code="no_model",
             )
-        return found
+        return model
 
     def models(self) -> list[int]:
         """The ids of the models that this hospital holds."""
@@ -336,14 +336,14 @@ class Vault:
         """What an evaluation order found; NotFound if this hospital has none of that
         number.
         """
-        found = self._load("evaluations", order_id)
-        if found is None:
+        evaluation = self._load("evaluations", order_id)
+        if evaluation is None:
             raise NotFound(
                 f"This hospital has no evaluation {order_id}.",
                 remedy="Only hospitals of an evaluation that ended with success have it.",
                 code="no_evaluation",
             )
-        return found
+        return evaluation
 
     def save_predictions(
         self,
@@ -360,9 +360,9 @@ class Vault:
             result,
             once=True,
         )
-        kept = self.predictions(order_id)
-        assert kept is not None
-        return kept
+        predictions = self.predictions(order_id)
+        assert predictions is not None
+        return predictions
 
     def predictions(self, order_id: int) -> dict[str, Any] | None:
         return self._load("predictions", order_id)

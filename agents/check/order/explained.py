@@ -60,9 +60,9 @@ def passed(rule: str) -> Finding:
     return Finding(rule, OK, _PASSED.get(rule, "It passes."))
 
 
-def jointly(rule: str, what: str) -> Finding:
-    """What only all hospitals together can decide. what: goes on after a colon."""
-    return Finding(rule, JOINT, f"{NOT_YET} {what}")
+def jointly(rule: str, undecided: str) -> Finding:
+    """What only all hospitals together can decide. undecided: goes on after a colon."""
+    return Finding(rule, JOINT, f"{NOT_YET} {undecided}")
 
 
 def start(request: Windowed) -> Iterator[Finding]:
@@ -84,13 +84,13 @@ def asked(rules: Iterable[Rule]) -> list[Finding]:
     """
     by_name: dict[str, list[Finding]] = {}
     for rule in rules:
-        found = by_name.setdefault(rule.name, [])
+        rule_findings = by_name.setdefault(rule.name, [])
         for finding in refusals_of(rule.check):
-            if finding not in found:
-                found.append(finding)
+            if finding not in rule_findings:
+                rule_findings.append(finding)
     findings = []
-    for name, found in by_name.items():
-        findings += found or [passed(name)]
+    for name, rule_findings in by_name.items():
+        findings += rule_findings or [passed(name)]
     return findings
 
 
@@ -108,11 +108,11 @@ def refusals(error: ConsiliumError) -> list[Finding]:
     reasons = error.detail.get("reasons")
     if reasons is None:
         return [Finding(error.code, WRONG, error.sentence, error.remedy)]
-    found = []
+    findings = []
     for reason in reasons:
         finding = Finding(reason["code"], WRONG, reason["sentence"], reason["remedy"])
-        found.append(finding)
-    return found
+        findings.append(finding)
+    return findings
 
 
 def refuses(findings: Iterable[Finding]) -> bool:
@@ -126,22 +126,32 @@ def protocol(hospital: Hospital, features: Collection[str]) -> Finding:
     """In which number the order would be written, of those that this agent takes: all
     its hospitals have to speak it, and the coordinator, whose last word is known.
     """
-    takes = hospital.policy.speaks(SPOKEN)
-    told = kept_in(hospital.settings.state)
-    needed = max([takes.oldest, *(FEATURES[feature] for feature in features)])
-    largest = takes.newest if told is None else min(takes.newest, told.speaks.newest)
-    own = f"This agent takes {takes}."
-    if largest < needed:
-        sentence = f"The order needs protocol {needed}, and the coordinator spoke {largest}. {own}"
+    own_window = hospital.policy.speaks(SPOKEN)
+    coordinator = kept_in(hospital.settings.state)
+    needed_protocol = max(
+        [own_window.oldest, *(FEATURES[feature] for feature in features)]
+    )
+    largest = (
+        own_window.newest
+        if coordinator is None
+        else min(own_window.newest, coordinator.speaks.newest)
+    )
+    own_sentence = f"This agent takes {own_window}."
+    if largest < needed_protocol:
+        sentence = f"The order needs protocol {needed_protocol}, and the coordinator spoke {largest}. {own_sentence}"
         remedy = (
             "The operator upgrades the coordinator; until then it refuses the order."
         )
         return Finding("protocol", WARN, sentence, remedy)
-    if largest == needed:
-        return Finding("protocol", OK, f"It is written in protocol {needed}. {own}")
-    window = Window(needed, largest)
-    what = f"its protocol, {window}: the largest that all its hospitals and the coordinator speak. {own}"
-    return jointly("protocol", what)
+    if largest == needed_protocol:
+        return Finding(
+            "protocol",
+            OK,
+            f"It is written in protocol {needed_protocol}. {own_sentence}",
+        )
+    window = Window(needed_protocol, largest)
+    undecided = f"its protocol, {window}: the largest that all its hospitals and the coordinator speak. {own_sentence}"
+    return jointly("protocol", undecided)
 
 
 def pins(hospital: Hospital, hospitals: Collection[int]) -> list[Finding]:
@@ -149,7 +159,7 @@ def pins(hospital: Hospital, hospitals: Collection[int]) -> list[Finding]:
     unpinned = sorted(set(hospitals) - set(hospital.settings.partners) - {hospital.me})
     if not unpinned:
         return [passed("pin_missing")]
-    found = []
+    findings = []
     for user in unpinned:
         finding = Finding(
             "pin_missing",
@@ -158,8 +168,8 @@ def pins(hospital: Hospital, hospitals: Collection[int]) -> list[Finding]:
             "Ask it by telephone for its fingerprint (`./run agent keys`) and add it to settings.toml under"
             " [[partners]].",
         )
-        found.append(finding)
-    return found
+        findings.append(finding)
+    return findings
 
 
 def approval(hospital: Hospital) -> Iterator[Finding]:
@@ -184,9 +194,9 @@ def left_alone(
     if it is when all others let themselves be told.
     """
     me = hospital.me
-    own = frozenset({me}) if regroup else frozenset[int]()
-    strictest = Terms(max(least_hospitals, len(hospitals)), own)
-    mildest = Terms(least_hospitals, own | (frozenset(hospitals) - {me}))
+    own_willing = frozenset({me}) if regroup else frozenset[int]()
+    strictest = Terms(max(least_hospitals, len(hospitals)), own_willing)
+    mildest = Terms(least_hospitals, own_willing | (frozenset(hospitals) - {me}))
 
     def agree(terms: Terms) -> list[Finding]:
         return refusals_of(
@@ -217,17 +227,19 @@ def opens(sentences: Iterable[str], receivers: Iterable[str]) -> Iterator[Findin
     """The totals that the answer opens of this hospital's rows, and who opens them."""
     for sentence in sentences:
         yield Finding("opens", OK, f"{sentence[0].upper()}{sentence[1:]}.")
-    whom = []
+    openers = []
     for receiver in receivers:
-        whom.append(receiver if receiver == COORDINATOR else f"hospital {receiver}")
-    if whom:
-        yield Finding("opens", OK, f"These are opened by {', '.join(whom)}.")
+        openers.append(receiver if receiver == COORDINATOR else f"hospital {receiver}")
+    if openers:
+        yield Finding("opens", OK, f"These are opened by {', '.join(openers)}.")
 
 
 def verdict(findings: Iterable[Finding]) -> Finding:
     """The last line: accept or refuse, as far as this hospital can say."""
-    found = list(findings)
-    rules = dict.fromkeys(one.check for one in found if one.state == WRONG)
+    all_findings = list(findings)
+    rules = dict.fromkeys(
+        finding.check for finding in all_findings if finding.state == WRONG
+    )
     if rules:
         return Finding(
             "verdict",
@@ -236,6 +248,6 @@ def verdict(findings: Iterable[Finding]) -> Finding:
             "Change what the lines above name, and check again.",
         )
     sentence = "This hospital would accept the order."
-    if any(one.state == JOINT for one in found):
+    if any(finding.state == JOINT for finding in all_findings):
         sentence = "This hospital would accept the order; lines marked joint are decided later."
     return Finding("verdict", OK, sentence)

@@ -59,9 +59,9 @@ def read_order(path: Path, *, user: int | None, names: dict[int, str]) -> Asked:
 
 def no_part(user_id: int, hospitals: list[int]) -> BadRequest:
     """The error of an order that asks nothing of this hospital."""
-    others = ", ".join(map(str, hospitals))
+    hospital_list = ", ".join(map(str, hospitals))
     return _no_order(
-        f"The order is for hospitals {others}, and this is hospital {user_id}.",
+        f"The order is for hospitals {hospital_list}, and this is hospital {user_id}.",
         "Check it at a hospital that takes part.",
     )
 
@@ -122,14 +122,14 @@ def _resolved(
             "The order does not say who asks.",
             "Add --user with the hospital whose user would send it.",
         )
-    known = dict(names)
+    known_names = dict(names)
     named = [provider.name for provider in request.data_providers]
     for party in [*named, *request.result_receivers]:
         # A number needs no name, and whether it is pinned is a finding.
         if isinstance(party, int):
-            known.setdefault(party, str(party))
+            known_names.setdefault(party, str(party))
     try:
-        return resolve(request, known, initiator=initiator)
+        return resolve(request, known_names, initiator=initiator)
     except NotFound as error:
         raise _no_order(
             error.sentence,

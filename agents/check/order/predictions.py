@@ -21,15 +21,19 @@ def prediction_findings(hospital: Hospital, request: InferRequest) -> Iterator[F
     rules = asked(found_rules)
     yield from rules
     yield from approval(hospital)
-    needed = [one for one in rules if one.check not in ("return_predictions", "reader")]
-    if refuses(needed):
+    preconditions = [
+        finding
+        for finding in rules
+        if finding.check not in ("return_predictions", "reader")
+    ]
+    if refuses(preconditions):
         return
     try:
-        found = answer_anew(hospital, request.model_id, sealed)
+        answer = answer_anew(hospital, request.model_id, sealed)
     except ConsiliumError as error:
         yield from refusals(error)
         return
-    n_rows = found.cohort.n_rows
-    sentence = f"{n_rows + len(found.reasons)} rows; the model can be applied to {n_rows} of them."
+    n_rows = answer.cohort.n_rows
+    sentence = f"{n_rows + len(answer.reasons)} rows; the model can be applied to {n_rows} of them."
     yield Finding("rows", OK, sentence)
     yield Finding("opens", OK, f"A prediction for each of {n_rows} rows, to who asks.")

@@ -70,10 +70,10 @@ def statistics_findings(
         return
     if order.policy.statistics is None:
         return
-    data = Rule("data_path", lambda: check_data(order, request, order.sql))
-    of_data = asked([data])
+    data_rule = Rule("data_path", lambda: check_data(order, request, order.sql))
+    of_data = asked([data_rule])
     yield from of_data
-    is_unreadable = any(one.check == "expression" for one in rules)
+    is_unreadable = any(finding.check == "expression" for finding in rules)
     if refuses(of_data) or is_unreadable:
         return
     reading, refused = _read(order)
@@ -93,12 +93,12 @@ def statistics_findings(
 
 def _read(order: _Copied) -> tuple[Reading | None, list[Finding]]:
     """What an order would keep of this provider's rows, or every reason against it."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
 
     def refuse(error: Refused) -> None:
         for finding in refusals(error):
-            if finding not in found:
-                found.append(finding)
+            if finding not in findings:
+                findings.append(finding)
 
     try:
         if order.request.is_joined:
@@ -106,8 +106,8 @@ def _read(order: _Copied) -> tuple[Reading | None, list[Finding]]:
         else:
             reading = pooled.read_anew(order, refuse=refuse)
     except ConsiliumError as error:
-        return None, [*found, *refusals(error)]
-    return (None if found else reading), found
+        return None, [*findings, *refusals(error)]
+    return (None if findings else reading), findings
 
 
 def _rows(reading: Reading) -> Finding:

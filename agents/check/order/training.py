@@ -71,16 +71,16 @@ def training_findings(
     # One copy for all that follows: what is reserved in it the later rules have to
     # find.
     memory = Memory(order.vault.cohorts, is_copy=True)
-    read: dict[str, Cohort] = {}
+    cohorts: dict[str, Cohort] = {}
     for purpose in order.sql:
         try:
-            read[purpose] = read_cohort(order, purpose, memory.key)
+            cohorts[purpose] = read_cohort(order, purpose, memory.key)
         except ConsiliumError as error:
             yield from refusals(error)
-    for purpose, cohort in read.items():
+    for purpose, cohort in cohorts.items():
         yield from _rows(purpose, cohort)
-    if len(read) == len(order.sql):
-        rows = OrderRows(read["train"], read.get("test"), memory.key)
+    if len(cohorts) == len(order.sql):
+        rows = OrderRows(cohorts["train"], cohorts.get("test"), memory.key)
         yield from _gate(order, rows, memory)
 
 
@@ -113,7 +113,9 @@ def _gate(order: AskedTraining, rows: OrderRows, memory: Memory) -> Iterator[Fin
     yield from of_sets
     # Of too few rows any total tells a few people: the audit would say the same once
     # more.
-    if not any(one.check == "min_rows" for one in of_sets if refuses([one])):
+    if not any(
+        finding.check == "min_rows" for finding in of_sets if refuses([finding])
+    ):
         yield from _audit(order, sets, memory)
     budget = RoundBudget(order.vault.cohorts, is_copy=True)
     now = datetime.now(UTC)
