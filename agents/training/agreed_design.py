@@ -89,14 +89,14 @@ def _coded(cohort: Cohort, coding: Coding) -> Cohort:
     joint_of: dict[int, Ints] = {}
     for name, levels in coding.levels.items():
         term = _levels_term(name, coding, reference=levels[0])
-        joint = np.array(term.places(cohort.levels[name]), dtype=np.int64)
-        joint_of[cohort.attributes.index(name)] = joint
+        joint_places = np.array(term.places(cohort.levels[name]), dtype=np.int64)
+        joint_of[cohort.attributes.index(name)] = joint_places
 
     def coded(rows: Floats) -> Floats:
-        found = np.array(rows)
-        for place, joint in joint_of.items():
-            found[:, place] = joint[rows[:, place].astype(np.int64)]
-        return found
+        coded_rows = np.array(rows)
+        for place, joint_places in joint_of.items():
+            coded_rows[:, place] = joint_places[rows[:, place].astype(np.int64)]
+        return coded_rows
 
     joint_levels = {name: list(levels) for name, levels in coding.levels.items()}
     return replace(cohort, X=made_of(cohort.X, coded), levels=joint_levels)
@@ -194,12 +194,12 @@ def _add_up(
 ) -> tuple[_Sums, dict[str, float]]:
     """Joint counts, and the joint mean of each feature that may have gaps."""
     gaps = _gap_sums(trainer.order.request.study, trainer.rows.train)
-    own = _own_sums(trainer.rows.train, coding, gaps)
+    own_sums = _own_sums(trainer.rows.train, coding, gaps)
     keys = trainer.keys(0)
     info = sum_info("design", 0, 0)
 
     def part() -> bytes:
-        counts = np.array(_flat(own), dtype=np.int64)
+        counts = np.array(_flat(own_sums), dtype=np.int64)
         totals = [of_feature.total for of_feature in gaps.values()]
         limbs = wide.to_limbs(np.array(totals), 1)
         vector = np.concatenate([counts, limbs])
@@ -223,7 +223,7 @@ def _add_up(
         fold=0,
         round=0,
     )
-    n_counts = len(_flat(own))
+    n_counts = len(_flat(own_sums))
     joint = _unflat(
         opening.sums[:n_counts],
         coding,
@@ -257,9 +257,9 @@ def _gap_sums(study: StudyRows, cohort: Cohort) -> dict[str, _GapSum]:
     """By name the features that may miss values; the same ones at every hospital. One
     after the other is in memory.
     """
-    found: dict[str, _GapSum] = {}
+    gap_sums: dict[str, _GapSum] = {}
     if study.missing != "mean":
-        return found
+        return gap_sums
     for name in study.columns:
         if name in study.categorical:
             continue
@@ -268,8 +268,8 @@ def _gap_sums(study: StudyRows, cohort: Cohort) -> dict[str, _GapSum]:
         for feature, values in zip(term.features, columns(features), strict=True):
             present = values[~np.isnan(values)]
             # Rounded once, whatever the order of the rows.
-            found[feature] = _GapSum(present.size, math.fsum(present))
-    return found
+            gap_sums[feature] = _GapSum(present.size, math.fsum(present))
+    return gap_sums
 
 
 def _features_of(cohort: Cohort, term: Number | Spline, rows: Floats) -> Floats:
@@ -306,14 +306,14 @@ def _unflat(
     coding: Coding,
     gaps: Sequence[str],
 ) -> _Sums:
-    left = [int(count) for count in counts]
-    n_selected = left.pop(0)
-    n_left_out = left.pop(0)
+    remaining = [int(count) for count in counts]
+    n_selected = remaining.pop(0)
+    n_left_out = remaining.pop(0)
     of_levels: dict[str, list[int]] = {}
     for name, levels in coding.levels.items():
-        of_levels[name] = left[: len(levels)]
-        left = left[len(levels) :]
-    n_values = dict(zip(gaps, left, strict=True))
+        of_levels[name] = remaining[: len(levels)]
+        remaining = remaining[len(levels) :]
+    n_values = dict(zip(gaps, remaining, strict=True))
     return _Sums(
         n_selected,
         n_left_out,
@@ -410,13 +410,13 @@ def _report_flow(
 
 
 def _flow_in_words(flow: Flow) -> str:
-    parts = [
+    clauses = [
         f"{flow.n_selected} rows selected, {flow.n_left_out} left out, {flow.n_used} used"
     ]
     for name, n_rows in flow.n_undefined.items():
         if n_rows:
-            parts.append(f"{name} has no value in {n_rows} that have all its columns")
-    return f"{'; '.join(parts)}."
+            clauses.append(f"{name} has no value in {n_rows} that have all its columns")
+    return f"{'; '.join(clauses)}."
 
 
 def _note_flow(trainer: Trainer) -> None:

@@ -73,10 +73,10 @@ class Coding:
 
     def largest(self) -> str:
         """The columns of categories with their numbers of levels, for a refusal."""
-        parts: list[str] = []
+        descriptions: list[str] = []
         for name, levels in self.levels.items():
-            parts.append(f"{name} has {len(levels)} levels")
-        return ", ".join(parts)
+            descriptions.append(f"{name} has {len(levels)} levels")
+        return ", ".join(descriptions)
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ def agree_on_levels(order: AgreedTraining, rows: OrderRows) -> Coding:
     study = order.request.study
     if not study.needs_counts:
         return Coding()
-    own = _own(order, rows.train)
-    text = canonical(vars(own)).encode()
+    own_statement = _own(order, rows.train)
+    text = canonical(vars(own_statement)).encode()
     messages = say_to_all(order, "levels", lambda: text)
-    said = {user: _read_said(body, study) for user, body in messages.items()}
-    named = {user: one.levels for user, one in said.items()}
-    union = joint_levels(list(study.categorical), named)
+    statements = {user: _read_said(body, study) for user, body in messages.items()}
+    levels_by_user = {user: statement.levels for user, statement in statements.items()}
+    union = joint_levels(list(study.categorical), levels_by_user)
     has_other = _agree_on_others(
         order,
         rows.train,
@@ -116,7 +116,7 @@ def agree_on_levels(order: AgreedTraining, rows: OrderRows) -> Coding:
         study,
         union,
         has_other,
-        said,
+        statements,
     )
     checks: list[Callable[[], object]] = []
     for name in study.categorical:
@@ -166,11 +166,11 @@ def _read_said(body: bytes, study: StudyRows) -> _Said:
             "min_rows": int,
         },
     )
-    said = _Said(**fields)
-    check_message(said.levels, study.categorical)
-    if not 1 <= said.min_rows <= LARGEST_NUMBER:
+    statement = _Said(**fields)
+    check_message(statement.levels, study.categorical)
+    if not 1 <= statement.min_rows <= LARGEST_NUMBER:
         raise bad_message("of kind levels holds a number that no policy has")
-    return said
+    return statement
 
 
 def _agree_on_others(
@@ -181,14 +181,14 @@ def _agree_on_others(
     """The columns of which some hospital has min_rows rows of no joint level."""
     min_rows = max(1, least_rows(order, "train"))
     refuses_any = order.policy.cohort.rare_levels == "refuse"
-    own = columns_with_others(
+    own_columns = columns_with_others(
         own_counts(cohort),
         union,
         min_rows=min_rows,
         refuses_any=refuses_any,
     )
     messages = say_to_all(
-        order, "other_levels", lambda: canonical({"columns": own}).encode()
+        order, "other_levels", lambda: canonical({"columns": own_columns}).encode()
     )
     return read_others(messages, union)
 
@@ -197,16 +197,16 @@ def _coding(
     study: StudyRows,
     union: Mapping[str, list[str]],
     has_other: frozenset[str],
-    said: Mapping[int, _Said],
+    statements: Mapping[int, _Said],
 ) -> Coding:
     levels: dict[str, tuple[str, ...]] = {}
     references: dict[str, str | None] = {}
     for name, reference in study.categorical.items():
-        named = list(union[name])
+        column_levels = list(union[name])
         # A level of the data that is called so is one with the rest.
-        if name in has_other and OTHER not in named:
-            named.append(OTHER)
-        levels[name] = tuple(named)
+        if name in has_other and OTHER not in column_levels:
+            column_levels.append(OTHER)
+        levels[name] = tuple(column_levels)
         references[name] = None
         if reference is not None:
             references[name] = canonical_text(str(reference))
@@ -214,8 +214,8 @@ def _coding(
         levels=levels,
         has_other=has_other,
         references=references,
-        shows_flow=all(one.shows_flow for one in said.values()),
-        min_rows=max(one.min_rows for one in said.values()),
+        shows_flow=all(statement.shows_flow for statement in statements.values()),
+        min_rows=max(statement.min_rows for statement in statements.values()),
     )
 
 
@@ -223,17 +223,17 @@ def _check_levels(name: str, coding: Coding) -> None:
     levels = coding.levels[name]
     reference = coding.references[name]
     if len(levels) < 2:
-        found = "one level" if levels else "no level"
+        level_count = "one level" if levels else "no level"
         raise BadRequest(
-            f"Column {name} has {found} that a hospital has {coding.min_rows} rows of.",
+            f"Column {name} has {level_count} that a hospital has {coding.min_rows} rows of.",
             remedy=f"Leave {name} out, choose other rows, or ask the hospitals to lower min_rows.",
             code="levels",
         )
     if reference is not None and reference not in levels:
-        shown = ", ".join(levels[:_MOST_NAMED])
+        first_levels = ", ".join(levels[:_MOST_NAMED])
         raise BadRequest(
             f"The reference of {name} is no level of it that a hospital has {coding.min_rows} rows of; the levels are"
-            f" {shown}.",
+            f" {first_levels}.",
             remedy="Name one of them, or none for the most frequent one.",
             code="categorical",
         )
@@ -247,8 +247,8 @@ def levels_of_few(
 ) -> list[str]:
     """The columns of a category's levels that 1 to min_varying - 1 of these rows have."""
     n_of_place = np.bincount(places, minlength=len(levels)).tolist()
-    found: list[str] = []
+    rare_columns: list[str] = []
     for level, n_rows in zip(levels, n_of_place, strict=True):
         if 0 < n_rows < min_varying:
-            found.append(feature_name(name, level))
-    return found
+            rare_columns.append(feature_name(name, level))
+    return rare_columns

@@ -99,17 +99,17 @@ def classes_by_hospital(
     order: AgreedTraining, rows: OrderRows
 ) -> dict[int, list[int | str]]:
     """The classes that each hospital of the order has, by its number."""
-    own = _sorted_classes(_plain(label) for label in rows.train.labels)
-    messages = say_to_all(order, "classes", lambda: canonical(own).encode())
+    own_classes = _sorted_classes(_plain(label) for label in rows.train.labels)
+    messages = say_to_all(order, "classes", lambda: canonical(own_classes).encode())
     return {user: _read_classes(text) for user, text in messages.items()}
 
 
 def joint_classes(classes_of: Mapping[int, Sequence[int | str]]) -> list[Any]:
     """The classes that occur at any hospital, numbers before texts, each in its order."""
-    found: set[int | str] = set()
-    for own in classes_of.values():
-        found.update(own)
-    classes = _sorted_classes(found)
+    all_classes: set[int | str] = set()
+    for own_classes in classes_of.values():
+        all_classes.update(own_classes)
+    classes = _sorted_classes(all_classes)
     if len(classes) < 2:
         raise BadRequest(
             "All rows of all hospitals have the same label, so there is nothing to tell apart.",
@@ -192,12 +192,12 @@ def _joint_start(order: AgreedTraining, model: Model) -> Floats:
     weights = np.frombuffer(body, dtype=">f8").astype(np.float64)
     # An initiator could start from weights of its choice, which would show it more of
     # the first gradient.
-    own = draw()
-    is_own = weights.shape == own.shape
+    own_draw = draw()
+    is_own = weights.shape == own_draw.shape
     if is_own:
         is_own = np.allclose(
             weights,
-            own,
+            own_draw,
             rtol=1e-9,
             atol=0,
         )

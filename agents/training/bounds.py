@@ -59,10 +59,10 @@ def _named(places: Places, model: Model, names: list[str]) -> list[str]:
 
     Classes are not named: the coordinator knows none.
     """
-    found = []
+    value_names = []
     for place in places.tolist():
-        found.append(_name(place, model, names))
-    return list(dict.fromkeys(found))
+        value_names.append(_name(place, model, names))
+    return list(dict.fromkeys(value_names))
 
 
 def _name(place: int, model: Model, names: list[str]) -> str:

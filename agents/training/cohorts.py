@@ -137,15 +137,15 @@ def own_thresholds(order: VerifiedTraining) -> PooledThresholds | None:
     """
 
     def make() -> bytes:
-        found = policy_thresholds(order)
-        if found is None:
+        thresholds = policy_thresholds(order)
+        if thresholds is None:
             return b""
-        return canonical(found.as_fields()).encode()
+        return canonical(thresholds.as_fields()).encode()
 
-    kept = order.store.once("pooled", make)
-    if not kept:
+    kept_text = order.store.once("pooled", make)
+    if not kept_text:
         return None
-    fields = json.loads(kept)
+    fields = json.loads(kept_text)
     return PooledThresholds.of_fields(fields)
 
 

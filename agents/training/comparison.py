@@ -57,7 +57,7 @@ def digests_of(cohort: Cohort) -> dict[str, str]:
         if values is not None:
             numbers = np.ascontiguousarray(values, dtype=np.float64)
             people.update(numbers.tobytes())
-    found = {_PEOPLE: people.hexdigest()}
+    digests = {_PEOPLE: people.hexdigest()}
     for name, column in zip(cohort.attributes, cohort.X.T, strict=True):
         if name in cohort.levels:
             levels = cohort.levels[name]
@@ -66,8 +66,8 @@ def digests_of(cohort: Cohort) -> dict[str, str]:
         else:
             body = np.ascontiguousarray(column).tobytes()
         digest = hashlib.blake2b(body, digest_size=32)
-        found[f"attribute {name}"] = digest.hexdigest()
-    return found
+        digests[f"attribute {name}"] = digest.hexdigest()
+    return digests
 
 
 def check_kept(vault: Vault, request: TrainingRequest) -> None:
@@ -120,12 +120,12 @@ def _differences(
     weights_type = None
     if weights is not None:
         weights_type = request.model_params.weights_type or "prior"
-    asked = {
+    asked_options = {
         "offset": request.model_params.offset,
         "weights": weights,
         "weights_type": weights_type,
     }
-    for name, value in asked.items():
+    for name, value in asked_options.items():
         if report.get(name) != value:
             differing.append(name)
     if not differing:
@@ -157,9 +157,11 @@ def check_rows(
     Raises Refused (code compare).
     """
     assert request.compare is not None
-    kept: dict[str, str] = vault.model(request.compare)["rows_digests"]
-    own = digests_of(rows)
-    changed = [name for name, digest in kept.items() if own.get(name) != digest]
+    kept_digests: dict[str, str] = vault.model(request.compare)["rows_digests"]
+    own_digests = digests_of(rows)
+    changed = [
+        name for name, digest in kept_digests.items() if own_digests.get(name) != digest
+    ]
     if changed:
         raise Refused(
             f"The rows here are not those that model {request.compare} was trained on: a likelihood-ratio test of two"
@@ -179,16 +181,16 @@ def check_nested(
     Raises BadRequest (code compare).
     """
     assert request.compare is not None
-    kept = features_of(vault.model(request.compare))
-    if set(kept) < set(features):
+    kept_features = features_of(vault.model(request.compare))
+    if set(kept_features) < set(features):
         return
-    missing = sorted(set(kept) - set(features))
-    what = "it has no column more"
+    missing = sorted(set(kept_features) - set(features))
+    reason = "it has no column more"
     if missing:
         names = ", ".join(missing)
-        what = f"it lacks {names}"
+        reason = f"it lacks {names}"
     raise BadRequest(
-        f"The order's model does not contain model {request.compare}: {what}.",
+        f"The order's model does not contain model {request.compare}: {reason}.",
         remedy="Order all columns of the smaller model, categories with the same reference, and at least one more.",
         code="compare",
     )
@@ -213,10 +215,10 @@ def tested(
     assert request.compare is not None
     stored = vault.model(request.compare)
     df = len(features) - len(features_of(stored))
-    found: dict[str, Any] = {"model_id": request.compare, "df": df}
+    comparison: dict[str, Any] = {"model_id": request.compare, "df": df}
     if not report["converged"] or report["log_likelihood"] is None:
         return {
-            **found,
+            **comparison,
             "chi2": None,
             "p": None,
         }
@@ -224,7 +226,7 @@ def tested(
     difference = report["log_likelihood"] - kept_report["log_likelihood"]
     chi2 = max(0.0, 2 * difference)
     return {
-        **found,
+        **comparison,
         "chi2": chi2,
         "p": float(special.chdtrc(df, chi2)),
     }

@@ -120,32 +120,32 @@ def report_of(
     """
     model = trainer.model
     is_penalised = trainer.order.request.is_penalised
-    part = cox_sums.read_training(model, sums)
+    training_part = cox_sums.read_training(model, sums)
     if model.baseline == "joint":
-        return cox_joint.report_of(trainer, point, scale, part, n_rows=n_rows)
+        return cox_joint.report_of(trainer, point, scale, training_part, n_rows=n_rows)
     tested = None
     if not is_penalised:
         tested = proportional_hazards.tested(
-            part.hazards, model.n_weights, bits=limbs.FRACTION_BITS
+            training_part.hazards, model.n_weights, bits=limbs.FRACTION_BITS
         )
     fit = Survival(
         n=n_rows,
-        n_events=part.n_events,
-        log_likelihood=-part.deviance / 2,
+        n_events=training_part.n_events,
+        log_likelihood=-training_part.deviance / 2,
         # The first round's are made at 0.
         null_log_likelihood=-n_rows * point.losses[0],
-        pairs=part.pairs,
+        pairs=training_part.pairs,
         tested=tested,
         scale=model.time_scale,
         ties=model.ties,
     )
-    A = proportional_hazards.information(part.hazards, model.n_weights)
+    A = proportional_hazards.information(training_part.hazards, model.n_weights)
     information = Opened(A, [], 0.0, limbs.FRACTION_BITS, True)
     covariance = normal_equations.inverse(
         normal_equations.penalised(information, diagonal)
     )
     coef, covariance = cox_report.own_units(point.weights, covariance, scale.deviation)
-    found = cox_report.report(
+    report = cox_report.report(
         trainer.features,
         coef,
         covariance,
@@ -155,8 +155,8 @@ def report_of(
     )
     request = trainer.order.request
     if request.entry_name is not None:
-        found["entry"] = request.entry_name
+        report["entry"] = request.entry_name
     if request.strata:
-        found["strata"] = list(request.strata)
-        found["concordance"]["within"] = "stratum"
-    return found
+        report["strata"] = list(request.strata)
+        report["concordance"]["within"] = "stratum"
+    return report

@@ -86,15 +86,15 @@ def _least(trainer: Trainer) -> int:
 def _intervals(trainer: Trainer, state: JointState) -> Intervals:
     """The merged ones."""
     assert state.counts is not None
-    found = cox_joint.merged(
+    intervals = cox_joint.merged(
         state.counts,
         trainer.order.request.edges,
         least=_least(trainer) if state.n_strict else 1,
         ties=trainer.model.ties,
     )
-    if found is None:
+    if intervals is None:
         raise _too_few(trainer)
-    return found
+    return intervals
 
 
 def _too_few(trainer: Trainer) -> Refused:
@@ -114,15 +114,15 @@ def stepped_point(trainer: Trainer, point: Checkpoint, sums: Ints) -> Checkpoint
     assert point.newton is not None
     totals = limbs.whole_sums(sums)
     if point.joint.counts is None:
-        whole = [value >> limbs.FRACTION_BITS for value in totals]
-        events, censored = np.array(whole[:-1], dtype=np.int64).reshape(2, -1)
-        counted = JointState(Counts(events, censored), n_strict=whole[-1])
+        counts = [value >> limbs.FRACTION_BITS for value in totals]
+        events, censored = np.array(counts[:-1], dtype=np.int64).reshape(2, -1)
+        counted = JointState(Counts(events, censored), n_strict=counts[-1])
         # Whether there are enough people is found before the next sums are made.
         _intervals(trainer, counted)
         return _after(point, counted, point.weights)
     intervals = _intervals(trainer, point.joint)
     try:
-        found = cox_joint.stepped(
+        newton_step = cox_joint.stepped(
             totals,
             intervals,
             point.weights,
@@ -140,10 +140,10 @@ def stepped_point(trainer: Trainer, point: Checkpoint, sums: Ints) -> Checkpoint
     state = replace(
         point.joint,
         n_rounds=point.joint.n_rounds + 1,
-        log_likelihood=found.log_likelihood,
-        information=found.information,
+        log_likelihood=newton_step.log_likelihood,
+        information=newton_step.information,
     )
-    return _after(point, state, found.coef)
+    return _after(point, state, newton_step.coef)
 
 
 def _after(point: Checkpoint, state: JointState, weights: Floats) -> Checkpoint:
@@ -178,7 +178,7 @@ def report_of(
     trainer: Trainer,
     point: Checkpoint,
     scale: Scale,
-    part: cox_sums.TrainingPart,
+    training_part: cox_sums.TrainingPart,
     *,
     n_rows: int,
 ) -> dict[str, Any]:
@@ -199,15 +199,15 @@ def report_of(
     )
     fit = Survival(
         n=n_rows,
-        n_events=part.n_events,
+        n_events=training_part.n_events,
         log_likelihood=state.log_likelihood,
         null_log_likelihood=cox_joint.null_log_likelihood(intervals, ties=model.ties),
-        pairs=part.pairs,
+        pairs=training_part.pairs,
         tested=None,
         scale=model.time_scale,
         ties=model.ties,
     )
-    found = cox_report.report(
+    report = cox_report.report(
         trainer.features,
         coef,
         covariance,
@@ -215,17 +215,17 @@ def report_of(
         confidence=trainer.params.confidence,
         is_penalised=False,
     )
-    found["baseline"] = "joint"
+    report["baseline"] = "joint"
     ends = [end if np.isfinite(end) else None for end in intervals.ends.tolist()]
-    found["intervals"] = {
+    report["intervals"] = {
         "n": len(ends),
         "starts": intervals.starts.tolist(),
         "ends": ends,
         "events": intervals.n_events.tolist(),
         "at_risk": intervals.n_at_risk.tolist(),
     }
-    found["notes"].append(
+    report["notes"].append(
         f"One baseline for all hospitals, by sums at {len(ends)} intervals of time: between two edges events count as"
         " at one time."
     )
-    return found
+    return report

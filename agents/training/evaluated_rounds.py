@@ -57,10 +57,10 @@ def opened_round(
     and whether it is the last one.
     """
     store = trainer.order.store
-    kept = store.load_arrays(_KEPT) or {}
+    kept_rounds = store.load_arrays(_KEPT) or {}
     name = f"round_{round_}"
-    if name in kept:
-        return kept[name]
+    if name in kept_rounds:
+        return kept_rounds[name]
     keys = trainer.keys(0)
 
     def part() -> bytes:
@@ -88,7 +88,7 @@ def opened_round(
     )
     store.save_arrays(
         _KEPT,
-        **kept,
+        **kept_rounds,
         **{name: opening.sums},
     )
     for kind in ("gradient", "opening-gradient"):
@@ -147,8 +147,8 @@ def add_calibration(
     round_ = 0
     if "withheld" not in report:
         fits, round_ = _fitted(trainer, rows)
-        found = None if fits is None else recalibration.estimates(fits)
-        report["metrics"].update(_metrics_of(found))
+        calibration = None if fits is None else recalibration.estimates(fits)
+        report["metrics"].update(_metrics_of(calibration))
         report["calibration_rounds"] = round_
     opened_round(
         trainer,
@@ -183,10 +183,10 @@ def _fitted(
     return fits, round_
 
 
-def _metrics_of(found: Calibration | None) -> dict[str, float | None]:
+def _metrics_of(calibration: Calibration | None) -> dict[str, float | None]:
     metrics: dict[str, float | None] = {}
     for name in Calibration._fields:
-        estimate = None if found is None else getattr(found, name)
+        estimate = None if calibration is None else getattr(calibration, name)
         metrics[f"calibration_{name}"] = None if estimate is None else estimate.value
         metrics[f"calibration_{name}_se"] = None if estimate is None else estimate.se
     return metrics

@@ -155,7 +155,7 @@ def report_of(
     an event.
     """
     left_out = sums.n_left_out
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "n": sums.n_rows,
         # Few people are not told.
         "n_left_out": left_out if left_out == 0 or left_out >= min_rows else None,
@@ -167,39 +167,39 @@ def report_of(
         metrics = held_out_metrics(model, sums.held_out, _WITHHELD) or {}
     classes = _n_of_classes(model, sums, metrics)
     if any(0 < n_of_class < min_rows for n_of_class in classes):
-        found["withheld"] = {"rule": "min_rows", "threshold": min_rows}
-        return found
+        report["withheld"] = {"rule": "min_rows", "threshold": min_rows}
+        return report
     if sums.pairs is not None:
-        found["metrics"] = {
+        report["metrics"] = {
             "n_events": classes[1],
             "concordance": sums.pairs.concordance,
         }
-        found["pairs"] = {"within": "hospitals", **sums.pairs._asdict()}
-        return found
+        report["pairs"] = {"within": "hospitals", **sums.pairs._asdict()}
+        return report
     if model.is_binary:
         counts = histogram_of(model, sums)
         assert counts is not None
-        found["metrics"] = _of_scores(
+        report["metrics"] = _of_scores(
             sums,
             metrics,
             counts,
             threshold,
         )
-        found["confidence"] = CONFIDENCE
-        found["cutoffs"] = answered(
+        report["confidence"] = CONFIDENCE
+        report["cutoffs"] = answered(
             counts,
             cutoffs,
             min_rows=min_rows,
         )
-        found["roc"] = roc_points(counts, min_rows=min_rows)
-        found["decision"] = decision_curve(counts, min_rows=min_rows)
-        found["calibration"] = calibration_table(counts, min_rows=min_rows)
-        return found
+        report["roc"] = roc_points(counts, min_rows=min_rows)
+        report["decision"] = decision_curve(counts, min_rows=min_rows)
+        report["calibration"] = calibration_table(counts, min_rows=min_rows)
+        return report
     if model.is_number:
-        found["metrics"] = _of_numbers(model, metrics, label_variance)
-        return found
-    found["metrics"] = metrics
-    return found
+        report["metrics"] = _of_numbers(model, metrics, label_variance)
+        return report
+    report["metrics"] = metrics
+    return report
 
 
 def _n_of_classes(
@@ -250,9 +250,9 @@ def _of_numbers(
     label_variance: float,
 ) -> dict[str, Any]:
     """Errors and, of a glm, the mean of `families.unit_deviances`."""
-    found = {name: metrics[name] for name in ("mse", "rmse", "mae")}
+    figures = {name: metrics[name] for name in ("mse", "rmse", "mae")}
     has_spread = label_variance > 0
-    found["r2"] = 1 - found["mse"] / label_variance if has_spread else None
+    figures["r2"] = 1 - figures["mse"] / label_variance if has_spread else None
     if model.kind == "glm":
-        found["mean_deviance"] = 2 * metrics["loss"]
-    return found
+        figures["mean_deviance"] = 2 * metrics["loss"]
+    return figures

@@ -132,9 +132,9 @@ def _applied(
         if not isinstance(term, Levels):
             continue
         model_places = term.places(cohort.levels[term.name])
-        known = np.array(model_places, dtype=np.int64)
+        place_of_level = np.array(model_places, dtype=np.int64)
         own_places = places_of(cohort, term.name)
-        places = known[own_places]
+        places = place_of_level[own_places]
         if (places == UNKNOWN).any():
             raise Refused(
                 f"Some rows have a level of {term.name} that the model does not know.",
@@ -160,8 +160,8 @@ def _applied(
 
 def _check_classes(model: Model, classes: list[Any]) -> None:
     # Of lr and a binomial glm labels are 0 and 1, and no classes of its own.
-    known = model.classes or (0, 1)
-    unknown = set(classes) - set(known)
+    known_classes = model.classes or (0, 1)
+    unknown = set(classes) - set(known_classes)
     if unknown:
         raise BadRequest(
             f"{len(unknown)} classes of the rows are none of the model's.",
@@ -230,7 +230,7 @@ def _report(
     label_variance: float,
 ) -> dict[str, Any]:
     request = _request(trainer.order)
-    found = report_of(
+    report = report_of(
         trainer.model,
         sums,
         threshold=request.threshold,
@@ -239,16 +239,16 @@ def _report(
         # The largest of all hospitals.
         min_rows=trainer.limits.withheld.test,
     )
-    if request.strata and "pairs" in found:
-        found["pairs"]["within"] = "strata"
-    return found
+    if request.strata and "pairs" in report:
+        report["pairs"]["within"] = "strata"
+    return report
 
 
 def _reports_of_groups(
     trainer: Trainer, of_groups: list[EvaluatedSums]
 ) -> list[dict[str, Any]]:
     """Each as that of all rows, but for what is known of all rows only."""
-    found = []
+    reports = []
     for level, sums in zip(trainer.groups, of_groups, strict=True):
         report = _report(
             trainer,
@@ -257,8 +257,8 @@ def _reports_of_groups(
         )
         report.pop("n_left_out")
         report["metrics"].pop("r2", None)
-        found.append({"level": level, **report})
-    return found
+        reports.append({"level": level, **report})
+    return reports
 
 
 def _joint_sums(trainer: Trainer, rows: Rows) -> list[EvaluatedSums]:
@@ -274,17 +274,17 @@ def _joint_sums(trainer: Trainer, rows: Rows) -> list[EvaluatedSums]:
             rows,
             n_left_out=flow.n_left_out,
         )
-        found = [of_all]
+        own_sums = [of_all]
         for places in places_by_level(trainer.rows.train, trainer.groups):
-            part = Rows(rows.X[places], rows.y[places])
-            of_part = local_sums(
+            group_rows = Rows(rows.X[places], rows.y[places])
+            of_group = local_sums(
                 trainer.model,
                 trainer.start,
-                part,
+                group_rows,
                 n_left_out=0,
             )
-            found.append(of_part)
-        return np.concatenate(found)
+            own_sums.append(of_group)
+        return np.concatenate(own_sums)
 
     is_last = not _request(trainer.order).calibration_slope
     with sentences():
@@ -296,8 +296,8 @@ def _joint_sums(trainer: Trainer, rows: Rows) -> list[EvaluatedSums]:
             state=state,
             is_last=is_last,
         )
-    parts = words.reshape(1 + len(trainer.groups), -1)
-    return [opened(trainer.model, part) for part in parts]
+    vectors = words.reshape(1 + len(trainer.groups), -1)
+    return [opened(trainer.model, vector) for vector in vectors]
 
 
 def _entry(
@@ -346,7 +346,7 @@ def _check_probe(trainer: Trainer, rows: Rows) -> None:
         )
         _check_means(model.pair, predictors)
     elif not model.hidden and not model.is_number:
-        found = row_weights(
+        gradient_weights = row_weights(
             model,
             trainer.start,
             rows.X,
@@ -354,7 +354,7 @@ def _check_probe(trainer: Trainer, rows: Rows) -> None:
             batch_size=-1,
             learning_rate=1.0,
         )
-        probes.check_predictors(found.predictors, limit=limit)
+        probes.check_predictors(gradient_weights.predictors, limit=limit)
 
 
 def _check_means(pair: Pair, predictors: Floats) -> None:

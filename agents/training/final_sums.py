@@ -177,10 +177,10 @@ def training_totals(
 ) -> TrainingTotals:
     """What opened sums say of the n_rows training rows of a fold."""
     if model.kind == "cox":
-        part = cox_sums.read_training(model, sums)
-        loss = part.deviance / 2 / n_rows
+        training_part = cox_sums.read_training(model, sums)
+        loss = training_part.deviance / 2 / n_rows
         none = np.zeros(0, dtype=np.int64)
-        concordance = {"concordance": part.pairs.concordance}
+        concordance = {"concordance": training_part.pairs.concordance}
         return TrainingTotals(
             n_rows,
             loss,
@@ -249,12 +249,12 @@ def zero_loss(
     pair = model.pair
     assert pair is not None, "cox has none"
     if totals.fit is not None:
-        found = families.zero_deviance(
+        deviance = families.zero_deviance(
             pair,
             totals.fit.null_terms,
             center=label_mean,
         )
-        return None if found is None else found / 2
+        return None if deviance is None else deviance / 2
     if pair.is_binary:
         return math.log(2)
     return constant_linear_loss(label_variance + label_mean * label_mean)
@@ -276,20 +276,20 @@ def training_metrics(
     Where hospitals show no metrics of their own also loss, and accuracy or mse.
     """
     totals = training_totals(model, sums, n_rows)
-    found: dict[str, Any] = dict(totals.ranking)
+    figures: dict[str, Any] = dict(totals.ranking)
     if withheld.train:
-        found["loss"] = totals.loss
+        figures["loss"] = totals.loss
         if model.kind == "linear":
-            found["mse"] = 2 * totals.loss
+            figures["mse"] = 2 * totals.loss
         elif totals.n_right is not None:
-            found["accuracy"] = totals.n_right / n_rows
-    rounded: dict[str, Any] = round_metrics(found)
+            figures["accuracy"] = totals.n_right / n_rows
+    rounded: dict[str, Any] = round_metrics(figures)
     return rounded
 
 
 def held_out_metrics(
     model: Model,
-    part: Ints,
+    sums: Ints,
     withheld: Withheld,
 ) -> dict[str, Any] | None:
     """Metrics of all held-out rows; None without such rows.
@@ -299,15 +299,15 @@ def held_out_metrics(
     also what follows from counts of calls. These are not rounded: they are over all
     hospitals' rows.
     """
-    if not len(part) or not part[0]:
+    if not len(sums) or not sums[0]:
         return None
     if model.kind == "cox":
-        rows = cox_sums.read_held_out(part)
+        rows = cox_sums.read_held_out(sums)
         loss = rows.deviance / 2 / rows.n_rows
         return {"loss": loss, "concordance": rows.pairs.concordance}
     # In the order in which `held_out_sums` writes them.
-    n_rows = int(part[0])
-    words = part[1:]
+    n_rows = int(sums[0])
+    words = sums[1:]
     ranking: dict[str, Any] = {}
     if model.is_binary:
         histogram = out_of_pairs(words[:N_BINS])
@@ -380,9 +380,9 @@ def _glm_means(
     assert pair is not None
     y = np.asarray(rows.y, dtype=np.float64)
     m = np.ones(len(y)) if row_weights is None else row_weights
-    at = families.means(pair, linear_predictors(model, weights, rows.X))
-    deviances = m * families.unit_deviances(pair, y, at)
-    squares = m * families.pearson_residuals(pair, y, at) ** 2
+    row_means = families.means(pair, linear_predictors(model, weights, rows.X))
+    deviances = m * families.unit_deviances(pair, y, row_means)
+    squares = m * families.pearson_residuals(pair, y, row_means) ** 2
     terms = families.null_terms(
         pair,
         y,
@@ -409,14 +409,14 @@ def _calls(
     rows: Rows,
 ) -> Ints:
     """How many rows of each class are called which, (K, K); of lr (2, 2)."""
-    found = metrics(model, weights, rows.X, rows.y)
+    figures = metrics(model, weights, rows.X, rows.y)
     if model.is_binary:
         counts = [
-            [found["tn"], found["fp"]],
-            [found["fn"], found["tp"]],
+            [figures["tn"], figures["fp"]],
+            [figures["fn"], figures["tp"]],
         ]
     else:
-        counts = found["confusion"]
+        counts = figures["confusion"]
     return np.array(counts, dtype=np.int64)
 
 
@@ -454,8 +454,8 @@ def held_out_sums(
     means = np.zeros(len(names))
     histogram = np.zeros(2 * N_BINS, dtype=np.int64)
     if n_rows:
-        found = metrics(model, weights, rows.X, rows.y)
-        means = np.array([found[name] for name in names])
+        figures = metrics(model, weights, rows.X, rows.y)
+        means = np.array([figures[name] for name in names])
         if model.is_binary:
             histogram = _histogram(model, weights, rows)
     words = [np.array([n_rows])]

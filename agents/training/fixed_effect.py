@@ -42,13 +42,13 @@ def with_hospitals(trainer: Trainer) -> Trainer:
 
 def _with_hospitals(trainer: Trainer, cohort: Cohort) -> Cohort:
     of_row = _own_values(trainer)
-    own = np.tile(of_row, (cohort.n_rows, 1))
+    own_values = np.tile(of_row, (cohort.n_rows, 1))
     site_features = trainer.order.request.site_features
     names = (*cohort.attributes, *site_features)
     return replace(
         cohort,
         attributes=names,
-        X=np.hstack([cohort.X, own]),
+        X=np.hstack([cohort.X, own_values]),
     )
 
 
@@ -57,8 +57,8 @@ def _own_values(trainer: Trainer) -> Floats:
     me = trainer.order.me
     # With one for the first, too, they would add up to the intercept's column, and no
     # coefficient of theirs would be determined.
-    others = sorted(trainer.order.request.hospitals)[1:]
-    is_own = [float(user == me) for user in others]
+    without_first = sorted(trainer.order.request.hospitals)[1:]
+    is_own = [float(user == me) for user in without_first]
     return np.array(is_own)
 
 
@@ -101,14 +101,14 @@ def own_model(
     n_sites = len(trainer.order.request.site_features)
     if not n_sites:
         return trainer.model, weights
-    own = _own_values(trainer)
+    own_values = _own_values(trainer)
     if scale is not None:
-        own = own - scale.mean[-n_sites:]
-        own = own / scale.deviation[-n_sites:]
+        own_values = own_values - scale.mean[-n_sites:]
+        own_values = own_values / scale.deviation[-n_sites:]
     first_site = -1 - n_sites
     shared = weights[:first_site]
     of_sites = weights[first_site:-1]
-    own_effect = float(np.sum(of_sites * own))
+    own_effect = float(np.sum(of_sites * own_values))
     intercept = weights[-1] + own_effect
     model = replace(trainer.model, n_features=len(shared))
     return model, np.append(shared, intercept)

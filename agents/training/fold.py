@@ -151,7 +151,7 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
     if trainer.order.request.is_newton:
         newton.check_probe(trainer, point, newton_rows(fold))
         return
-    found = gradients.row_weights(
+    gradient_weights = gradients.row_weights(
         trainer.model,
         point.weights,
         fold.X,
@@ -162,9 +162,11 @@ def check_probe(trainer: Trainer, fold: Fold) -> None:
     )
     rules = trainer.order.policy.cohort
     if not trainer.model.is_number:
-        probes.check_predictors(found.predictors, limit=rules.max_linear_predictor)
+        probes.check_predictors(
+            gradient_weights.predictors, limit=rules.max_linear_predictor
+        )
     if not point.stopped:
-        probes.check_share(found.weights, max_share=rules.max_share)
+        probes.check_share(gradient_weights.weights, max_share=rules.max_share)
 
 
 def newton_rows(fold: Fold) -> newton.Rows:
@@ -193,13 +195,13 @@ def evaluate(trainer: Trainer, fold: Fold) -> dict[str, Any]:
     if point.left_out:
         report["leave_one_out"] = point.left_out
     rules = {}
-    for part, min_rows in withheld._asdict().items():
-        if min_rows and part in report:
+    for section, min_rows in withheld._asdict().items():
+        if min_rows and section in report:
             # The names stay, so that a table of all rounds has its columns.
-            report[part] = dict.fromkeys(report[part])
-            rules[part] = {"rule": "min_rows", "threshold": min_rows}
-            if not getattr(trainer.limits.withheld, part):
-                rules[part] = {"rule": "newton", "threshold": 0}
+            report[section] = dict.fromkeys(report[section])
+            rules[section] = {"rule": "min_rows", "threshold": min_rows}
+            if not getattr(trainer.limits.withheld, section):
+                rules[section] = {"rule": "newton", "threshold": 0}
     if _is_too_small(trainer):
         rules["scores"] = {
             "rule": "min_scored_coefficients",

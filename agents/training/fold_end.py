@@ -125,7 +125,7 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
 def _open_final(
     trainer: Trainer,
     fold: Fold,
-    part: Callable[[], bytes],
+    make_part: Callable[[], bytes],
 ) -> Ints:
     """Sends this hospital's part of the final sums with its last report, and reads what
     all hospitals' parts add up to.
@@ -140,7 +140,7 @@ def _open_final(
         contribute(
             trainer,
             "gradient",
-            part,
+            make_part,
             fold=fold.number,
             round=point.round,
             state=point.weights,
@@ -206,7 +206,7 @@ def _warnings(
     )
     # Of the order's classes, once: with the model of all rows.
     if fold.number == 0:
-        of_classes = dict.fromkeys(one.code for one in trainer.class_warnings)
+        of_classes = dict.fromkeys(warning.code for warning in trainer.class_warnings)
         codes.extend(of_classes)
     return codes
 
@@ -215,13 +215,13 @@ def _own_sentences(trainer: Trainer, fold: Fold) -> list[str]:
     """The warnings as this hospital's people read them: with the names of classes, which
     nobody else is told.
     """
-    named = trainer.class_warnings if fold.number == 0 else ()
-    of_classes = {one.code for one in named}
-    found = [WARNINGS[code] for code in fold.warnings if code not in of_classes]
+    class_warnings = trainer.class_warnings if fold.number == 0 else ()
+    of_classes = {warning.code for warning in class_warnings}
+    own_sentences = [WARNINGS[code] for code in fold.warnings if code not in of_classes]
     if trainer.order.request.is_meta:
-        found.append(meta.NOTE)
-    found += [one.sentence for one in named]
-    return found
+        own_sentences.append(meta.NOTE)
+    own_sentences += [warning.sentence for warning in class_warnings]
+    return own_sentences
 
 
 def _report_pooled(
@@ -276,10 +276,10 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     order = trainer.order
     request = order.request
     point = fold.checkpoint
-    kept = _kept_weights(trainer, fold)
-    model = kept.model
+    kept_weights = _kept_weights(trainer, fold)
+    model = kept_weights.model
     losses = [fold.label_scale.own_loss(loss) for loss in point.losses]
-    layers = split_layers(model, kept.weights)
+    layers = split_layers(model, kept_weights.weights)
     entry = {
         "model_id": order.order_id,
         "model_type": model.kind,
@@ -291,7 +291,7 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
         "hidden": list(model.hidden),
         "shape": list(model.shape),
         "layers": {name: values.tolist() for name, values in layers.items()},
-        "standardize": kept.scale,
+        "standardize": kept_weights.scale,
         "n_rounds": point.round,
         "losses": losses,
         "converged": point.stopped_by == "converged",

@@ -62,8 +62,8 @@ def answer_request(
     request = read_document(party, document)
     reader: str | None = request.get("reader")
     _check_way(party.policy, reader)
-    own = HospitalSql.unseal(party.me, party.identity.open_key, box)
-    if own.commitment != request["sql"]:
+    own_sql = HospitalSql.unseal(party.me, party.identity.open_key, box)
+    if own_sql.commitment != request["sql"]:
         raise Refused(
             "The SQL is not the one that the order commits to.",
             remedy="Send it again.",
@@ -71,18 +71,18 @@ def answer_request(
         )
     # decision 7: a second request has another one-time key, and gets the same
     # predictions sealed to it.
-    kept = party.vault.predictions(party.order_id)
-    if kept is None:
-        kept = _make_predictions(party, request, own.sql)
+    kept_answer = party.vault.predictions(party.order_id)
+    if kept_answer is None:
+        kept_answer = _make_predictions(party, request, own_sql.sql)
     # A person may have approved the order for one reader: a coordinator that names
     # another one, or a key of its own, gets nothing.
-    if kept.get("reader") != reader:
+    if kept_answer.get("reader") != reader:
         raise Refused(
             "The predictions of this order were made for another reader.",
             remedy="Ask for them by an order of its own.",
             code="reader",
         )
-    predictions = kept["result"]
+    predictions = kept_answer["result"]
     if reader is not None:
         send_answer(party, "predictions", lambda: predictions, reader=reader)
         return
@@ -101,35 +101,35 @@ def answer_request(
 def _make_predictions(
     party: Party,
     request: dict[str, Any],
-    asked: Mapping[str, str],
+    row_source: Mapping[str, str],
 ) -> dict[str, Any]:
     """What the vault then keeps.
 
-    asked: "infer", the SQL of rows of this hospital, or "rows", values that came with
-    the request. A person has approved it where one is asked, and the ledger has it
+    row_source: "infer", the SQL of rows of this hospital, or "rows", values that came
+    with the request. A person has approved it where one is asked, and the ledger has it
     before rows are read.
     """
     model_id = request["model_id"]
-    sql = asked.get("infer")
+    sql = row_source.get("infer")
     reader: str | None = request.get("reader")
-    check_rules(request_rules(party, model_id, asked, reader=reader))
-    values = [] if sql is not None else read_values(asked)
-    _await_decision(party, request, asked)
+    check_rules(request_rules(party, model_id, row_source, reader=reader))
+    values = [] if sql is not None else read_values(row_source)
+    _await_decision(party, request, row_source)
     party.release.ledger.write(
         "answered", order_id=party.order_id, initiator=party.me, model=model_id
     )
     if sql is None:
         # Of nobody in a table: no answer about this hospital's rows is told.
         entries = predict_values(party, model_id, values)
-        kept = {"result": entries, "reader": reader}
-        return party.vault.save_predictions(party.order_id, kept)
+        answer = {"result": entries, "reader": reader}
+        return party.vault.save_predictions(party.order_id, answer)
     memory = Memory(party.vault.cohorts)
     predicted = _predict(party, model_id, sql, key=memory.key)
     # The coordinator has not seen those that are sealed to a reader.
     if reader is None and _coordinator_opens_totals(party.policy):
         _remember(party, predicted, memory)
-    kept = {"result": predicted.entries, "reader": reader}
-    return party.vault.save_predictions(party.order_id, kept)
+    answer = {"result": predicted.entries, "reader": reader}
+    return party.vault.save_predictions(party.order_id, answer)
 
 
 def _check_way(policy: Policy, reader: str | None) -> None:
@@ -143,7 +143,7 @@ def _check_way(policy: Policy, reader: str | None) -> None:
 def request_rules(
     hospital: Hospital,
     model_id: int,
-    asked: Mapping[str, str],
+    row_source: Mapping[str, str],
     *,
     reader: str | None = None,
 ) -> list[Rule]:
@@ -151,37 +151,37 @@ def request_rules(
     coordinator, before a row is read.
     """
     policy = hospital.policy
-    sql = asked.get("infer")
+    sql = row_source.get("infer")
     way = "return_predictions" if reader is None else "reader"
-    found = [
+    rules = [
         Rule(way, lambda: _check_way(policy, reader)),
         Rule("inference", policy.check_inference),
     ]
     if sql is None:
-        found.append(Rule("rows", policy.check_inference_rows))
+        rules.append(Rule("rows", policy.check_inference_rows))
     elif not policy.inference.expressions:
         dialect = dialect_of(hospital.settings.data_url)
-        found.append(Rule("expressions", lambda: check_plain(sql, dialect=dialect)))
-    found.append(Rule("no_model", lambda: hospital.vault.model(model_id)))
-    return found
+        rules.append(Rule("expressions", lambda: check_plain(sql, dialect=dialect)))
+    rules.append(Rule("no_model", lambda: hospital.vault.model(model_id)))
+    return rules
 
 
 def answer_anew(
     hospital: Hospital,
     model_id: int,
-    asked: Mapping[str, str],
+    row_source: Mapping[str, str],
 ) -> ApplicableRows:
     """The rows that a request is for, of which all was predicted and nothing is kept or
     told. Raises as `answer_request`, whose rules have passed before.
     """
-    if "infer" in asked:
-        stored, checked = _checked_query(hospital, model_id, asked["infer"])
-        found = _read_applicable(hospital, stored, checked, key=None)
+    if "infer" in row_source:
+        stored, checked = _checked_query(hospital, model_id, row_source["infer"])
+        applicable = _read_applicable(hospital, stored, checked, key=None)
     else:
         stored = _stored_model(hospital, model_id)
-        found = _applicable_values(hospital, stored, read_values(asked))
-    _answered(stored, found)
-    return found
+        applicable = _applicable_values(hospital, stored, read_values(row_source))
+    _answered(stored, applicable)
+    return applicable
 
 
 def _coordinator_opens_totals(policy: Policy) -> bool:
@@ -200,9 +200,9 @@ def _remember(party: Party, predicted: _Predicted, memory: Memory) -> None:
     """
     members = predicted.rows.members
     assert members is not None, "read with a key"
-    asked: list[AskedSet] = []
+    reserved_sets: list[AskedSet] = []
     for table in predicted.tables:
-        asked += asked_sets(
+        reserved_sets += asked_sets(
             members,
             party.policy,
             population=table,
@@ -220,7 +220,7 @@ def _remember(party: Party, predicted: _Predicted, memory: Memory) -> None:
     try:
         reserve(
             memory,
-            asked,
+            reserved_sets,
             receivers=[COORDINATOR],
             order_id=party.order_id,
             rules=rules,
@@ -235,7 +235,7 @@ def _remember(party: Party, predicted: _Predicted, memory: Memory) -> None:
 def _await_decision(
     party: Party,
     request: dict[str, Any],
-    asked: Mapping[str, str],
+    row_source: Mapping[str, str],
 ) -> None:
     """Waits for a person's decision, where the policy asks for one.
 
@@ -243,8 +243,8 @@ def _await_decision(
     one-time key.
     """
     model_id = request["model_id"]
-    if "infer" in asked:
-        stored, _ = _checked_query(party, model_id, asked["infer"])
+    if "infer" in row_source:
+        stored, _ = _checked_query(party, model_id, row_source["infer"])
     else:
         stored = _stored_model(party, model_id)
     terms = {
@@ -253,14 +253,14 @@ def _await_decision(
         "parties": [party.me],
         "receivers": [party.me],
         "purpose": "",
-        "data": dict(asked),
+        "data": dict(row_source),
         "columns": [stored["unique_id"], *study_of(stored).plain],
         "method": stored["model_type"],
         "scoring": "none",
         "details": {"model_id": model_id},
     }
     commitment = request["sql"]
-    bound = [
+    bound_terms = [
         "infer",
         str(party.order_id),
         str(model_id),
@@ -271,8 +271,8 @@ def _await_decision(
             "model_id": model_id,
             "reader": party.policy.reader_words(request["reader"]),
         }
-        bound.append(request["reader"])
-    digest = digest_of(*bound)
+        bound_terms.append(request["reader"])
+    digest = digest_of(*bound_terms)
     await_decision(party, digest, terms)
 
 
@@ -344,9 +344,9 @@ def _predict(
 ) -> _Predicted:
     """As `predict`; with a key the rows have their members."""
     stored, checked = _checked_query(party, model_id, sql)
-    found = _read_applicable(party, stored, checked, key=key)
-    warn_of_lost_digits(party, found.cohort, model_id=model_id)
-    return _Predicted(_answered(stored, found), found.cohort, checked.tables)
+    applicable = _read_applicable(party, stored, checked, key=key)
+    warn_of_lost_digits(party, applicable.cohort, model_id=model_id)
+    return _Predicted(_answered(stored, applicable), applicable.cohort, checked.tables)
 
 
 def _read_applicable(
@@ -370,12 +370,14 @@ def _read_applicable(
         )
 
 
-def _answered(stored: dict[str, Any], found: ApplicableRows) -> list[dict[str, Any]]:
+def _answered(
+    stored: dict[str, Any], applicable: ApplicableRows
+) -> list[dict[str, Any]]:
     """An entry for each row, in order of ids."""
     model = model_of(stored)
-    rows = found.cohort
+    rows = applicable.cohort
     entries: dict[str, dict[str, Any]] = {}
-    for unique_id, reason in found.reasons.items():
+    for unique_id, reason in applicable.reasons.items():
         entries[unique_id] = _unanswered(model, unique_id, reason)
     if rows.n_rows:
         try:

@@ -57,10 +57,10 @@ def _is_whole(request: dict[str, Any]) -> bool:
     return len(reply_key) == KEY_BYTES and "sql" in request
 
 
-def read_values(asked: Mapping[str, str]) -> list[dict[str, Any]]:
+def read_values(row_source: Mapping[str, str]) -> list[dict[str, Any]]:
     """Rows as the coordinator sealed them, which may seal anything."""
     try:
-        rows = json.loads(asked["rows"])
+        rows = json.loads(row_source["rows"])
     except (KeyError, ValueError, RecursionError):
         rows = None
     is_fit = isinstance(rows, list) and 1 <= len(rows) <= MOST_TYPED_ROWS

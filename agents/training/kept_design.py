@@ -110,9 +110,9 @@ def _check_trainers(stored: Mapping[str, Any], request: TrainingRequest) -> None
     """
     # Silence means no: an entry of an earlier version does not say who trained it.
     trained_by = stored.get("hospitals")
-    others = set(request.hospitals) - set(request.seals_model_to)
-    are_all_others = trained_by is not None and set(trained_by) == others
-    if not are_all_others:
+    trainers = set(request.hospitals) - set(request.seals_model_to)
+    are_all_trainers = trained_by is not None and set(trained_by) == trainers
+    if not are_all_trainers:
         raise Refused(
             f"The order would send model {request.evaluates} to another hospital, and not just those that trained it"
             " hold it and take part, or it does not say who trained it.",
@@ -134,8 +134,8 @@ def check_reads_alike(stored: Mapping[str, Any], request: TrainingRequest) -> No
     unsaid_of_made: dict[str, Any] = {"derive": {}, "missing": "refuse"}
     every_unsaid = {**_OF_SOME_ROWS, **unsaid_of_made}
     for name, unsaid in every_unsaid.items():
-        kept = stored.get(name, unsaid)
-        if kept != getattr(request, name):
+        kept_value = stored.get(name, unsaid)
+        if kept_value != getattr(request, name):
             differing.append(name)
     if differing:
         names = ", ".join(differing)
@@ -156,8 +156,8 @@ def study_of(stored: Mapping[str, Any]) -> StudyRows:
     """What a kept model asks of rows; a row without a value is not refused."""
     categories: dict[str, Category] = {}
     categorical = stored.get("categorical", {})
-    for name, kept in categorical.items():
-        categories[name] = Category(reference=kept["reference"])
+    for name, kept_category in categorical.items():
+        categories[name] = Category(reference=kept_category["reference"])
     return study_rows(
         columns=stored["attributes"],
         categorical=categories,
@@ -173,13 +173,13 @@ def design_of(stored: Mapping[str, Any], study: StudyRows) -> Design:
     terms: list[Term] = []
     for name in study.columns:
         if name in study.categorical:
-            kept = stored["categorical"][name]
-            levels = tuple(kept["levels"])
+            kept_category = stored["categorical"][name]
+            levels = tuple(kept_category["levels"])
             term: Term = Levels(
                 name,
                 levels,
-                kept["reference"],
-                has_other=kept["has_other"],
+                kept_category["reference"],
+                has_other=kept_category["has_other"],
             )
         elif study.knots(name):
             term = Spline(name, study.knots(name))
@@ -221,43 +221,43 @@ def applicable_rows(
         study.derived,
         study.in_order,
     )
-    own = with_derived(rows, derived, [])
-    ids = unique_ids(own, stored["unique_id"])
+    derived_rows = with_derived(rows, derived, [])
+    ids = unique_ids(derived_rows, stored["unique_id"])
     categorical = list(study.categorical)
-    read, _ = read_features(
-        own,
+    features, _ = read_features(
+        derived_rows,
         study.columns,
         categorical=categorical,
     )
-    columns = dict(zip(study.columns, read.T, strict=True))
-    why: list[list[str]] = [[] for _ in ids]
+    columns = dict(zip(study.columns, features.T, strict=True))
+    reasons_by_row: list[list[str]] = [[] for _ in ids]
     for term in design.terms:
         if isinstance(term, Levels):
-            texts = category_texts(own, term.name)
-            columns[term.name] = _places(term, texts, why)
+            texts = category_texts(derived_rows, term.name)
+            columns[term.name] = _places(term, texts, reasons_by_row)
         elif not design.means:
             # A model with means has one for each number.
             is_missing = np.isnan(columns[term.name])
             for row in np.flatnonzero(is_missing).tolist():
-                why[row].append(f"no value in {term.name}")
+                reasons_by_row[row].append(f"no value in {term.name}")
     reasons: dict[str, str] = {}
-    for unique_id, parts in zip(ids, why, strict=True):
-        if parts:
-            reasons[unique_id] = "; ".join(parts)
-    is_kept = [not parts for parts in why]
-    kept = np.flatnonzero(is_kept)
-    of_kept = {name: values[kept] for name, values in columns.items()}
+    for unique_id, row_reasons in zip(ids, reasons_by_row, strict=True):
+        if row_reasons:
+            reasons[unique_id] = "; ".join(row_reasons)
+    is_kept = [not missing for missing in reasons_by_row]
+    kept_places = np.flatnonzero(is_kept)
+    kept_columns = {name: values[kept_places] for name, values in columns.items()}
     plain = [name for name in study.columns if name in rows.columns]
     numbers = [name for name in plain if name not in study.categorical]
     members = None
     if key is not None:
         members = members_of(
-            own,
+            derived_rows,
             study.plain,
             key=key,
         )
     shape = (len(ids), len(design.features))
-    rounded = tuple(name for name in numbers if is_rounded(own, name))
+    rounded = tuple(name for name in numbers if is_rounded(derived_rows, name))
     every = Cohort(
         unique_ids=ids,
         attributes=design.features,
@@ -266,10 +266,10 @@ def applicable_rows(
         rounded=rounded,
         members=members,
     )
-    cohort = rows_of(every, kept)
-    X = design_matrix(design, of_kept)
-    found = replace(cohort, X=X)
-    return ApplicableRows(found, reasons)
+    cohort = rows_of(every, kept_places)
+    X = design_matrix(design, kept_columns)
+    model_rows = replace(cohort, X=X)
+    return ApplicableRows(model_rows, reasons)
 
 
 def _places(

@@ -73,17 +73,17 @@ def check_made_columns(
     for purpose, sets in _sets_by_purpose(order, rows).items():
         for rules in rules_of(order, purpose):
             min_varying = rules.min_varying
-            for one in sets:
+            for cohort in sets:
                 check_levels(
                     study,
                     levels,
-                    one,
+                    cohort,
                     min_varying=min_varying,
                 )
-                if weights is None or one.weights is None:
+                if weights is None or cohort.weights is None:
                     continue
                 # Without their few weights the same sums are of the others.
-                of_weights = (weights, one.weights)
+                of_weights = (weights, cohort.weights)
                 check_columns([of_weights], min_varying)
     _check_combinations(
         order,
@@ -96,32 +96,32 @@ def check_made_columns(
 def check_levels(
     study: StudyRows,
     levels_of: Mapping[str, Sequence[str]],
-    one: Cohort,
+    cohort: Cohort,
     *,
     min_varying: int,
 ) -> None:
     """The levels of categories and the columns of splines in one set of rows, which is
     trained on or judged. Raises Refused (code min_varying).
     """
-    few: dict[str, None] = {}
+    few_columns: dict[str, None] = {}
     for name, levels in levels_of.items():
-        found = levels_of_few(
-            places_of(one, name),
+        rare_columns = levels_of_few(
+            places_of(cohort, name),
             name,
             tuple(levels),
             min_varying,
         )
-        few.update(dict.fromkeys(found))
+        few_columns.update(dict.fromkeys(rare_columns))
     for name in study.columns:
         if study.knots(name):
             of_spline = _spline_columns(
                 study,
-                one,
+                cohort,
                 name,
             )
             check_columns(of_spline, min_varying)
-    if few:
-        raise _of_few_rows(list(few), min_varying)
+    if few_columns:
+        raise _of_few_rows(list(few_columns), min_varying)
 
 
 def _sets_by_purpose(
@@ -141,14 +141,14 @@ def _check_tables(order: AskedTraining, rows: OrderRows) -> None:
     """
     request = order.request
     for rules in rules_of(order, "train"):
-        for one in training_sets(order, rows):
-            by_name = zip(one.attributes, one.X.T, strict=True)
+        for cohort in training_sets(order, rows):
+            by_name = zip(cohort.attributes, cohort.X.T, strict=True)
             columns: list[Column] = list(by_name)
-            if one.y is not None:
-                columns += outcome_columns(request, one.y)
-            if one.weights is not None:
+            if cohort.y is not None:
+                columns += outcome_columns(request, cohort.y)
+            if cohort.weights is not None:
                 name = request.weights or ""
-                columns.append((name, one.weights))
+                columns.append((name, cohort.weights))
             check_pair_cells(columns, min_rows=rules.min_rows)
 
 
@@ -177,12 +177,12 @@ def _check_combinations(
 ) -> None:
     """Columns that an order makes may differ from others in few rows."""
     study = order.request.study
-    made = [*study.categorical, *study.in_order]
+    made_names = [*study.categorical, *study.in_order]
     if order.request.weights is not None:
-        made.append(order.request.weights)
-    if not made:
+        made_names.append(order.request.weights)
+    if not made_names:
         return
-    parts, rare = _parts_and_rare(
+    compared, rare_levels = _parts_and_rare(
         order,
         train,
         coding,
@@ -191,16 +191,16 @@ def _check_combinations(
     if train.weights is not None:
         # Sums with the weights and sums without them differ by sums of their products.
         by_row = train.weights.reshape(-1, 1)
-        products = [part * by_row for part in parts]
-        parts += [by_row, *products]
+        products = [columns * by_row for columns in compared]
+        compared += [by_row, *products]
     ones = np.ones((train.n_rows, 1))
-    X = np.concatenate([*parts, ones], axis=1)
+    X = np.concatenate([*compared, ones], axis=1)
     X = _filled(X)
-    X, is_rare = _without(rare, X)
+    X, is_rare = _without(rare_levels, X)
     for rules in rules_of(order, "train"):
         check_combinations(
             X,
-            names=made,
+            names=made_names,
             min_varying=rules.min_varying,
             beside=is_rare,
             max_share=order.policy.cohort.max_share,
@@ -220,8 +220,8 @@ def _parts_and_rare(
     study = order.request.study
     compares_few = is_pooled and compares_pairs(order.request)
     least = max(rules.min_varying for rules in rules_of(order, "train"))
-    rare: list[Floats] = []
-    parts: list[Floats] = []
+    rare_levels: list[Floats] = []
+    compared: list[Floats] = []
     for name in study.columns:
         if name in coding.levels:
             of_levels = _indicators(
@@ -232,8 +232,8 @@ def _parts_and_rare(
             is_few = np.zeros(of_levels.shape[1], dtype=bool)
             if compares_few:
                 is_few = of_levels.sum(axis=0) < least
-            rare.append(of_levels[:, is_few])
-            parts.append(of_levels[:, ~is_few])
+            rare_levels.append(of_levels[:, is_few])
+            compared.append(of_levels[:, ~is_few])
             continue
         column = _column_of(train, name)
         is_plain = is_pooled and name not in study.derived
@@ -242,8 +242,8 @@ def _parts_and_rare(
         if is_alone and holds_0_and_1(column):
             continue
         term = number_term(study, name)
-        parts.append(own_features(term, column))
-    return parts, rare
+        compared.append(own_features(term, column))
+    return compared, rare_levels
 
 
 def _filled(X: Floats) -> Floats:
@@ -275,7 +275,7 @@ def _indicators(
 
 
 def _without(
-    rare: Sequence[Floats],
+    rare_levels: Sequence[Floats],
     X: Floats,
 ) -> tuple[Floats, Bools | None]:
     """The columns less what those of rare levels explain of them, and which rows have
@@ -285,15 +285,15 @@ def _without(
     still of those, and at most of the rows of rare levels beside.
     """
     no_column = np.zeros((len(X), 0))
-    levels = np.concatenate([no_column, *rare], axis=1)
+    levels = np.concatenate([no_column, *rare_levels], axis=1)
     if not levels.any():
         return X, None
     explained, *_ = np.linalg.lstsq(levels, X, rcond=None)
-    left = X - levels @ explained
+    residuals = X - levels @ explained
     # What is nothing but rounding is no column.
-    is_left = _lengths(left) > 1e-9 * _lengths(X)
+    is_left = _lengths(residuals) > 1e-9 * _lengths(X)
     has_one: Bools = levels.sum(axis=1) > 0
-    return left[:, is_left], has_one
+    return residuals[:, is_left], has_one
 
 
 def _lengths(X: Floats) -> Floats:

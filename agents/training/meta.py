@@ -68,12 +68,12 @@ def sealed_part(
     Raises Refused (code own_fit; those of a Newton order's rounds). Disclosure: as
     `analytics.training.meta_analysis`.
     """
-    own = own_fit(trainer, rows)
+    fit = own_fit(trainer, rows)
     if point.round == 0:
-        sums = meta_analysis.first_sums(own.estimates, own.errors)
+        sums = meta_analysis.first_sums(fit.estimates, fit.errors)
     else:
         fixed, _ = _opened(trainer, point)
-        sums = meta_analysis.second_sums(own.estimates, own.errors, fixed.tau2)
+        sums = meta_analysis.second_sums(fit.estimates, fit.errors, fixed.tau2)
     info = sum_info("gradient", point.fold, point.round)
     words = limbs.to_limbs(sums, 1)
     return secure_sum.seal_counts(
@@ -250,8 +250,8 @@ def _in_own_units(
         )
     coef, covariance = own_units(coef, covariance, units)
     places = np.arange(len(coef))
-    kept = np.delete(places, place)
-    return coef[kept], covariance[np.ix_(kept, kept)]
+    kept_places = np.delete(places, place)
+    return coef[kept_places], covariance[np.ix_(kept_places, kept_places)]
 
 
 def _units(trainer: Trainer, scales: Scales) -> Floats:

@@ -125,15 +125,15 @@ def scaled(table: Floats, scale: Scale | None) -> Floats:
     # A fold without test rows has an empty table of them.
     if scale is None or not len(table):
         return table
-    found = empty_beside(table)
-    for part, rows in table_chunks(table):
-        found[part] = standardization.standardize(
+    scaled_table = empty_beside(table)
+    for chunk, rows in table_chunks(table):
+        scaled_table[chunk] = standardization.standardize(
             rows,
             scale.mean,
             scale.deviation,
         )
-        let_go(found)
-    return found
+        let_go(scaled_table)
+    return scaled_table
 
 
 def _columns(

@@ -138,10 +138,10 @@ def null_offset(
     place = offset_place(trainer)
     if place is None:
         return None
-    found: Floats = X[:, place] * weights[place]
+    offset: Floats = X[:, place] * weights[place]
     max_share = trainer.order.policy.cohort.max_share
-    probes.check_share(np.abs(found * y), max_share=max_share)
-    return found
+    probes.check_share(np.abs(offset * y), max_share=max_share)
+    return offset
 
 
 def _mean_offset(rows: Rows, place: int) -> float:
@@ -257,10 +257,10 @@ def _theta_rows(
         shape = (overdispersion.N_SUMS, len(rows.y))
         return tuple(np.zeros(shape))
     pair = pair_at(trainer, point)
-    at = families.means(pair, numbers.predictors)
+    row_means = families.means(pair, numbers.predictors)
     m = 1.0 if rows.weights is None else rows.weights
     y = rows.y.astype(np.float64)
-    return overdispersion.theta_rows(pair, y, at, m)
+    return overdispersion.theta_rows(pair, y, row_means, m)
 
 
 def is_scoring(point: Checkpoint) -> bool:
@@ -320,7 +320,7 @@ def sealed_part(trainer: Trainer, point: Checkpoint, rows: Rows) -> bytes:
                 has_intercept=split.has_intercept,
             )
         theta_rows = _theta_rows(trainer, point, rows, numbers)
-        of_theta = [float(np.sum(part)) for part in theta_rows]
+        of_theta = [float(np.sum(row_values)) for row_values in theta_rows]
         sums = np.append(sums, of_theta)
         of_null = null_model.local_sums(
             trainer,

@@ -45,11 +45,11 @@ def collinear(
 
 def no_mean(pair: Pair) -> BadRequest:
     # Every predictor of theirs is a mean that the family knows.
-    other = "logit" if pair.is_binary else "log"
+    safe_link = "logit" if pair.is_binary else "log"
     return BadRequest(
         f"The first coefficients give some row a mean that {pair.family} does not know: link {pair.link} does not keep"
         " means within its range.",
-        remedy=f"Order link {other}.",
+        remedy=f"Order link {safe_link}.",
         code="mean_range",
     )
 

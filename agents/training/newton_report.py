@@ -66,7 +66,7 @@ def report_of(
     n_rounds = rounds_before(trainer, point.fold) + n_counted(point)
     n_equations = n_rounds * newton.n_sums(trainer)
     if trainer.model.kind == "cox":
-        found = _cox_report(
+        model_report = _cox_report(
             trainer,
             point,
             scales,
@@ -75,7 +75,7 @@ def report_of(
         n_equations += n_folds * cox.n_equations_at_the_end(trainer.model)
         n_equations += cox_joint.n_further_equations(trainer, point)
     else:
-        found = _glm_report(
+        model_report = _glm_report(
             trainer,
             point,
             scales,
@@ -86,9 +86,9 @@ def report_of(
     is_converged = point.stopped_by == "converged"
     if not is_converged:
         has_firth = trainer.model.pair in FIRTH_PAIRS
-        found["notes"].append(not_converged(has_firth=has_firth))
+        model_report["notes"].append(not_converged(has_firth=has_firth))
     return {
-        **found,
+        **model_report,
         "hospitals": len(trainer.keys(point.fold).members),
         "rounds": point.round,
         "converged": is_converged,
@@ -164,7 +164,7 @@ def _glm_report(
         of_errors,
         n=fit.n,
     )
-    found = report(
+    model_report = report(
         pair,
         newton.names_of(trainer),
         coef,
@@ -177,43 +177,43 @@ def _glm_report(
         theta_se=theta_se,
         has_intercept=trainer.model.fit_intercept,
     )
-    found.update(robust.about(trainer))
+    model_report.update(robust.about(trainer))
     if request.is_firth:
         # AIC is of a maximum of the likelihood itself.
-        found.update(penalty=FIRTH, aic=None)
+        model_report.update(penalty=FIRTH, aic=None)
     if request.weights is not None:
-        found["weights"] = request.weights
-        found["weights_type"] = request.model_params.weights_type or "prior"
+        model_report["weights"] = request.weights
+        model_report["weights_type"] = request.model_params.weights_type or "prior"
     if has_offset:
-        found["offset"] = trainer.params.offset
+        model_report["offset"] = trainer.params.offset
     if request.site_features:
-        found["site_effect"] = "fixed"
-        found["reference_hospital"] = min(request.hospitals)
+        model_report["site_effect"] = "fixed"
+        model_report["reference_hospital"] = min(request.hospitals)
     if not request.is_penalised:
         slopes = covariance
         if trainer.model.fit_intercept:
             slopes = covariance[:-1, :-1]
         places = _places_of_terms(trainer)
-        found["inflation"] = generalised_inflation(slopes, places)
-    return found
+        model_report["inflation"] = generalised_inflation(slopes, places)
+    return model_report
 
 
 def _places_of_terms(trainer: Trainer) -> dict[str, list[int]]:
     """By attribute where its coefficients stand: a category and a spline have several."""
     names = newton.names_of(trainer)
     of_sites = trainer.order.request.site_features
-    found = {}
+    term_places = {}
     if of_sites:
-        found[HOSPITAL] = [names.index(name) for name in of_sites]
+        term_places[HOSPITAL] = [names.index(name) for name in of_sites]
     if trainer.design is None:
         n_attributes = len(names) - len(of_sites)
         for place, name in enumerate(names[:n_attributes]):
-            found[name] = [place]
-        return found
+            term_places[name] = [place]
+        return term_places
     for term in trainer.design.terms:
         if term.name != trainer.params.offset:
-            found[term.name] = [names.index(feature) for feature in term.features]
-    return found
+            term_places[term.name] = [names.index(feature) for feature in term.features]
+    return term_places
 
 
 def _robust_errors(
@@ -233,14 +233,14 @@ def _robust_errors(
         newton.n_estimated(trainer),
         n=n,
     )
-    _, own = _own_estimates(
+    _, own_covariance = _own_estimates(
         trainer,
         point.weights,
         errors.covariance,
         scales,
     )
     # Squared residuals have the label's units already.
-    return errors._replace(covariance=own * scales.label.dispersion)
+    return errors._replace(covariance=own_covariance * scales.label.dispersion)
 
 
 def _own_estimates(

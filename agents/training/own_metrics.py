@@ -44,17 +44,17 @@ def agree_on_limits(order: AgreedTraining, rows: OrderRows) -> Limits:
     the other parties, sealed to the group; the coordinator sees what all withhold.
     """
     of_rows = own_withheld(order, rows)
-    own = {
+    own_limits = {
         **of_rows._asdict(),
         "scored": order.policy.orders.min_scored_coefficients,
     }
-    messages = say_to_all(order, "own_metrics", lambda: canonical(own).encode())
+    messages = say_to_all(order, "own_metrics", lambda: canonical(own_limits).encode())
     stated = [_read(text) for text in messages.values()]
     withheld = Withheld(
-        train=max(one["train"] for one in stated),
-        test=max(one["test"] for one in stated),
+        train=max(limits["train"] for limits in stated),
+        test=max(limits["test"] for limits in stated),
     )
-    min_scored = max(one["scored"] for one in stated)
+    min_scored = max(limits["scored"] for limits in stated)
     return Limits(withheld, min_scored)
 
 
@@ -66,27 +66,27 @@ def own_withheld(order: AgreedTraining, rows: OrderRows) -> Withheld:
         least = max(1, least_rows(order, "train"))
         return Withheld(train=least, test=least)
     is_class = order.request.has_class_label
-    found = {"train": 0, "test": 0}
+    withheld = {"train": 0, "test": 0}
     for part in row_parts(order.request, rows):
-        asked = least_rows(order, part.purpose)
+        min_rows = least_rows(order, part.purpose)
         kind = "train" if part.trains else "test"
         shows_own = shows_metrics(
             part.labels,
             is_class=is_class,
-            min_rows=asked,
+            min_rows=min_rows,
         )
         if not shows_own:
-            found[kind] = max(found[kind], asked)
-    return Withheld(**found)
+            withheld[kind] = max(withheld[kind], min_rows)
+    return Withheld(**withheld)
 
 
 def _read(text: bytes) -> dict[str, int]:
-    wanted: dict[str, type] = {
+    field_types: dict[str, type] = {
         "train": int,
         "test": int,
         "scored": int,
     }
-    fields: dict[str, Any] = read_fields(text, wanted)
+    fields: dict[str, Any] = read_fields(text, field_types)
     for number in fields.values():
         if not 0 <= number <= LARGEST_NUMBER:
             raise bad_message("of kind own_metrics holds a number that no policy has")

@@ -166,10 +166,10 @@ def checked_sql(
 
 def note_totals(order: AgreedTraining) -> None:
     """Writes into the ledger what the order opens of this hospital's rows."""
-    found = training_totals(order.request)
+    totals = training_totals(order.request)
     n_rows = sum(order.n_rows.values())
     sentences = totals_in_words.words_of(
-        found, n_rows=n_rows, n_hospitals=len(order.n_rows)
+        totals, n_rows=n_rows, n_hospitals=len(order.n_rows)
     )
     if set(order.pooled) == set(order.request.hospitals):
         thresholds = strictest(order.pooled)
@@ -177,7 +177,7 @@ def note_totals(order: AgreedTraining) -> None:
         of_pairs = totals_in_words.pairs_in_words(order.request, thresholds)
         sentences = [*filter(None, (of_columns, of_pairs)), *sentences]
     # All totals of a training order go to the same receivers.
-    note_opened(order, sentences, receivers=found[0].receivers)
+    note_opened(order, sentences, receivers=totals[0].receivers)
 
 
 def public_key(order: VerifiedTraining) -> bytes:

@@ -43,11 +43,11 @@ def tell_own_sums(
 
     Disclosure: to the order's hospitals, sealed; the policy has allowed it.
     """
-    own = {
+    own_sums = {
         "columns": rows.X.sum(axis=0).tolist(),
         "label": float(np.sum(rows.y)),
     }
-    text = canonical(own).encode()
+    text = canonical(own_sums).encode()
     send(
         trainer.order,
         "own_sums",
@@ -70,9 +70,9 @@ def _own_sums(trainer: Trainer, fold: int) -> tuple[Floats, Floats]:
     )
     columns = []
     labels = []
-    wanted: dict[str, type] = {"columns": list, "label": float}
+    field_types: dict[str, type] = {"columns": list, "label": float}
     for user in members:
-        fields = read_fields(bodies[user], wanted)
+        fields = read_fields(bodies[user], field_types)
         of_columns = fields["columns"]
         of_label = fields["label"]
         numbers = [*of_columns, of_label]
@@ -116,10 +116,10 @@ def _fit(
     of_intercept = np.array(n_rows, dtype=np.float64)
     own_X = np.column_stack([columns, of_intercept])
     # What all have told must add up to the sums that are sealed.
-    told = np.append(own_X.sum(axis=0), labels.sum())
-    sealed = np.append(XX[-1], Xy[-1])
-    apart = np.abs(told - sealed)
-    is_near = apart <= _NEAR * sum(n_rows)
+    told_sums = np.append(own_X.sum(axis=0), labels.sum())
+    sealed_sums = np.append(XX[-1], Xy[-1])
+    distances = np.abs(told_sums - sealed_sums)
+    is_near = distances <= _NEAR * sum(n_rows)
     if not is_near.all():
         raise BadRequest(
             "The hospitals' own sums do not add up to those of all rows.",
@@ -153,17 +153,17 @@ def stepped_point(
     sums: Ints,
 ) -> Checkpoint:
     """The fold's state after its one round."""
-    found = _fit(trainer, point.fold, sums)
+    joint_fit = _fit(trainer, point.fold, sums)
     state = NewtonState(
-        found.coef,
-        found.coef,
+        joint_fit.coef,
+        joint_fit.coef,
         round=1,
         is_done=True,
     )
     return Checkpoint(
         point.fold,
         1,
-        found.coef,
+        joint_fit.coef,
         point.state,
         newton=state,
         opened=sums,
@@ -182,7 +182,7 @@ def report_of(
     from scipy import special
 
     assert point.opened is not None
-    found = _fit(trainer, point.fold, point.opened)
+    joint_fit = _fit(trainer, point.fold, point.opened)
     label, attributes = scales.label, scales.attributes
     assert attributes is not None, "newton scales them"
     units = Units(
@@ -191,7 +191,7 @@ def report_of(
         label.shift,
         label.factor,
     )
-    coef, covariance = own_units(found.coef, found.covariance, units)
+    coef, covariance = own_units(joint_fit.coef, joint_fit.covariance, units)
     confidence = trainer.params.confidence
     quantile = float(special.ndtri(0.5 + confidence / 2))
     names = [*trainer.features, INTERCEPT]
@@ -215,10 +215,10 @@ def report_of(
     keys = trainer.keys(point.fold)
     n, p = keys.n_rows_total, len(coef)
     log_factor = math.log(label.factor)
-    criterion = found.criterion + 2 * (n - p) * log_factor
+    criterion = joint_fit.criterion + 2 * (n - p) * log_factor
     for deviation in attributes.deviation.tolist():
         criterion += 2 * math.log(deviation)
-    between, residual = found.between, found.residual
+    between, residual = joint_fit.between, joint_fit.residual
     return {
         "terms": terms,
         "site_effect": "random",

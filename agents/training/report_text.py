@@ -53,14 +53,14 @@ REPORT_FORMATS = {
 
 def report_of(stored: dict[str, Any]) -> dict[str, Any]:
     """The report of a vault's entry. NotFound (code no_report) where it has none."""
-    found: dict[str, Any] | None = stored.get("report")
-    if found is None:
+    report: dict[str, Any] | None = stored.get("report")
+    if report is None:
         raise NotFound(
             f"Model {stored['model_id']} was not trained by newton, so it has no report.",
             remedy="Order glm or cox, or lr or linear with optimizer newton.",
             code="no_report",
         )
-    return found
+    return report
 
 
 def readable_report(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,9 +79,9 @@ def readable_report(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {name: stored[name] for name in names if name in stored}
 
 
-def readable_evaluation(kept: Mapping[str, Any]) -> dict[str, Any]:
+def readable_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """An evaluation without the counts behind it, which stay in the vault."""
-    return {name: value for name, value in kept.items() if name != "counts"}
+    return {name: value for name, value in evaluation.items() if name != "counts"}
 
 
 def written(report: dict[str, Any], file_format: str) -> str:
@@ -95,17 +95,17 @@ def written(report: dict[str, Any], file_format: str) -> str:
             return _as_json(report)
 
 
-def written_evaluation(kept: dict[str, Any], file_format: str) -> str:
+def written_evaluation(evaluation: dict[str, Any], file_format: str) -> str:
     """As `written`, of what the vault has of an evaluation; the counts behind it stay
     there.
     """
     match file_format:
         case "csv":
-            return evaluation_as_csv(kept["report"])
+            return evaluation_as_csv(evaluation["report"])
         case "latex":
-            return evaluation_as_latex(kept["report"])
+            return evaluation_as_latex(evaluation["report"])
         case _:
-            return _as_json(readable_evaluation(kept))
+            return _as_json(readable_evaluation(evaluation))
 
 
 def _as_json(content: dict[str, Any]) -> str:
@@ -201,14 +201,14 @@ def evaluation_as_latex(report: dict[str, Any]) -> str:
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
     """Single numbers; counts of many classes are for JSON."""
-    found = {"n": report["n"], "n_left_out": report["n_left_out"]}
+    figures = {"n": report["n"], "n_left_out": report["n_left_out"]}
     for name, value in report["metrics"].items():
         if not isinstance(value, list):
-            found[name] = value
+            figures[name] = value
     pairs = report.get("pairs", {})
     for name, value in pairs.items():
-        found[f"pairs_{name}"] = value
-    return found
+        figures[f"pairs_{name}"] = value
+    return figures
 
 
 def columns_of(report: Mapping[str, Any]) -> list[str]:

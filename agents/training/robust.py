@@ -49,20 +49,21 @@ def n_words(trainer: Trainer, n_weights: int) -> int:
 
 def check_clusters(
     trainer: Trainer,
-    own: NDArray[np.object_] | None,
+    own_clusters: NDArray[np.object_] | None,
     n_weights: int,
     *,
     is_alone: bool,
 ) -> None:
-    """Refuses clusters where these are few: hospitals, or own (n,), of this hospital's rows
-    by a column. Raises BadRequest (code cluster) and Refused (code clusters).
+    """Refuses clusters where these are few: hospitals, or own_clusters (n,), of this
+    hospital's rows by a column. Raises BadRequest (code cluster) and Refused (code
+    clusters).
     """
     name = trainer.order.request.cluster_column
-    if name is not None and own is not None and not is_alone:
+    if name is not None and own_clusters is not None and not is_alone:
         min_rows = least_rows(trainer.order, "train")
         check_number(
             name,
-            own,
+            own_clusters,
             n_weights=n_weights,
             min_rows=min_rows,
         )
@@ -244,10 +245,10 @@ def _cells(
             has_value = [column == value for value in values]
             coded.append((name, has_value))
     for place, (name, of_values) in enumerate(coded):
-        for other, of_other_values in coded[place:]:
-            named = name if other == name else f"{name} and {other}"
+        for other_name, of_other_values in coded[place:]:
+            cell_name = name if other_name == name else f"{name} and {other_name}"
             for is_one, is_other in product(of_values, of_other_values):
-                yield is_one & is_other, named
+                yield is_one & is_other, cell_name
 
 
 def _distances(

@@ -87,24 +87,24 @@ def set_rules(
     """
     trained = sets["train"][0].cohort
     n_rows = trained.n_rows
-    found = [[Rule("mini_batches", lambda: check_mini_batches(order, n_rows))]]
+    rule_groups = [[Rule("mini_batches", lambda: check_mini_batches(order, n_rows))]]
     for purpose, of_purpose in sets.items():
         for rules in rules_of(order, purpose):
-            for one in of_purpose:
-                found += cohort_gate.gate_rules(
-                    one.cohort,
-                    n_parameters=one.n_parameters,
+            for row_set in of_purpose:
+                rule_groups += cohort_gate.gate_rules(
+                    row_set.cohort,
+                    n_parameters=row_set.n_parameters,
                     rules=rules,
                     pooled=is_pooled,
                 )
                 is_network = order.request.model_type in HIDDEN
                 # Of fewer rows two are nearly all of most numbers, and min_rows refuses.
-                n_of_set = one.cohort.n_rows
+                n_of_set = row_set.cohort.n_rows
                 is_judged = rules.min_varying > 1 and n_of_set >= rules.min_rows
                 if not is_network and is_judged:
-                    found.append([_extremes_rule(order, one, rules)])
+                    rule_groups.append([_extremes_rule(order, row_set, rules)])
                 if order.request.model_type == "cox":
-                    found.append([survival_rule(order, one.cohort, rules)])
+                    rule_groups.append([survival_rule(order, row_set.cohort, rules)])
             name = order.request.cluster_column
             if name is not None and purpose == "train":
                 of_clusters = _clusters_rule(
@@ -113,21 +113,21 @@ def set_rules(
                     trained,
                     rules,
                 )
-                found.append([of_clusters])
+                rule_groups.append([of_clusters])
             of_groups = subgroup_rule(order, of_purpose[0].cohort, rules)
             if of_groups is not None:
-                found.append([of_groups])
-    return found
+                rule_groups.append([of_groups])
+    return rule_groups
 
 
 def _extremes_rule(
     order: AskedTraining,
-    one: RowSet,
+    row_set: RowSet,
     rules: OpenRows,
 ) -> Rule:
     check = partial(
         cohort_gate.check_extremes,
-        one.cohort,
+        row_set.cohort,
         max_share=order.policy.cohort.max_share,
         min_rows=rules.min_rows,
         has_times=order.request.model_type == "cox",
@@ -143,17 +143,17 @@ def reserve_sets(
     """Reserves all sets, in one act with their audit. Raises as
     `agents.gate.cohort_audit.reserve`.
     """
-    asked: list[AskedSet] = []
+    reserved_sets: list[AskedSet] = []
     least = 1
     for purpose, of_purpose in sets.items():
         for table in query_of(order, purpose).tables:
             least = max(least, order.policy.rows(table).min_rows)
-            asked += _asked_sets(order, of_purpose, table)
-            for one in of_purpose:
+            reserved_sets += _asked_sets(order, of_purpose, table)
+            for row_set in of_purpose:
                 population = order.policy.population(table)
-                unique_ids = one.cohort.unique_ids
-                asked += asked_by_ids(
-                    one.name,
+                unique_ids = row_set.cohort.unique_ids
+                reserved_sets += asked_by_ids(
+                    row_set.name,
                     unique_ids,
                     population,
                     memory,
@@ -165,7 +165,7 @@ def reserve_sets(
     )
     reserve(
         memory,
-        asked,
+        reserved_sets,
         receivers=receivers_of(order),
         order_id=order.order_id,
         rules=audit_rules,
@@ -259,12 +259,12 @@ def _clusters_rule(
 
 
 def _populations(order: AskedTraining) -> set[str]:
-    found: set[str] = set()
+    populations: set[str] = set()
     for purpose in order.sql:
         for table in query_of(order, purpose).tables:
             # A view shows the people of its table.
-            found.add(order.policy.population(table))
-    return found
+            populations.add(order.policy.population(table))
+    return populations
 
 
 def query_of(order: AskedTraining, purpose: str) -> CheckedQuery:
@@ -274,12 +274,12 @@ def query_of(order: AskedTraining, purpose: str) -> CheckedQuery:
 def rules_of(order: AskedTraining, purpose: str) -> list[OpenRows]:
     """Those of the tables that the order's SQL reads."""
     tables = query_of(order, purpose).tables
-    found = [order.policy.rows(name) for name in tables]
+    table_rules = [order.policy.rows(name) for name in tables]
     if not order.request.is_newton:
-        return found
+        return table_rules
     # Each of its rounds opens sums of all products of two columns, too (Decision 84).
     narrowed = []
-    for rules in found:
+    for rules in table_rules:
         share = rules.max_parameter_share * NEWTON_SHARE
         narrowed.append(rules.model_copy(update={"max_parameter_share": share}))
     return narrowed
@@ -314,8 +314,8 @@ def _asked_sets(
     members = sets[0].cohort.members
     assert members is not None, "read with a key"
     # The same parts as of a pooled statistic: all hospitals' columns have one name.
-    others = [user for user in order.request.hospitals if user != order.me]
-    asked: list[AskedSet] = []
+    other_hospitals = [user for user in order.request.hospitals if user != order.me]
+    column_sets: list[AskedSet] = []
     may_miss = order.request.missing == "mean"
     # What those add who lack a value is a sum of its own: it stands in the gradient
     # times the mean, which other hospitals' rows can change.
@@ -323,7 +323,7 @@ def _asked_sets(
     of_times = {}
     if order.request.model_type == "cox":
         of_times = sets_of_times(sets, edges=order.request.edges)
-    of_sets = {one.name: one.places for one in sets}
+    of_sets = {row_set.name: row_set.places for row_set in sets}
     for column in members.values:
         rows = of_sets | lacking | of_times
         if may_miss:
@@ -333,45 +333,45 @@ def _asked_sets(
                 rows[name] = np.intersect1d(places, has_value)
                 if name in lacking and not rows[name].size:
                     rows.pop(name)
-        asked += asked_sets(
+        column_sets += asked_sets(
             members,
             order.policy,
             population=table,
             columns=[column],
             rows=rows,
-            parts=dict.fromkeys(others, Fraction(1)),
+            parts=dict.fromkeys(other_hospitals, Fraction(1)),
         )
     if not order.request.regroups:
-        return asked
+        return column_sets
     # Sums over any of the hospitals follow from those over all, and all but each one.
-    without = []
-    for user in others:
-        rest = [other for other in others if other != user]
-        for one in asked:
-            name = f"{one.name} without hospital {user}"
+    regrouped = []
+    for user in other_hospitals:
+        remaining = [other for other in other_hospitals if other != user]
+        for asked_set in column_sets:
+            name = f"{asked_set.name} without hospital {user}"
             parts: dict[Part, Fraction] = {}
-            for other in rest:
+            for other in remaining:
                 parts[other] = Fraction(1)
-            without.append(replace(one, name=name, parts=parts))
-    return asked + without
+            regrouped.append(replace(asked_set, name=name, parts=parts))
+    return column_sets + regrouped
 
 
 def _lacking(sets: Sequence[RowSet]) -> dict[str, Ints]:
     """By a name, the places of the rows of each trained set that lack an attribute's
     value.
     """
-    found = {}
-    for one in sets:
-        if not one.n_parameters:
+    lacking_places = {}
+    for row_set in sets:
+        if not row_set.n_parameters:
             continue
-        cohort = one.cohort
+        cohort = row_set.cohort
         of_attributes = columns(cohort.X)
         for name, column in zip(cohort.attributes, of_attributes, strict=True):
             is_missing = np.isnan(column)
-            places = one.places[is_missing]
+            places = row_set.places[is_missing]
             if places.size:
-                found[f"{one.name} without {name}"] = places
-    return found
+                lacking_places[f"{row_set.name} without {name}"] = places
+    return lacking_places
 
 
 def asked_by_ids(
@@ -385,7 +385,7 @@ def asked_by_ids(
     if not memory.has_column(column):
         return []
     ids = earlier_digests(memory.key, unique_ids)
-    asked = AskedSet(
+    asked_set = AskedSet(
         population=population,
         column="",
         name=name,
@@ -393,7 +393,7 @@ def asked_by_ids(
         values=np.zeros_like(ids),
         form=IDS_ALONE,
     )
-    return [asked]
+    return [asked_set]
 
 
 # Rules that are asked again when more is known
@@ -462,10 +462,10 @@ def check_model_size(
     """
     sets = trained_sets(order.request, rows, n_parameters)
     for rules in rules_of(order, "train"):
-        for one in sets:
+        for row_set in sets:
             cohort_gate.check_parameters(
-                one.cohort.n_rows,
-                one.n_parameters,
+                row_set.cohort.n_rows,
+                row_set.n_parameters,
                 rules,
                 because=because,
             )

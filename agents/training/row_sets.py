@@ -112,10 +112,10 @@ class RowSet:
 
 def row_sets(order: AskedTraining, rows: OrderRows) -> dict[str, Cohort]:
     """By name, the sets of rows that the order trains or tests on."""
-    found: dict[str, Cohort] = {}
+    cohort_of: dict[str, Cohort] = {}
     for sets in sets_by_purpose(order, rows).values():
-        found.update({one.name: one.cohort for one in sets})
-    return found
+        cohort_of.update({row_set.name: row_set.cohort for row_set in sets})
+    return cohort_of
 
 
 def sets_by_purpose(
@@ -126,7 +126,7 @@ def sets_by_purpose(
     folds).
     """
     n_parameters = _least_parameters(order.request, rows.train)
-    found = {"train": trained_sets(order.request, rows, n_parameters)}
+    sets_of = {"train": trained_sets(order.request, rows, n_parameters)}
     if rows.test is not None:
         places = np.arange(rows.test.n_rows)
         tested = RowSet(
@@ -135,8 +135,8 @@ def sets_by_purpose(
             places,
             n_parameters=0,
         )
-        found["test"] = [tested]
-    return found
+        sets_of["test"] = [tested]
+    return sets_of
 
 
 def training_sets(order: AskedTraining, rows: OrderRows) -> list[Cohort]:
@@ -146,7 +146,7 @@ def training_sets(order: AskedTraining, rows: OrderRows) -> list[Cohort]:
         rows,
         n_parameters=0,
     )
-    return [one.cohort for one in sets]
+    return [row_set.cohort for row_set in sets]
 
 
 def trained_sets(
@@ -168,10 +168,10 @@ def trained_sets(
     # Of each subgroup the same sums are opened as of all rows.
     groups = places_of_groups(cohort).values()
     for number, places in enumerate(groups, start=1):
-        part = cohorts.rows_of(cohort, places)
+        group_rows = cohorts.rows_of(cohort, places)
         subgroup = RowSet(
             f"subgroup {number}",
-            part,
+            group_rows,
             places,
             n_parameters=0,
         )
@@ -191,11 +191,11 @@ def trained_sets(
                 code="folds",
             ) from None
         if len(held_out):
-            kept = np.setdiff1d(np.arange(cohort.n_rows), held_out)
+            trained_places = np.setdiff1d(np.arange(cohort.n_rows), held_out)
             trained = RowSet(
                 f"train/fold-{fold}",
-                cohorts.rows_of(cohort, kept),
-                kept,
+                cohorts.rows_of(cohort, trained_places),
+                trained_places,
                 n_parameters,
             )
             tested = RowSet(
@@ -213,11 +213,11 @@ def places_of_groups(cohort: Cohort) -> dict[str, Ints]:
     if cohort.groups is None:
         return {}
     levels = sorted(set(cohort.groups.tolist()))
-    found = {}
+    group_places = {}
     for level in levels:
         is_in_group = cohort.groups == level
-        found[level] = np.flatnonzero(is_in_group)
-    return found
+        group_places[level] = np.flatnonzero(is_in_group)
+    return group_places
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +242,8 @@ def row_parts(request: TrainingRequest, rows: OrderRows) -> list[RowPart]:
             fold,
             rows.split_key,
         )
-        kept = np.setdiff1d(every_row, held_out)
-        trained = RowPart("train", trains=True, labels=labels[kept])
+        trained_places = np.setdiff1d(every_row, held_out)
+        trained = RowPart("train", trains=True, labels=labels[trained_places])
         parts.append(trained)
         if len(held_out):
             judged = RowPart("train", trains=False, labels=labels[held_out])

@@ -73,18 +73,20 @@ def check_rows(hospital: Hospital, sql: str, *, receivers: Collection[str]) -> i
                 code="sql",
             )
         members = members_of(rows, columns, key=memory.key)
-    others = [int(receiver) for receiver in receivers if receiver != COORDINATOR]
-    asked: list[AskedSet] = []
+    other_hospitals = [
+        int(receiver) for receiver in receivers if receiver != COORDINATOR
+    ]
+    reserved_sets: list[AskedSet] = []
     for table in checked.tables:
-        asked += asked_sets(
+        reserved_sets += asked_sets(
             members,
             policy,
             population=table,
             columns=columns,
             rows={"train": np.arange(len(ids))},
-            parts=dict.fromkeys(others, Fraction(1)),
+            parts=dict.fromkeys(other_hospitals, Fraction(1)),
         )
-        asked += asked_by_ids("train", ids, policy.population(table), memory)
+        reserved_sets += asked_by_ids("train", ids, policy.population(table), memory)
     rules = AuditRules(
         min_rows=least_rows,
         least_hospitals=policy.orders.min_hospitals,
@@ -92,7 +94,7 @@ def check_rows(hospital: Hospital, sql: str, *, receivers: Collection[str]) -> i
     )
     reserve(
         memory,
-        asked,
+        reserved_sets,
         receivers=receivers,
         order_id=UNSENT,
         rules=rules,

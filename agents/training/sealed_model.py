@@ -69,19 +69,19 @@ def evaluated_model(order: AgreedTraining) -> dict[str, Any]:
 
 
 def _sendable(stored: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: stored[name] for name in _SENT if name in stored}
-    if "categorical" not in found:
-        return found
+    sendable = {name: stored[name] for name in _SENT if name in stored}
+    if "categorical" not in sendable:
+        return sendable
     # How many rows had each level stays with those who trained.
     categorical = {}
-    for name, kept in stored["categorical"].items():
+    for name, category in stored["categorical"].items():
         categorical[name] = {
-            "reference": kept["reference"],
-            "levels": kept["levels"],
-            "has_other": kept["has_other"],
+            "reference": category["reference"],
+            "levels": category["levels"],
+            "has_other": category["has_other"],
         }
-    found["categorical"] = categorical
-    return found
+    sendable["categorical"] = categorical
+    return sendable
 
 
 def _read(order: AgreedTraining, body: bytes) -> dict[str, Any]:

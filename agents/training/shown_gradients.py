@@ -145,18 +145,18 @@ def _shown_layers(
 
     In the label's own units, as the losses beside it are.
     """
-    own = fold.label_scale.own_gradient(vector)
-    layers = split_layers(trainer.model, own)
+    own_gradient = fold.label_scale.own_gradient(vector)
+    layers = split_layers(trainer.model, own_gradient)
     if trainer.order.request.is_open:
         return layers
     purpose = b"rotation/%d/%d/" % (fold.number, fold.checkpoint.round)
     session = trainer.order.session
-    shown = {}
+    shown_layers = {}
     for name, values in _grouped(trainer, layers).items():
         of_group = purpose + name.encode()
         key = session.group_key(of_group)
-        shown[name] = rotate(key, values)
-    return shown
+        shown_layers[name] = rotate(key, values)
+    return shown_layers
 
 
 def _grouped(
@@ -181,8 +181,8 @@ def _between(trainer: Trainer, fold: Fold) -> dict[str, Floats]:
     assert point.aggregate is not None
 
     def grouped(vector: Floats) -> dict[str, Floats]:
-        own = fold.label_scale.own_gradient(vector)
-        return _grouped(trainer, split_layers(trainer.model, own))
+        own_gradient = fold.label_scale.own_gradient(vector)
+        return _grouped(trainer, split_layers(trainer.model, own_gradient))
 
     now = grouped(fold.gradient)
     last = grouped(point.gradient)
@@ -318,7 +318,7 @@ def leave_one_out(
     # Two models' metrics on the same few rows say as much as one's (decision 71).
     if trainer.withheld.test:
         return {}
-    found: dict[str, Any] = {}
+    reports: dict[str, Any] = {}
     means = _means_without(
         trainer,
         fold,
@@ -338,8 +338,8 @@ def leave_one_out(
         for name in ("accuracy", "loss"):
             if name in metrics:
                 reported[name] = metrics[name]
-        found[str(user)] = reported
-    return found
+        reports[str(user)] = reported
+    return reports
 
 
 def _means_without(
@@ -357,8 +357,8 @@ def _means_without(
             fold.checkpoint.round,
         )
         body = order.exchange.get(address, COORDINATOR, EVERYONE)
-        shown = _numbers(body).reshape(len(fold.members), -1)
-        by_member = fold.label_scale.trained_gradient(shown)
+        shown_means = _numbers(body).reshape(len(fold.members), -1)
+        by_member = fold.label_scale.trained_gradient(shown_means)
         return dict(zip(fold.members, by_member, strict=True))
     if order.me not in fold.members:
         return {}

@@ -37,14 +37,14 @@ def agree_on_groups(order: AgreedTraining, rows: Cohort) -> tuple[str, ...]:
     own_levels = sorted(set(rows.groups.tolist()))
     text = canonical({"levels": {name: own_levels}}).encode()
     messages = say_to_all(order, "levels", lambda: text)
-    named: dict[int, dict[str, list[str]]] = {}
+    levels_by_user: dict[int, dict[str, list[str]]] = {}
     for user, body in messages.items():
         fields = read_fields(body, {"levels": dict})
         levels = fields["levels"]
         check_message(levels, [name])
-        named[user] = levels
-    found = joint_levels([name], named)[name]
-    if len(found) > MOST_GROUPS:
+        levels_by_user[user] = levels
+    groups = joint_levels([name], levels_by_user)[name]
+    if len(groups) > MOST_GROUPS:
         raise BadRequest(
             f"There are more than {MOST_GROUPS} subgroups by {name}.",
             remedy="Merge values in a view, or name another column.",
@@ -52,7 +52,7 @@ def agree_on_groups(order: AgreedTraining, rows: Cohort) -> tuple[str, ...]:
         )
     least = order.policy.orders.min_hospitals
     n_of: Counter[str] = Counter()
-    for levels in named.values():
+    for levels in levels_by_user.values():
         n_of.update(levels[name])
     if any(n_of[level] < least for level in own_levels):
         raise Refused(
@@ -63,7 +63,7 @@ def agree_on_groups(order: AgreedTraining, rows: Cohort) -> tuple[str, ...]:
             code="min_hospitals",
             threshold=least,
         )
-    return tuple(found)
+    return tuple(groups)
 
 
 def places_by_level(
@@ -71,6 +71,6 @@ def places_by_level(
     levels: tuple[str, ...],
 ) -> list[Ints]:
     """Of each level where its rows are, none where this hospital has none."""
-    found = places_of_groups(rows)
+    group_places = places_of_groups(rows)
     nobody = np.zeros(0, dtype=np.int64)
-    return [found.get(level, nobody) for level in levels]
+    return [group_places.get(level, nobody) for level in levels]

@@ -52,18 +52,18 @@ def outcome_columns(request: TrainingRequest, y: Any) -> list[Column]:
     if request.event_name is None:
         return [(request.label_name, y)]
     outcome = cox_labels.outcome(y)
-    found: list[Column] = [
+    columns: list[Column] = [
         (request.label_name, outcome.times),
         (request.event_name, outcome.events),
     ]
     if request.entry_name is not None and outcome.entries is not None:
-        found.append((request.entry_name, outcome.entries))
-    return found
+        columns.append((request.entry_name, outcome.entries))
+    return columns
 
 
 def survival_rule(
     order: AskedTraining,
-    one: Cohort,
+    cohort: Cohort,
     rules: OpenRows,
 ) -> Rule:
     """That on times, events, entries and strata, for one set of rows whose sums leave.
@@ -73,7 +73,7 @@ def survival_rule(
     check = partial(
         _check_survival,
         order.request,
-        one.y,
+        cohort.y,
         min_rows=rules.min_rows,
     )
     return Rule("few_event_times", check)
@@ -132,12 +132,12 @@ def _check_survival(
             min_rows=min_rows,
         )
     if request.evaluates is None and request.hazards_time == "identity":
-        at = []
-        for one in strata:
-            has_event = outcome.events[one]
-            event_times = outcome.times[one][has_event]
-            at.append(np.unique(event_times))
-        times = np.concatenate(at)
+        stratum_times = []
+        for stratum_places in strata:
+            has_event = outcome.events[stratum_places]
+            event_times = outcome.times[stratum_places][has_event]
+            stratum_times.append(np.unique(event_times))
+        times = np.concatenate(stratum_times)
         check_times_as_weights(
             request.label_name,
             times,
@@ -158,39 +158,41 @@ def sets_of_times(
     differ by that person's part: so these are sets of their own to the memory of what was
     told.
     """
-    found = {}
-    for one in sets:
-        if one.cohort.y is None:
+    time_sets = {}
+    for row_set in sets:
+        if row_set.cohort.y is None:
             continue
-        outcome = cox_labels.outcome(one.cohort.y)
+        outcome = cox_labels.outcome(row_set.cohort.y)
         strata = _places_of_strata(outcome)
         # A single one is all of the rows, which are a set already.
         if len(strata) > 1:
             for number, places in enumerate(strata, start=1):
-                found[f"{one.name}, stratum {number}"] = one.places[places]
+                time_sets[f"{row_set.name}, stratum {number}"] = row_set.places[places]
         is_late = _is_late(outcome)
         if is_late.any():
-            found[f"{one.name}, after an event"] = one.places[is_late]
+            time_sets[f"{row_set.name}, after an event"] = row_set.places[is_late]
         if edges:
-            found |= _sets_of_intervals(one, outcome, edges)
-    return found
+            time_sets |= _sets_of_intervals(row_set, outcome, edges)
+    return time_sets
 
 
 def _sets_of_intervals(
-    one: RowSet,
+    row_set: RowSet,
     outcome: Outcome,
     edges: Sequence[float],
 ) -> dict[str, Ints]:
-    found = {}
+    interval_sets = {}
     interval = np.searchsorted(edges, outcome.times, side="left")
     ends = {"event": True, "none": False}
     for number in range(len(edges) + 1):
         is_in_interval = interval == number
-        for what, has_event in ends.items():
+        for ending, has_event in ends.items():
             is_in = is_in_interval & (outcome.events == has_event)
             if is_in.any():
-                found[f"{one.name}, interval {number}, {what}"] = one.places[is_in]
-    return found
+                interval_sets[f"{row_set.name}, interval {number}, {ending}"] = (
+                    row_set.places[is_in]
+                )
+    return interval_sets
 
 
 def strata_in_words(cohort: Cohort) -> str:
@@ -223,7 +225,7 @@ def _is_late(outcome: Outcome) -> Bools:
     if outcome.entries is None:
         return is_late
     for places in _places_of_strata(outcome):
-        at = outcome.times[places][outcome.events[places]]
-        if len(at):
-            is_late[places] = outcome.entries[places] >= at.min()
+        event_times = outcome.times[places][outcome.events[places]]
+        if len(event_times):
+            is_late[places] = outcome.entries[places] >= event_times.min()
     return is_late

@@ -186,20 +186,20 @@ class Trainer:
         X = cohort.X
         y = self._labels(cohort.y)
         held_out = held_out_rows(self.order, self.rows, fold)
-        kept = np.setdiff1d(np.arange(cohort.n_rows), held_out)
+        trained_places = np.setdiff1d(np.arange(cohort.n_rows), held_out)
         if fold == 0 and test is not None:
             X_test = test.X
             y_test = self._labels(test.y)
         else:
             X_test = taken(X, held_out)
             y_test = y[held_out]
-        weights = None if cohort.weights is None else cohort.weights[kept]
-        clusters = None if cohort.clusters is None else cohort.clusters[kept]
+        weights = None if cohort.weights is None else cohort.weights[trained_places]
+        clusters = None if cohort.clusters is None else cohort.clusters[trained_places]
         # All rows are the cohort's own: a copy of them is a table as large.
-        X_kept = taken(X, kept) if len(held_out) else X
+        X_kept = taken(X, trained_places) if len(held_out) else X
         return FoldRows(
             X_kept,
-            y[kept],
+            y[trained_places],
             X_test,
             y_test,
             weights,
@@ -238,7 +238,7 @@ def sum_info(
 def contribute(
     trainer: Trainer,
     kind: str,
-    part: Callable[[], bytes],
+    make_part: Callable[[], bytes],
     *,
     fold: int,
     round: int,
@@ -254,7 +254,7 @@ def contribute(
 
     def make() -> bytes:
         contribution = Contribution(
-            part(),
+            make_part(),
             tag,
             report or {},
         )

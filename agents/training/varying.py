@@ -70,12 +70,12 @@ def check_columns(
     request = order.request
     hospitals = request.hospitals
     if set(order.pooled) != set(hospitals):
-        own = cohorts.own_thresholds(order)
-        if own is not None:
+        own_thresholds = cohorts.own_thresholds(order)
+        if own_thresholds is not None:
             check_varying_each(
                 order,
                 rows,
-                min_varying=own.min_varying,
+                min_varying=own_thresholds.min_varying,
             )
         return
     thresholds = strictest(order.pooled)
@@ -109,13 +109,13 @@ def check_columns(
         hospitals,
         EVERYONE,
     )
-    found = reveal(plan, shares)
+    revealed = reveal(plan, shares)
     failing: list[str] = []
     failing_pairs: list[str] = []
-    for one, passes in zip(compared, found.values, strict=True):
-        names = failing_pairs if one.is_pair else failing
-        if not passes and one.name not in names:
-            names.append(one.name)
+    for comparison, passes in zip(compared, revealed.values, strict=True):
+        names = failing_pairs if comparison.is_pair else failing
+        if not passes and comparison.name not in names:
+            names.append(comparison.name)
     if failing:
         raise _refused(failing, thresholds)
     if failing_pairs:
@@ -156,28 +156,28 @@ def _own_columns(
     sets = row_sets(order, rows)
     most_cells = n_cells(order.request)
     largest = largest_threshold(thresholds, most_cells)
-    for one in compared:
-        cohort = sets.get(one.row_set)
-        if cohort is None and one.is_trained:
+    for comparison in compared:
+        cohort = sets.get(comparison.row_set)
+        if cohort is None and comparison.is_trained:
             # So few rows that a fold holds none of them out.
             cohort = rows.train
         values = []
-        for column in one.columns:
+        for column in comparison.columns:
             values.append(_values(order, cohort, column))
         threshold = thresholds.min_varying
-        if one.is_pair:
+        if comparison.is_pair:
             threshold = thresholds.min_rows
         add(lower_column(me), largest - threshold)
         are_plain = all(cohort_gate.holds_0_and_1(column) for column in values)
         add(others_column(me), int(not are_plain))
-        few = _are_few(order, one, values)
-        add(few_column(me), int(few))
-        counts = _counts(one, values)
+        is_few = _are_few(order, comparison, values)
+        add(few_column(me), int(is_few))
+        counts = _counts(comparison, values)
         # A single column has none in the cells of pairs.
         counts += [0] * (most_cells - len(counts))
         for cell, n_rows in enumerate(counts):
             # Of rows that only test, no gradient is of one hospital's alone.
-            has_rows = n_rows > 0 or not one.is_trained
+            has_rows = n_rows > 0 or not comparison.is_trained
             # More than the threshold decides nothing more.
             n_counted = min(n_rows, threshold)
             add(rows_column(me, cell), n_counted)
@@ -194,55 +194,55 @@ def _own_columns(
 
 
 def _counts(
-    one: Compared,
+    comparison: Compared,
     values: Sequence[cohort_gate.Column],
 ) -> list[int]:
     """How many rows are in each of its cells."""
-    found = []
-    for cell in one.cells:
+    counts = []
+    for cell in comparison.cells:
         is_in_cell = np.ones(len(values[0]), dtype=bool)
         for column, value in zip(values, cell, strict=True):
             is_in_cell &= column == value
-        found.append(int(np.count_nonzero(is_in_cell)))
-    return found
+        counts.append(int(np.count_nonzero(is_in_cell)))
+    return counts
 
 
 def _are_few(
     order: AgreedTraining,
-    one: Compared,
+    comparison: Compared,
     values: Sequence[cohort_gate.Column],
 ) -> bool:
     """Whether this hospital's own rows would not pass, by its own policy."""
-    own = order.pooled[order.me]
-    if one.is_pair:
+    own_thresholds = order.pooled[order.me]
+    if comparison.is_pair:
         first, second = values
         return has_few_pairs(
             first,
             second,
-            min_rows=own.min_rows,
+            min_rows=own_thresholds.min_rows,
         )
-    return cohort_gate.varies_in_few(values[0], own.min_varying)
+    return cohort_gate.varies_in_few(values[0], own_thresholds.min_varying)
 
 
 def _values(
     order: AgreedTraining,
     cohort: Cohort | None,
-    of: Indicated,
+    indicated: Indicated,
 ) -> cohort_gate.Column:
     """(n_rows,): the column, or 1 where a row has the level."""
     if cohort is None:
         return np.zeros(0)
-    if of.column in cohort.attributes:
-        if of.level is None:
-            return dict(cohort_gate.features(cohort))[of.column]
-        place = cohort.levels[of.column].index(of.level)
-        has_level: cohort_gate.Column = places_of(cohort, of.column) == place
+    if indicated.column in cohort.attributes:
+        if indicated.level is None:
+            return dict(cohort_gate.features(cohort))[indicated.column]
+        place = cohort.levels[indicated.column].index(indicated.level)
+        has_level: cohort_gate.Column = places_of(cohort, indicated.column) == place
         return has_level.astype(np.int64)
-    if of.column == LABEL:
+    if indicated.column == LABEL:
         return dict(cohort_gate.features(cohort))[LABEL]
     outcome = dict(outcome_columns(order.request, cohort.y))
     # Of an entry that is 0 everywhere nothing is kept.
-    return outcome.get(of.column, np.zeros(cohort.n_rows))
+    return outcome.get(indicated.column, np.zeros(cohort.n_rows))
 
 
 def _refused(failing: list[str], thresholds: PooledThresholds) -> Refused:

@@ -76,9 +76,9 @@ def _basis(X: Floats) -> Floats:
     scaled: Floats = X[:, is_there] / sizes[is_there]
     if not scaled.shape[1]:
         return scaled
-    left, singular, _ = np.linalg.svd(scaled, full_matrices=False)
+    left_vectors, singular, _ = np.linalg.svd(scaled, full_matrices=False)
     least = _RANK * singular[0]
-    basis: Floats = left[:, singular > least]
+    basis: Floats = left_vectors[:, singular > least]
     return basis
 
 

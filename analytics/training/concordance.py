@@ -82,24 +82,24 @@ def _pairs(
     sorted_times = times[order]
     sorted_ranks = ranks[order]
     event_rows = np.flatnonzero(is_event)
-    own = sorted_ranks[event_rows]
-    at = sorted_times[event_rows]
+    event_ranks = sorted_ranks[event_rows]
+    event_times = sorted_times[event_rows]
 
-    first = _first_outliving(sorted_times, at)
-    below, tied = _ranked_from(sorted_ranks, first, own)
+    first = _first_outliving(sorted_times, event_times)
+    below, tied = _ranked_from(sorted_ranks, first, event_ranks)
     n_pairs = n_rows - first
     if entries is not None:
         # Who has not come yet outlives the event too, but was not at risk.
         by_entry = np.argsort(entries, kind="stable")
         first_to_come = np.searchsorted(
             entries[by_entry],
-            at,
+            event_times,
             side="left",
         )
         not_below, not_tied = _ranked_from(
             ranks[by_entry],
             first=first_to_come,
-            bounds=own,
+            bounds=event_ranks,
         )
         n_to_come = n_rows - first_to_come
         below = below - not_below
@@ -112,12 +112,12 @@ def _pairs(
     return np.array([agreeing, disagreeing, equal])
 
 
-def _first_outliving(times: Floats, at: Floats) -> Places:
-    """Of each event, at times `at`, the first of the sorted rows that outlives it."""
-    first_event = np.searchsorted(at, at)
-    past_events = np.searchsorted(at, at, side="right")
+def _first_outliving(times: Floats, event_times: Floats) -> Places:
+    """Of each event, at `event_times`, the first of the sorted rows that outlives it."""
+    first_event = np.searchsorted(event_times, event_times)
+    past_events = np.searchsorted(event_times, event_times, side="right")
     n_tied = past_events - first_event
-    first_there = np.searchsorted(times, at, side="left")
+    first_there = np.searchsorted(times, event_times, side="left")
     return first_there + n_tied
 
 
@@ -146,7 +146,7 @@ def _n_below(
     n_queries = len(first)
     left = first
     right = np.full(n_queries, n_ranks)
-    found = np.zeros(n_queries, dtype=np.int64)
+    n_below = np.zeros(n_queries, dtype=np.int64)
     # A bound may be one above the last rank, which is n_ranks at most.
     for bit in reversed(range(n_ranks.bit_length())):
         is_one = (ranks >> bit) & 1
@@ -155,7 +155,7 @@ def _n_below(
         left_zeros = zeros_before[left]
         right_zeros = zeros_before[right]
         goes_up = (bounds >> bit) & 1 == 1
-        found += np.where(goes_up, right_zeros - left_zeros, 0)
+        n_below += np.where(goes_up, right_zeros - left_zeros, 0)
         left = np.where(
             goes_up,
             n_zeros + left - left_zeros,
@@ -167,4 +167,4 @@ def _n_below(
             right_zeros,
         )
         ranks = ranks[np.argsort(is_one, kind="stable")]
-    return found
+    return n_below

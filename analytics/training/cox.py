@@ -104,7 +104,7 @@ def strata_of(
         strata = np.zeros(len(times), dtype=np.int64)
     check_same_rows("strata", np.asarray(strata), len(times))
     has_event = events == 1
-    found = []
+    event_strata = []
     for code in np.unique(strata):
         rows = np.flatnonzero(strata == code)
         if not np.any(events[rows]):
@@ -118,8 +118,8 @@ def strata_of(
             has_event[rows],
             own_entries,
         )
-        found.append(stratum)
-    return found
+        event_strata.append(stratum)
+    return event_strata
 
 
 def _check(
@@ -187,13 +187,13 @@ def _stratum(
 
 def labelled_strata(X: Floats, y: Labels) -> list[Stratum]:
     """`strata_of` rows with such labels."""
-    found = outcome(y)
+    outcomes = outcome(y)
     return strata_of(
         X,
-        found.times,
-        found.events,
-        entries=found.entries,
-        strata=found.strata,
+        outcomes.times,
+        outcomes.events,
+        entries=outcomes.entries,
+        strata=outcomes.strata,
     )
 
 
@@ -213,10 +213,10 @@ def predictors(X: Floats, coef: Floats) -> Floats:
 
     Disclosure: one number per row; they stay in the hospital.
     """
-    found = np.zeros(len(X))
+    eta = np.zeros(len(X))
     for column, weight in zip(X.T, coef.tolist(), strict=True):
-        found += column * weight
-    return found
+        eta += column * weight
+    return eta
 
 
 def at_weights(
@@ -291,43 +291,45 @@ def _from_the_end(values: Floats) -> Floats:
     return sums
 
 
-def log_likelihood(stratum: Stratum, at: AtWeights) -> float:
+def log_likelihood(stratum: Stratum, risk_sums: AtWeights) -> float:
     """l. The shift stands in both terms."""
-    each = at.predictors[stratum.event_rows] - np.log(at.denominators)
-    return float(each.sum())
+    event_terms = risk_sums.predictors[stratum.event_rows] - np.log(
+        risk_sums.denominators
+    )
+    return float(event_terms.sum())
 
 
 def score(
     stratum: Stratum,
-    at: AtWeights,
+    risk_sums: AtWeights,
     factors: Floats | None = None,
 ) -> Floats:
     """U, (p,): the sum over events of x - M, times `factors` (D,)."""
-    each = stratum.X[stratum.event_rows] - at.means
+    event_scores = stratum.X[stratum.event_rows] - risk_sums.means
     if factors is not None:
-        each = each * factors[:, None]
-    summed: Floats = each.sum(axis=0)
+        event_scores = event_scores * factors[:, None]
+    summed: Floats = event_scores.sum(axis=0)
     return summed
 
 
 def information(
     stratum: Stratum,
-    at: AtWeights,
+    risk_sums: AtWeights,
     factors: Floats | None = None,
 ) -> Floats:
     """I, (p, p): the sum over events of the covariance at risk, times `factors` (D,)."""
     if factors is None:
         factors = np.ones(len(stratum.event_rows))
-    weights = expected(stratum, at, factors)
+    weights = expected(stratum, risk_sums, factors)
     squares = stratum.X.T @ (stratum.X * weights[:, None])
-    weighted_means = at.means * factors[:, None]
-    found: Floats = squares - at.means.T @ weighted_means
-    return found
+    weighted_means = risk_sums.means * factors[:, None]
+    covariance: Floats = squares - risk_sums.means.T @ weighted_means
+    return covariance
 
 
 def expected(
     stratum: Stratum,
-    at: AtWeights,
+    risk_sums: AtWeights,
     factors: Floats,
 ) -> Floats:
     """How many events a row could expect while it was at risk, (n,), each times its
@@ -337,15 +339,15 @@ def expected(
     """
     place = stratum.event_place
     n_times = len(stratum.event_times)
-    parts = factors / at.denominators
+    increments = factors / risk_sums.denominators
     in_all = np.zeros(n_times)
-    np.add.at(in_all, place, parts)
+    np.add.at(in_all, place, increments)
     # Whose event is at that time is at risk with 1 - f.
     less = np.zeros(n_times)
-    np.add.at(less, place, parts * at.fractions)
-    row_parts = _while_there(stratum, at.risks, in_all)
+    np.add.at(less, place, increments * risk_sums.fractions)
+    row_parts = _while_there(stratum, risk_sums.risks, in_all)
     row_parts[stratum.event_rows] -= less[place]
-    weights: Floats = at.risks * row_parts
+    weights: Floats = risk_sums.risks * row_parts
     return weights
 
 
@@ -358,14 +360,14 @@ def _while_there(
     n_until = stratum.n_until
     n_before = stratum.n_before
     until = np.concatenate([[0.0], np.cumsum(values)])
-    found: Floats = until[n_until] - until[n_before]
+    row_sums: Floats = until[n_until] - until[n_before]
     # A great risk after times at which all risks were small: see _at_risk.
     size = np.concatenate([[0.0], np.cumsum(np.abs(values))])
     is_small = risks * size[n_before] > 1 / _SMALLEST_REST
     for row in np.flatnonzero(is_small):
-        own = slice(n_before[row], n_until[row])
-        found[row] = values[own].sum()
-    return found
+        risk_span = slice(n_before[row], n_until[row])
+        row_sums[row] = values[risk_span].sum()
+    return row_sums
 
 
 class RowWeights(NamedTuple):
@@ -385,13 +387,13 @@ def row_weights(
     weights = [np.zeros(0)]
     residuals = [np.zeros(0)]
     for stratum in strata:
-        at = at_weights(stratum, coef, ties=ties)
+        risk_sums = at_weights(stratum, coef, ties=ties)
         factors = np.ones(len(stratum.event_rows))
-        own = expected(stratum, at, factors)
-        has_event = np.zeros(len(own))
+        expected_events = expected(stratum, risk_sums, factors)
+        has_event = np.zeros(len(expected_events))
         has_event[stratum.event_rows] = 1
-        weights.append(own)
-        residuals.append(has_event - own)
+        weights.append(expected_events)
+        residuals.append(has_event - expected_events)
     return RowWeights(
         weights=np.concatenate(weights),
         residuals=np.concatenate(residuals),
@@ -408,8 +410,8 @@ def mean_loss(
     """-l / n over n rows; as `models.local_loss`."""
     total = 0.0
     for stratum in labelled_strata(X, y):
-        at = at_weights(stratum, coef, ties=ties)
-        total -= log_likelihood(stratum, at)
+        risk_sums = at_weights(stratum, coef, ties=ties)
+        total -= log_likelihood(stratum, risk_sums)
     return total / len(y)
 
 
@@ -436,10 +438,10 @@ def local_sums(
     U = np.zeros(p)
     deviance = 0.0
     for stratum in strata:
-        at = at_weights(stratum, coef, ties=ties)
-        A += information(stratum, at)
-        U += score(stratum, at)
-        deviance -= 2 * log_likelihood(stratum, at)
+        risk_sums = at_weights(stratum, coef, ties=ties)
+        A += information(stratum, risk_sums)
+        U += score(stratum, risk_sums)
+        deviance -= 2 * log_likelihood(stratum, risk_sums)
     c = A @ coef + U
     upper = A[np.triu_indices(p)]
     is_invalid = 0.0

@@ -58,12 +58,12 @@ def local_counts(y: Labels, edges: Sequence[float]) -> Counts:
     """One hospital's rows in each interval (a, b]. Disclosure: counts of rows; through
     the release door only, sealed.
     """
-    found = outcome(y)
+    outcomes = outcome(y)
     # A time at an edge belongs to the interval that ends there.
-    places = np.searchsorted(edges, found.times, side="left")
+    places = np.searchsorted(edges, outcomes.times, side="left")
     n = len(edges) + 1
-    events = np.bincount(places[found.events], minlength=n)
-    censored = np.bincount(places[~found.events], minlength=n)
+    events = np.bincount(places[outcomes.events], minlength=n)
+    censored = np.bincount(places[~outcomes.events], minlength=n)
     return Counts(
         events=events.astype(np.int64),
         censored=censored.astype(np.int64),
@@ -231,7 +231,7 @@ def local_sums(
     between two of them. They leave through the release door only, sealed so that nothing
     but the sum over hospitals can be read; and only where the policy says `risk_sets`.
     """
-    found = outcome(y)
+    outcomes = outcome(y)
     eta = predictors(X, coef)
     widest = np.abs(eta).max(initial=0)
     # Not `>`, which NaN would pass.
@@ -245,16 +245,16 @@ def local_sums(
     products = X[:, first] * X[:, second]
     weighted = np.column_stack([np.ones(n_rows), X, products])
     weighted = weighted * risks[:, None]
-    of_events = X[found.events].sum(axis=0)
-    parts = [of_events]
+    of_events = X[outcomes.events].sum(axis=0)
+    interval_sums = [of_events]
     for start, end in zip(intervals.starts, intervals.ends, strict=True):
-        is_at_risk = found.times > start
-        parts.append(weighted[is_at_risk].sum(axis=0))
+        is_at_risk = outcomes.times > start
+        interval_sums.append(weighted[is_at_risk].sum(axis=0))
         if ties == "efron":
-            is_within = is_at_risk & (found.times <= end)
-            has_event = is_within & found.events
-            parts.append(weighted[has_event].sum(axis=0))
-    return np.concatenate(parts)
+            is_within = is_at_risk & (outcomes.times <= end)
+            has_event = is_within & outcomes.events
+            interval_sums.append(weighted[has_event].sum(axis=0))
+    return np.concatenate(interval_sums)
 
 
 class JointRound(NamedTuple):
@@ -326,11 +326,11 @@ def stepped(
 
 def _square(triangle: Floats, p: int) -> Floats:
     """The symmetric matrix of this upper triangle."""
-    found = np.zeros((p, p))
+    matrix = np.zeros((p, p))
     rows, columns = np.triu_indices(p)
-    found[rows, columns] = triangle
-    found[columns, rows] = triangle
-    return found
+    matrix[rows, columns] = triangle
+    matrix[columns, rows] = triangle
+    return matrix
 
 
 @dataclass(frozen=True, eq=False)

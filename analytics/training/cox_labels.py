@@ -75,8 +75,8 @@ def check_labels(y: Labels, n_rows: int) -> None:
             f"y has the shape {y.shape}; labels of cox for {n_rows} rows are expected."
         )
     check_finite("y", y)
-    found = outcome(y)
-    if not np.all(found.times):
+    outcomes = outcome(y)
+    if not np.all(outcomes.times):
         raise ValueError("y holds a time of 0.")
-    if found.entries is not None and not (found.entries < found.times).all():
+    if outcomes.entries is not None and not (outcomes.entries < outcomes.times).all():
         raise ValueError("y holds an entry that is not below its time.")

@@ -75,7 +75,7 @@ def report(
         term[f"{HAZARD_RATIO}_high"] = partial_hazard(term["high"])
         terms.append(term)
     p = len(coef)
-    found = {
+    model_report = {
         "terms": terms,
         "n": fit.n,
         "events": fit.n_events,
@@ -93,11 +93,11 @@ def report(
     }
     if not is_penalised:
         ratio = 2 * (fit.log_likelihood - fit.null_log_likelihood)
-        found["likelihood_ratio"] = _chi2(ratio, p)
-        found["aic"] = 2 * (p - fit.log_likelihood)
+        model_report["likelihood_ratio"] = _chi2(ratio, p)
+        model_report["aic"] = 2 * (p - fit.log_likelihood)
     if fit.tested is not None:
-        found["proportional_hazards"] = _tests(names, fit.tested, fit.scale)
-    return found
+        model_report["proportional_hazards"] = _tests(names, fit.tested, fit.scale)
+    return model_report
 
 
 def partial_hazard(predictor: float | None) -> float | None:
@@ -141,14 +141,14 @@ def _chi2(value: float | None, df: int) -> dict[str, Any]:
 
 
 def _notes(p: int, fit: Survival, *, is_penalised: bool) -> list[str]:
-    found = []
+    notes = []
     if is_penalised:
-        found.append(
+        notes.append(
             "A penalty pulls estimates towards 0, so they have no standard errors: order penalty null."
         )
     if fit.n_events < EVENTS_PER_COEFFICIENT * p:
-        found.append(
+        notes.append(
             f"There are fewer than {EVENTS_PER_COEFFICIENT} events for each coefficient: estimates may be too large,"
             " and intervals too narrow."
         )
-    return found
+    return notes

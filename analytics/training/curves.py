@@ -121,7 +121,7 @@ def roc_points(
     n_bins = len(negatives)
     n_negative = sum(negatives)
     n_positive = sum(positives)
-    found: list[dict[str, float]] = []
+    points: list[dict[str, float]] = []
     fp = 0
     tp = 0
     for step in reversed(merged_steps(counts, min_rows=min_rows)):
@@ -132,8 +132,8 @@ def roc_points(
             "sensitivity": tp / n_positive,
             "specificity": 1 - fp / n_negative,
         }
-        found.append(point)
-    return found
+        points.append(point)
+    return points
 
 
 def decision_curve(
@@ -158,7 +158,7 @@ def decision_curve(
     n_negative = sum(negatives)
     n_positive = sum(positives)
     n_rows = n_negative + n_positive
-    found: list[dict[str, float]] = []
+    points: list[dict[str, float]] = []
     fp = 0
     tp = 0
     for step in reversed(merged_steps(counts, min_rows=min_rows)):
@@ -174,8 +174,8 @@ def decision_curve(
             "net_benefit": benefit / n_rows,
             "treat_all": of_all / n_rows,
         }
-        found.append(point)
-    return found
+        points.append(point)
+    return points
 
 
 def calibration_table(
@@ -196,7 +196,7 @@ def calibration_table(
     n_bins = len(negatives)
     n_all = sum(negatives) + sum(positives)
     least = -(-n_all // N_GROUPS)  # rounded up
-    found: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     for step in merged_steps(counts, min_rows=min_rows, least_rows=least):
         # Twice the middle of each bin, in bins.
         twice_middles = 0
@@ -213,8 +213,8 @@ def calibration_table(
             "predicted": float(predicted),
             "observed": step.n_positive / step.n_rows,
         }
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
 def merged_steps(
@@ -272,19 +272,19 @@ def _halves(counts: Ints) -> tuple[list[int], list[int]]:
         raise ValueError(
             "counts holds as many counts of class 0 as of class 1, none of them negative."
         )
-    whole = counts.tolist()
-    middle = len(whole) // 2
-    return whole[:middle], whole[middle:]
+    integers = counts.tolist()
+    middle = len(integers) // 2
+    return integers[:middle], integers[middle:]
 
 
 def _twice_below(counts: list[int]) -> list[int]:
     """By bin, twice the rows below it and once those in it."""
-    found = []
+    twice_below = []
     n_below = 0
     for count in counts:
-        found.append(2 * n_below + count)
+        twice_below.append(2 * n_below + count)
         n_below += count
-    return found
+    return twice_below
 
 
 def _variance(

@@ -68,7 +68,7 @@ def calls_at(counts: Ints, cutoff: float) -> Calls:
 
 
 def answered(
-    counts: Ints, asked: Sequence[float], *, min_rows: int
+    counts: Ints, cutoffs: Sequence[float], *, min_rows: int
 ) -> list[dict[str, Any]]:
     """For each cut-off that is asked for a line: `asked`, the `threshold` nearest to it
     at which a step of the curve begins (of two the lower one), and `Calls.figures` there.
@@ -79,13 +79,13 @@ def answered(
     """
     n_bins = len(counts) // 2
     starts = [step.first for step in merged_steps(counts, min_rows=min_rows)]
-    found: list[dict[str, Any]] = []
-    for cutoff in asked:
+    lines: list[dict[str, Any]] = []
+    for cutoff in cutoffs:
         if not starts:
             break
         place = round(cutoff * n_bins)
         nearest = min(starts, key=lambda start: abs(start - place))
         threshold = nearest / n_bins
         calls = calls_at(counts, threshold)
-        found.append({"asked": cutoff, "threshold": threshold, **calls.figures})
-    return found
+        lines.append({"asked": cutoff, "threshold": threshold, **calls.figures})
+    return lines

@@ -53,29 +53,29 @@ class Levels:
     @property
     def shown(self) -> tuple[str, ...]:
         """The levels that are features."""
-        found = []
+        shown_levels = []
         for level in self.levels:
             if level != self.reference:
-                found.append(level)
-        return tuple(found)
+                shown_levels.append(level)
+        return tuple(shown_levels)
 
     @property
     def features(self) -> tuple[str, ...]:
-        found = []
+        names = []
         for level in self.shown:
             name = feature_name(self.name, level)
-            found.append(name)
-        return tuple(found)
+            names.append(name)
+        return tuple(names)
 
     def places(self, texts: Iterable[str]) -> list[int]:
         """Where in `levels` each text stands; of an unknown one OTHER, or UNKNOWN."""
-        known = {}
+        place_of = {}
         for place, level in enumerate(self.levels):
-            known[level] = place
+            place_of[level] = place
         unknown = UNKNOWN
         if self.has_other:
-            unknown = known[OTHER]
-        return [known.get(text, unknown) for text in texts]
+            unknown = place_of[OTHER]
+        return [place_of.get(text, unknown) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class Spline:
 
     @property
     def features(self) -> tuple[str, ...]:
-        found = []
+        names = []
         for number in range(1, len(self.knots)):
             name = feature_name(self.name, str(number))
-            found.append(name)
-        return tuple(found)
+            names.append(name)
+        return tuple(names)
 
 
 Term = Number | Levels | Spline
@@ -162,12 +162,12 @@ def design_matrix(
 
     Disclosure: patients' rows.
     """
-    parts: list[Floats] = []
+    term_features: list[Floats] = []
     for term in design.terms:
         column = columns[term.name]
         features = _features(term, column, design.means)
-        parts.append(features)
-    X = np.concatenate(parts, axis=1)
+        term_features.append(features)
+    X = np.concatenate(term_features, axis=1)
     is_missing = np.isnan(X)
     if is_missing.any():
         raise ValueError("a row has no value in a column of the model")
@@ -203,13 +203,13 @@ def indicators(term: Levels, places: Ints) -> Floats:
     n_rows = len(places)
     if n_rows and int(places.min()) < 0:
         raise ValueError(f"a row has a level of {term.name} that the model lacks")
-    shown = term.shown
-    shape = (n_rows, len(shown))
-    found = np.zeros(shape)
-    for feature, level in enumerate(shown):
+    shown_levels = term.shown
+    shape = (n_rows, len(shown_levels))
+    matrix = np.zeros(shape)
+    for feature, level in enumerate(shown_levels):
         place = term.levels.index(level)
-        found[:, feature] = places == place
-    return found
+        matrix[:, feature] = places == place
+    return matrix
 
 
 def natural_spline(x: Floats, knots: Sequence[float]) -> Floats:
@@ -269,8 +269,8 @@ def _b_splines(
     n_intervals = len(knots) - 1
     is_before_last = knots[:-1] < knots[-1]
     last = int(np.flatnonzero(is_before_last)[-1])
-    found = np.searchsorted(knots, x, side="right") - 1
-    interval = np.minimum(found, last)
+    left_knots = np.searchsorted(knots, x, side="right") - 1
+    interval = np.minimum(left_knots, last)
 
     values = np.zeros((n_rows, n_intervals))
     values[np.arange(n_rows), interval] = 1.0
@@ -305,15 +305,15 @@ def _raised(
         next_start = knots[place + 1]
         end = knots[place + degree]
         next_end = knots[place + degree + 1]
-        left = end - start
-        right = next_end - next_start
+        span = end - start
+        next_span = next_end - next_start
         # Between two knots in one place there is no spline: 0 / 0 counts as 0.
-        if left > 0:
+        if span > 0:
             rise = degree if is_derived else x - start
             own = values[:, place]
-            raised[:, place] += own * rise / left
-        if right > 0:
+            raised[:, place] += own * rise / span
+        if next_span > 0:
             fall = -degree if is_derived else next_end - x
             following = values[:, place + 1]
-            raised[:, place] += following * fall / right
+            raised[:, place] += following * fall / next_span
     return raised

@@ -52,52 +52,52 @@ def predictor_of(pair: Pair, mu: Floats) -> Floats:
 # Families
 
 
-def valid_rows(pair: Pair, at: Means) -> Bools:
+def valid_rows(pair: Pair, row_means: Means) -> Bools:
     """Which of these means the family knows, (n,)."""
-    has_mean = np.isfinite(at.mu)
-    has_slope = np.isfinite(at.slope)
-    found: Bools = has_mean & has_slope
+    has_mean = np.isfinite(row_means.mu)
+    has_slope = np.isfinite(row_means.slope)
+    is_known: Bools = has_mean & has_slope
     if pair.family != "gaussian":
-        found &= at.mu > 0
+        is_known &= row_means.mu > 0
     if pair.is_binary:
-        found &= at.complement > 0
-    return found
+        is_known &= row_means.complement > 0
+    return is_known
 
 
-def is_valid(pair: Pair, at: Means) -> bool:
+def is_valid(pair: Pair, row_means: Means) -> bool:
     """Whether the family knows every one of these means."""
-    found = valid_rows(pair, at)
-    return bool(found.all())
+    is_known = valid_rows(pair, row_means)
+    return bool(is_known.all())
 
 
-def variances(pair: Pair, at: Means) -> Floats:
+def variances(pair: Pair, row_means: Means) -> Floats:
     """V(mu)."""
     if pair.is_binary:
-        return at.mu * at.complement
+        return row_means.mu * row_means.complement
     if pair.has_theta:
-        growth = 1 + at.mu / pair.theta
-        of_theta: Floats = at.mu * growth
+        growth = 1 + row_means.mu / pair.theta
+        of_theta: Floats = row_means.mu * growth
         return of_theta
     power = POWER_OF_VARIANCE[pair.family]
-    found: Floats = at.mu**power
-    return found
+    variance: Floats = row_means.mu**power
+    return variance
 
 
 def residuals(
     pair: Pair,
     y: Floats,
-    at: Means,
+    row_means: Means,
 ) -> Floats:
     """y - mu; of binomial without losing digits near 1."""
     if pair.is_binary:
-        return np.where(y > 0, at.complement, -at.mu)
-    return y - at.mu
+        return np.where(y > 0, row_means.complement, -row_means.mu)
+    return y - row_means.mu
 
 
 def unit_deviances(
     pair: Pair,
     y: Floats,
-    at: Means,
+    row_means: Means,
 ) -> Floats:
     """d(y, mu): twice what the log-likelihood of a row is below that of mu = y.
 
@@ -105,13 +105,13 @@ def unit_deviances(
     (y - mu)); gamma 2 (-log(y / mu) + (y - mu) / mu); inverse_gaussian (y - mu)^2 / (mu^2
     y); negative_binomial 2 (y log(y / mu) - (y + theta) log((y + theta) / (mu + theta))).
     """
-    mu = at.mu
+    mu = row_means.mu
     match pair.family:
         case "gaussian":
             squares: Floats = (y - mu) ** 2
             return squares
         case "binomial":
-            probability = np.where(y > 0, mu, at.complement)
+            probability = np.where(y > 0, mu, row_means.complement)
             return -2 * np.log(probability)
         case "poisson":
             of_label = _y_log(y, mu)
@@ -124,16 +124,16 @@ def unit_deviances(
             distance = (y - mu) / mu
             return 2 * (distance - np.log(y / mu))
     scale = mu * mu * y
-    found: Floats = (y - mu) ** 2 / scale
-    return found
+    scaled_squares: Floats = (y - mu) ** 2 / scale
+    return scaled_squares
 
 
 def _y_log(y: Floats, mu: Floats) -> Floats:
     """y log(y / mu), 0 where y is."""
     # The logarithm of 1 where y is 0: 0 times that of 0 is NaN.
     ratio = np.where(y > 0, y, mu) / mu
-    found: Floats = y * np.log(ratio)
-    return found
+    products: Floats = y * np.log(ratio)
+    return products
 
 
 def _y_log_y(y: Floats) -> Floats:
@@ -148,8 +148,8 @@ def _theta_log(
 ) -> Floats:
     """(y + theta) log((y + theta) / (mu + theta)); where theta is infinite y - mu."""
     if math.isinf(theta):
-        found: Floats = y - mu
-        return found
+        differences: Floats = y - mu
+        return differences
     # By log1p: with a large theta the quotient of the two is nearly 1, and its
     # logarithm would have no digits left.
     distance = (y - mu) / (mu + theta)
@@ -160,12 +160,12 @@ def _theta_log(
 def pearson_residuals(
     pair: Pair,
     y: Floats,
-    at: Means,
+    row_means: Means,
 ) -> Floats:
     """(y - mu) / sqrt(V): their squares are Pearson's chi2."""
-    deviations = np.sqrt(variances(pair, at))
-    found: Floats = residuals(pair, y, at) / deviations
-    return found
+    deviations = np.sqrt(variances(pair, row_means))
+    pearson: Floats = residuals(pair, y, row_means) / deviations
+    return pearson
 
 
 def label_problem(
@@ -209,11 +209,11 @@ def start_means(
     elif pair.family == "gaussian" and not pair.is_least_squares:
         mu = np.maximum(y, 0.1)
     eta = predictor_of(pair, mu)
-    at = means(pair, eta)
+    row_means = means(pair, eta)
     return Means(
         mu=mu,
         complement=1 - mu,
-        slope=at.slope,
+        slope=row_means.slope,
     )
 
 
@@ -324,13 +324,13 @@ def null_deviance(pair: Pair, sums: NullTerms) -> float:
             return 2 * float(of_mean - spread)
         case "inverse_gaussian":
             return float(spread - weight / mean)
-    found = 0.0
-    for part in (label, weight - label):
+    deviance = 0.0
+    for class_weight in (label, weight - label):
         # Labels that are all the same leave 0 log 0, which is 0.
-        if part > 0:
-            surprise = math.log(weight / part)
-            found += 2 * part * surprise
-    return found
+        if class_weight > 0:
+            surprise = math.log(weight / class_weight)
+            deviance += 2 * class_weight * surprise
+    return deviance
 
 
 def zero_deviance(
@@ -344,11 +344,11 @@ def zero_deviance(
 
     None where the family does not know that mean, as 0 of poisson with identity.
     """
-    at = means(pair, np.zeros(1))
-    if not is_valid(pair, at):
+    mean_at_zero = means(pair, np.zeros(1))
+    if not is_valid(pair, mean_at_zero):
         return None
     weight, label, spread = sums
-    mu = float(at.mu[0])
+    mu = float(mean_at_zero.mu[0])
     match pair.family:
         case "gaussian":
             shift = mu - center
@@ -356,7 +356,7 @@ def zero_deviance(
             square = shift * shift * weight
             return float(spread - product + square)
         case "binomial":
-            complement = float(at.complement[0])
+            complement = float(mean_at_zero.complement[0])
             n_zeros = weight - label
             of_zeros = n_zeros * math.log(complement)
             of_ones = label * math.log(mu)
@@ -396,8 +396,8 @@ def row_remainders(
 
             of_factorial = special.gammaln(y + 1)
             of_own_mean = special.xlogy(y, y) - y - of_factorial
-            found: Floats = m * of_own_mean
-            return found
+            remainders: Floats = m * of_own_mean
+            return remainders
         case "gamma" | "inverse_gaussian":
             return m * np.log(y)
     if pair.family == "gaussian" and not are_counts:
@@ -413,14 +413,14 @@ def _log_probability_at_mean(y: Floats, theta: float) -> Floats:
 
     # log of the binomial coefficient by a beta function, which does not cancel.
     ways = -np.log(theta + y) - special.betaln(theta, y + 1)
-    found: Floats = np.asarray(
+    log_probability: Floats = np.asarray(
         ways
         - special.xlog1py(theta, y / theta)
         + special.xlogy(y, y)
         - special.xlogy(y, y + theta),
         dtype=np.float64,
     )
-    return found
+    return log_probability
 
 
 def log_likelihood(

@@ -36,15 +36,15 @@ def added_scores(
     hospital.
     """
     leverages = np.empty(len(columns))
-    for part, of_part in table_chunks(columns):
-        squares = np.sum((of_part @ inverse) * of_part, axis=1)
-        leverages[part] = rows.weights[part] * squares
+    for chunk, of_chunk in table_chunks(columns):
+        squares = np.sum((of_chunk @ inverse) * of_chunk, axis=1)
+        leverages[chunk] = rows.weights[chunk] * squares
     if not pair.is_binary:
-        found: Floats = leverages / 2
-        return found
-    at = families.means(pair, rows.predictors)
+        halves: Floats = leverages / 2
+        return halves
+    row_means = families.means(pair, rows.predictors)
     # 1/2 - mu, without losing digits near 1.
-    of_binary: Floats = leverages * (at.complement - at.mu) / 2
+    of_binary: Floats = leverages * (row_means.complement - row_means.mu) / 2
     return of_binary
 
 
@@ -54,10 +54,10 @@ def local_sums(columns: Floats, added: Floats) -> Floats:
     Disclosure: weighted sums of columns. They leave through the release door only, sealed
     so that nothing but the sum over hospitals can be read.
     """
-    found = np.zeros(columns.shape[1])
-    for part, of_part in table_chunks(columns):
-        found += of_part.T @ added[part]
-    return found
+    sums = np.zeros(columns.shape[1])
+    for chunk, of_chunk in table_chunks(columns):
+        sums += of_chunk.T @ added[chunk]
+    return sums
 
 
 def with_information(state: NewtonState, opened: Opened, *, eps: float) -> NewtonState:
@@ -103,8 +103,8 @@ def with_scores(
     """
     c = [own + more for own, more in zip(opened.c, added, strict=True)]
     after = normal_equations.solve(opened._replace(c=c))
-    moved = after - state.coef
-    is_small = newton.is_small(moved, after, opened, dispersion=1.0)
+    fisher_step = after - state.coef
+    is_small = newton.is_small(fisher_step, after, opened, dispersion=1.0)
     return replace(
         state,
         coef=after,
@@ -112,7 +112,7 @@ def with_scores(
         is_scoring=False,
         n_scored=state.n_scored + 1,
         is_done=state.is_still and is_small,
-        last_step=float(np.max(np.abs(moved))),
+        last_step=float(np.max(np.abs(fisher_step))),
     )
 
 

@@ -62,9 +62,9 @@ def local_loss(
             ties=model.ties,
         )
     total = 0.0
-    for part, rows in table_chunks(X):
+    for chunk, rows in table_chunks(X):
         margins = margins_of(model, weights, rows)
-        losses = _row_losses(model, margins, y[part])
+        losses = _row_losses(model, margins, y[chunk])
         total += float(np.sum(losses))
     return total / n_rows
 
@@ -154,9 +154,9 @@ def row_weights(
         for rows in batches(n_rows, batch_size):
             of_batch = y[rows]
             n_in_batch = len(of_batch)
-            for part, of_part in table_chunks(X[rows]):
-                margins = margins_of(model, walked, of_part)
-                residuals = _residuals(model, margins, of_batch[part])
+            for chunk, of_chunk in table_chunks(X[rows]):
+                margins = margins_of(model, walked, of_chunk)
+                residuals = _residuals(model, margins, of_batch[chunk])
                 if model.classes:
                     margins = margins - margins.mean(axis=1, keepdims=True)
                 largest = np.abs(margins).max(axis=1)
@@ -209,13 +209,13 @@ def _half_deviances(
     margin: Floats,
     y: Labels,
 ) -> Floats:
-    at = families.means(pair, margin)
-    if not families.is_valid(pair, at):
+    row_means = families.means(pair, margin)
+    if not families.is_valid(pair, row_means):
         raise ValueError(
             f"The model gives a row a mean that {pair.family} does not know: order another link."
         )
     values = np.asarray(y, dtype=np.float64)
-    deviances = families.unit_deviances(pair, values, at)
+    deviances = families.unit_deviances(pair, values, row_means)
     return deviances / 2
 
 
@@ -240,10 +240,10 @@ def _mean_gradient(
         )
     n_rows = len(X)
     total = np.zeros(model.n_weights)
-    for part, rows in table_chunks(X):
+    for chunk, rows in table_chunks(X):
         # Divided by n before the rows are summed: the sum stays within the largest row.
         margins = margins_of(model, weights, rows)
-        residuals = _residuals(model, margins, y[part]) / n_rows
+        residuals = _residuals(model, margins, y[chunk]) / n_rows
         table: Floats = residuals.T @ rows
         if model.fit_intercept:
             of_intercepts = residuals.sum(axis=0)
@@ -264,14 +264,14 @@ def _network_gradient(
     n_at_once = networks.rows_at_once(layers, shape=image)
     total = np.zeros(model.n_weights)
     for rows in batches(n_rows, n_at_once):
-        margins, kept = networks.forward(
+        margins, forward_pass = networks.forward(
             layers,
             X[rows],
             shape=image,
         )
         check_result("The network's margin", margins)
         residuals = _residuals(model, margins, y[rows]) / n_rows
-        derivatives = networks.backward(layers, kept, residuals)
+        derivatives = networks.backward(layers, forward_pass, residuals)
         total = total + flat_weights(model, derivatives)
     return total
 

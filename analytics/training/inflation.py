@@ -36,7 +36,7 @@ def generalised_inflation(
     deviations = np.sqrt(np.diag(covariance))
     correlations = covariance / np.outer(deviations, deviations)
     of_all = _log_determinant(correlations)
-    found = []
+    entries = []
     for term, own in places_of.items():
         others = [place for place in range(len(correlations)) if place not in own]
         of_own = _log_determinant(correlations[np.ix_(own, own)])
@@ -48,8 +48,8 @@ def generalised_inflation(
             "gvif": float(np.exp(logarithm)),
             "scaled": float(np.exp(logarithm / (2 * len(own)))),
         }
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def _log_determinant(matrix: Floats) -> float:

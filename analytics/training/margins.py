@@ -45,9 +45,9 @@ def scores(
     if model.kind == "lr":
         return sigmoid(first)
     if model.pair is not None and model.kind == "glm":
-        at = families.means(model.pair, first)
-        is_valid = families.valid_rows(model.pair, at)
-        return np.where(is_valid, at.mu, np.nan)
+        row_means = families.means(model.pair, first)
+        is_valid = families.valid_rows(model.pair, row_means)
+        return np.where(is_valid, row_means.mu, np.nan)
     return first
 
 
@@ -78,8 +78,8 @@ def margins_of(
         return _network_margins(model, weights, X)
     n_outputs = max(1, len(model.classes))
     margins = np.empty((len(X), n_outputs))
-    for part, rows in table_chunks(X):
-        margins[part] = _linear_margins(model, weights, rows)
+    for chunk, rows in table_chunks(X):
+        margins[chunk] = _linear_margins(model, weights, rows)
     return margins
 
 
@@ -110,16 +110,16 @@ def _network_margins(
     layers = layers_of(model, weights)
     image = model.image
     n_at_once = networks.rows_at_once(layers, shape=image)
-    parts = []
+    margins_by_batch = []
     with np.errstate(all="ignore"):
         for rows in batches(len(X), n_at_once):
-            part, _ = networks.forward(
+            batch_margins, _ = networks.forward(
                 layers,
                 X[rows],
                 shape=image,
             )
-            parts.append(part)
-    margins = np.concatenate(parts)
+            margins_by_batch.append(batch_margins)
+    margins = np.concatenate(margins_by_batch)
     check_result("The network's margin", margins)
     return margins
 

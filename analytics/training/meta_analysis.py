@@ -84,10 +84,10 @@ class Fixed:
     @property
     def i2(self) -> Floats:
         df = self.n_hospitals - 1
-        left = np.maximum(self.q - df, 0.0)
+        excess = np.maximum(self.q - df, 0.0)
         has_spread = self.q > 0
         divisors = np.where(has_spread, self.q, 1.0)
-        return np.where(has_spread, left / divisors, 0.0)
+        return np.where(has_spread, excess / divisors, 0.0)
 
 
 def fixed_effect(sums: Floats, n_hospitals: int) -> Fixed:
@@ -167,7 +167,7 @@ def terms(
     of_mean = float(special.stdtrit(k - 1, share))
     of_next = float(special.stdtrit(k - 2, share))
     of_fixed = float(special.ndtri(share))
-    found = []
+    report_terms = []
     for place, name in enumerate(names):
         unit = float(units[place])
         estimate = float(random.effect[place]) / unit
@@ -206,5 +206,5 @@ def terms(
             "fixed_low": fixed_estimate - fixed_half,
             "fixed_high": fixed_estimate + fixed_half,
         }
-        found.append(term)
-    return found
+        report_terms.append(term)
+    return report_terms

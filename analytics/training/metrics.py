@@ -211,13 +211,13 @@ def metrics(
     if model.is_binary:
         figures = binary_metrics(y, score)
     elif model.kind == "cox":
-        found = cox_labels.outcome(y)
+        outcome = cox_labels.outcome(y)
         pairs = concordance.local_pairs(
             score,
-            found.times,
-            found.events,
-            entries=found.entries,
-            strata=found.strata,
+            outcome.times,
+            outcome.events,
+            entries=outcome.entries,
+            strata=outcome.strata,
         )
         figures = {"concordance": pairs.concordance}
     elif model.is_number:

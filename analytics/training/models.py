@@ -195,8 +195,8 @@ def split_layers(
     values = np.asarray(weights, dtype=np.float64)
     sizes = [math.prod(shape) for shape in layers.values()]
     ends = np.cumsum(sizes)
-    parts = np.split(values, ends[:-1])
-    return dict(zip(layers, parts, strict=True))
+    layer_values = np.split(values, ends[:-1])
+    return dict(zip(layers, layer_values, strict=True))
 
 
 def layers_of(
@@ -206,8 +206,8 @@ def layers_of(
     """A network's flat vector as what `analytics.training.networks` computes with."""
     layers = []
     shapes = model.layers
-    for name, part in split_layers(model, weights).items():
-        table = part.reshape(shapes[name])
+    for name, values in split_layers(model, weights).items():
+        table = values.reshape(shapes[name])
         coef = table
         intercept = np.zeros(len(table))
         if model.fit_intercept:
@@ -222,13 +222,13 @@ def flat_weights(
     layers: Sequence[networks.Layer],
 ) -> Floats:
     """The transpose of `layers_of`."""
-    parts = []
+    vectors = []
     for layer in layers:
         table = layer.coef
         if model.fit_intercept:
             table = np.column_stack(layer)
-        parts.append(table.ravel())
-    return np.concatenate(parts)
+        vectors.append(table.ravel())
+    return np.concatenate(vectors)
 
 
 def _check_classes(classes: Sequence[Any]) -> None:

@@ -136,7 +136,7 @@ def forward(
 
 def backward(
     layers: Sequence[Layer],
-    kept: ForwardPass,
+    forward_pass: ForwardPass,
     residuals: Floats,
 ) -> list[Layer]:
     """The derivatives of a loss by each layer, from its derivatives by the margins,
@@ -147,20 +147,20 @@ def backward(
     Disclosure: a combination of the rows' features; see
     `analytics.training.gradients.local_gradient`.
     """
-    of_last = _derivative(kept.inputs[-1], residuals)
+    of_last = _derivative(forward_pass.inputs[-1], residuals)
     derivatives = [of_last]
     # From the last hidden layer to the first: through the weights above it, the pooling
     # and the relu.
-    n_hidden = len(kept.active)
+    n_hidden = len(forward_pass.active)
     for place in reversed(range(n_hidden)):
-        active = kept.active[place]
+        active = forward_pass.active[place]
         above = layers[place + 1]
         residuals = np.tensordot(residuals, above.coef, axes=1)
         is_image = active.ndim == 4
         if is_image:
             residuals = _through_pooling(residuals, active.shape)
         residuals = residuals * active
-        inputs = kept.inputs[place]
+        inputs = forward_pass.inputs[place]
         derivatives.append(_derivative(inputs, residuals))
     return derivatives[::-1]
 
@@ -242,10 +242,10 @@ def _folded(patches: Floats, n_channels: int) -> Floats:
     )
     for place, (down, right) in enumerate(_OFFSETS):
         first = place * n_channels
-        part = patches[..., first : first + n_channels]
+        pixels = patches[..., first : first + n_channels]
         rows = slice(down, down + height)
         columns = slice(right, right + width)
-        padded[:, rows, columns] += part
+        padded[:, rows, columns] += pixels
     # What lies beyond the edge was zero, and has no derivative.
     return padded[:, 1:-1, 1:-1]
 
@@ -271,11 +271,11 @@ def _unpooled(
     height = _even(shape[1])
     width = _even(shape[2])
     images = np.zeros(shape)
-    part = residuals / 4
+    quarters = residuals / 4
     for down, right in _CORNERS:
         rows = slice(down, height, 2)
         columns = slice(right, width, 2)
-        images[:, rows, columns] = part
+        images[:, rows, columns] = quarters
     return images
 
 

@@ -98,26 +98,26 @@ def row_numbers(
     """
     n_rows = len(y)
     n_numbers = len(RowNumbers._fields) - 1
-    found = np.empty((n_numbers, n_rows))
+    numbers = np.empty((n_numbers, n_rows))
     is_valid = True
-    for part, rows in table_chunks(X):
-        labels = np.asarray(y[part], dtype=np.float64)
-        of_part = _row_numbers(
+    for chunk, rows in table_chunks(X):
+        labels = np.asarray(y[chunk], dtype=np.float64)
+        of_chunk = _row_numbers(
             pair,
             rows,
             labels,
             coef,
             is_start=is_start,
-            offset=_part_of(offset, part),
-            row_weights=_part_of(row_weights, part),
+            offset=_part_of(offset, chunk),
+            row_weights=_part_of(row_weights, chunk),
             has_intercept=has_intercept,
         )
-        for values, of_rows in zip(found, of_part[:-1], strict=True):
-            values[part] = of_rows
-        is_valid = is_valid and of_part.is_valid
+        for values, of_rows in zip(numbers, of_chunk[:-1], strict=True):
+            values[chunk] = of_rows
+        is_valid = is_valid and of_chunk.is_valid
     if not is_valid:
-        found[1:] = 0.0
-    predictors, weights, working, scores, deviances = found
+        numbers[1:] = 0.0
+    predictors, weights, working, scores, deviances = numbers
     return RowNumbers(
         predictors=predictors,
         weights=weights,
@@ -130,10 +130,10 @@ def row_numbers(
 
 def _part_of(
     values: Floats | float,
-    part: slice,
+    chunk: slice,
 ) -> Floats | float:
     if isinstance(values, np.ndarray):
-        return values[part]
+        return values[chunk]
     return values
 
 
@@ -150,8 +150,8 @@ def _row_numbers(
 ) -> RowNumbers:
     # Least squares may start anywhere.
     if is_start and not pair.is_least_squares:
-        at = families.start_means(pair, y, row_weights)
-        predictors = families.predictor_of(pair, at.mu)
+        row_means = families.start_means(pair, y, row_weights)
+        predictors = families.predictor_of(pair, row_means.mu)
     else:
         slopes = coef
         intercept = 0.0
@@ -159,8 +159,8 @@ def _row_numbers(
             slopes = coef[:-1]
             intercept = coef[-1]
         predictors = X @ slopes + intercept + offset
-        at = families.means(pair, predictors)
-    if not families.is_valid(pair, at):
+        row_means = families.means(pair, predictors)
+    if not families.is_valid(pair, row_means):
         nothing = np.zeros(len(y))
         return RowNumbers(
             predictors=predictors,
@@ -170,21 +170,21 @@ def _row_numbers(
             deviances=nothing,
             is_valid=False,
         )
-    V = families.variances(pair, at)
-    ratio = row_weights * at.slope / V
-    weights = at.slope * ratio
-    scores = families.residuals(pair, y, at) * ratio
+    V = families.variances(pair, row_means)
+    ratio = row_weights * row_means.slope / V
+    weights = row_means.slope * ratio
+    scores = families.residuals(pair, y, row_means) * ratio
     working = weights * (predictors - offset) + scores
-    deviances = row_weights * families.unit_deviances(pair, y, at)
+    deviances = row_weights * families.unit_deviances(pair, y, row_means)
     if pair.has_theta:
         # What must fall is -2 log-likelihood, since theta moves, too.
-        own = families.row_remainders(
+        remainders = families.row_remainders(
             pair,
             y,
             np.ones(len(y)),
             are_counts=False,
         )
-        deviances = deviances - 2 * row_weights * own
+        deviances = deviances - 2 * row_weights * remainders
     return RowNumbers(
         predictors=predictors,
         weights=weights,
@@ -217,10 +217,10 @@ def local_sums(
     n_columns = X.shape[1] + (1 if has_intercept else 0)
     A = np.zeros((n_columns, n_columns))
     c = np.zeros(n_columns)
-    for part, of_part in table_chunks(X):
-        columns = columns_of(of_part, has_intercept=has_intercept)
-        A += columns.T @ (columns * rows.weights[part, None])
-        c += columns.T @ rows.working[part]
+    for chunk, of_chunk in table_chunks(X):
+        columns = columns_of(of_chunk, has_intercept=has_intercept)
+        A += columns.T @ (columns * rows.weights[chunk, None])
+        c += columns.T @ rows.working[chunk]
     upper = A[np.triu_indices(len(c))]
     is_invalid = 0.0 if rows.is_valid else 1.0
     return np.concatenate([upper, c, [np.sum(rows.deviances), is_invalid]])
@@ -235,16 +235,16 @@ def read_sums(
     """totals: n_sums(n_weights) integers, in the order of `local_sums`."""
     if len(totals) != n_sums(n_weights):
         raise ValueError("the sums are of another number of weights")
-    left = iter(totals)
+    remaining = iter(totals)
     A = [[0] * n_weights for _ in range(n_weights)]
     for row in range(n_weights):
         for column in range(row, n_weights):
-            value = next(left)
+            value = next(remaining)
             A[row][column] = value
             A[column][row] = value
-    c = [next(left) for _ in range(n_weights)]
-    deviance = next(left) / 2**bits
-    n_invalid = next(left)
+    c = [next(remaining) for _ in range(n_weights)]
+    deviance = next(remaining) / 2**bits
+    n_invalid = next(remaining)
     return Opened(
         A=A,
         c=c,

@@ -56,9 +56,9 @@ def own_units(coef: Floats, covariance: Floats, units: Units) -> tuple[Floats, F
         T[place, place] = share
         T[d, place] = -share * units.mean[place]
     T[d, d] = units.factor
-    own = T @ coef
-    own[d] += units.shift
-    return own, T @ covariance @ T.T
+    own_coef = T @ coef
+    own_coef[d] += units.shift
+    return own_coef, T @ covariance @ T.T
 
 
 class Fit(NamedTuple):
@@ -289,24 +289,24 @@ def _notes(
     is_saturated: bool,
     robust: RobustErrors | None,
 ) -> list[str]:
-    found = []
+    notes = []
     if is_saturated:
-        found.append(
+        notes.append(
             "The model has as many coefficients as rows, so nothing is left to tell standard errors by: order fewer"
             " attributes."
         )
     n_clusters = None if robust is None else robust.n_clusters
     if n_clusters is not None and n_clusters < FEW_CLUSTERS:
-        found.append(
+        notes.append(
             f"There are fewer than {FEW_CLUSTERS} clusters: their standard errors are too small as a rule."
         )
     if is_penalised:
-        found.append(
+        notes.append(
             "A penalty pulls estimates towards 0, so they have no standard errors: order penalty null."
         )
     if fit.n_events is not None and fit.n_events < EVENTS_PER_COEFFICIENT * n_slopes:
-        found.append(
+        notes.append(
             f"There are fewer than {EVENTS_PER_COEFFICIENT} rows of the rarer class for each coefficient: estimates may"
             " be too large, and intervals too narrow."
         )
-    return found
+    return notes

@@ -43,11 +43,11 @@ def integers(values: Floats, bits: int) -> list[list[int]]:
     [[2, -4]]
     """
     scale = 2**bits
-    found = []
+    whole_rows = []
     for row in values.tolist():
-        whole = [round(Fraction(value) * scale) for value in row]
-        found.append(whole)
-    return found
+        whole_row = [round(Fraction(value) * scale) for value in row]
+        whole_rows.append(whole_row)
+    return whole_rows
 
 
 def penalised(opened: Opened, diagonal: Floats) -> Opened:
@@ -73,18 +73,18 @@ def factor(
     """
     rest = _quotients(A, bits)
     # diag shows the matrix itself, which changes below.
-    own = np.diag(rest).copy()
+    own_squares = np.diag(rest).copy()
     L = np.zeros_like(rest)
-    for k in range(len(own)):
+    for k in range(len(own_squares)):
         pivot = rest[k, k]
-        least = SMALLEST_PIVOT * own[k]
+        least = SMALLEST_PIVOT * own_squares[k]
         # Not `<=`, which NaN would pass.
         if not pivot > least:
             raise Collinear(k)
-        here = slice(k, None)
+        from_pivot = slice(k, None)
         behind = slice(k + 1, None)
         root = np.sqrt(pivot)
-        L[here, k] = rest[here, k] / root
+        L[from_pivot, k] = rest[from_pivot, k] / root
         column = L[behind, k]
         square = column[:, None] * column[None, :]
         rest[behind, behind] -= square
@@ -96,11 +96,11 @@ def _quotients(
     bits: int,
 ) -> Floats:
     scale = 2**bits
-    found = []
+    table = []
     for row in A:
         quotients = [value / scale for value in row]
-        found.append(quotients)
-    return np.array(found)
+        table.append(quotients)
+    return np.array(table)
 
 
 def solve(opened: Opened) -> Floats:
@@ -109,11 +109,11 @@ def solve(opened: Opened) -> Floats:
     scale = 2**opened.bits
     quotients = [value / scale for value in opened.c]
     right = np.array(quotients)
-    found = _back(L, right)
+    solution = _back(L, right)
     for _ in range(2):
-        rest = _residual(opened, found)
-        found = found + _back(L, rest)
-    return found
+        residual = _residual(opened, solution)
+        solution = solution + _back(L, residual)
+    return solution
 
 
 def inverse(opened: Opened) -> Floats:
@@ -146,15 +146,15 @@ def _residual(opened: Opened, x: Floats) -> Floats:
     ratios = [value.as_integer_ratio() for value in x.tolist()]
     # Floats have powers of two below, so that the largest is a multiple of all.
     common = max(below for _, below in ratios)
-    whole = []
+    numerators = []
     for above, below in ratios:
         multiple = common // below
-        whole.append(above * multiple)
+        numerators.append(above * multiple)
     scale = common * 2**opened.bits
-    found = []
+    residuals = []
     for row, right in zip(opened.A, opened.c, strict=True):
-        left = right * common
-        for value, number in zip(row, whole, strict=True):
-            left -= value * number
-        found.append(left / scale)
-    return np.array(found)
+        residual = right * common
+        for value, number in zip(row, numerators, strict=True):
+            residual -= value * number
+        residuals.append(residual / scale)
+    return np.array(residuals)

@@ -89,12 +89,12 @@ def warning_codes(
     separated by planes, no finite weights have the least loss (Albert and Anderson
     1984), and only a penalty gives some that do not depend on when training stopped.
     """
-    found: list[WarningCode] = []
+    codes: list[WarningCode] = []
     if stopped_by == "max_iter":
-        found.append("max_iter")
+        codes.append("max_iter")
     if loss >= constant_loss:
-        found.append("constant")
+        codes.append("constant")
     can_separate = kind in _LINEAR_CLASSIFIERS and not is_penalised
     if can_separate and n_wrong == 0:
-        found.append("separated")
-    return found
+        codes.append("separated")
+    return codes

@@ -55,11 +55,11 @@ class ThetaRows(NamedTuple):
 def theta_rows(
     pair: Pair,
     y: Floats,
-    at: Means,
+    row_means: Means,
     m: Floats | float,
 ) -> ThetaRows:
     """Disclosure: one number per row each; they stay in the hospital."""
-    mu = at.mu
+    mu = row_means.mu
     theta = pair.theta
     row_weights = np.asarray(m, dtype=np.float64)
     weights = np.broadcast_to(row_weights, y.shape)

@@ -44,8 +44,8 @@ class Pair:
     theta: float = math.inf
 
     def __post_init__(self) -> None:
-        known = LINKS.get(self.family, ())
-        if self.link not in known:
+        family_links = LINKS.get(self.family, ())
+        if self.link not in family_links:
             raise ValueError(f"{self.family} has no link {self.link}.")
 
     @property

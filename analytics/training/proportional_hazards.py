@@ -59,15 +59,15 @@ def local_sums(
     I1 = np.zeros((p, p))
     I0 = np.zeros((p, p))
     for stratum in strata:
-        at = cox.at_weights(stratum, coef, ties=ties)
+        risk_sums = cox.at_weights(stratum, coef, ties=ties)
         g = stratum.times[stratum.event_rows]
         if scale == "log":
             g = np.log(g)
         ones = np.ones(len(g))
-        U += cox.score(stratum, at, g)
-        I2 += cox.information(stratum, at, g * g)
-        I1 += cox.information(stratum, at, g)
-        I0 += cox.information(stratum, at, ones)
+        U += cox.score(stratum, risk_sums, g)
+        I2 += cox.information(stratum, risk_sums, g * g)
+        I1 += cox.information(stratum, risk_sums, g)
+        I0 += cox.information(stratum, risk_sums, ones)
     upper = np.triu_indices(p)
     return np.concatenate(
         [
@@ -128,14 +128,14 @@ def tested(
     explained = _product(_product(first, inverse), first)
     rest = second - explained
 
-    own = np.diag(second)
+    own_spreads = np.diag(second)
     columns: list[float | None] = []
     for place in range(n_weights):
-        left = rest[place, place]
-        least = normal_equations.SMALLEST_PIVOT * own[place]
+        unexplained = rest[place, place]
+        least = normal_equations.SMALLEST_PIVOT * own_spreads[place]
         # What rounding has left would make a large statistic of nothing.
-        if left > least:
-            chi2 = U[place] ** 2 / left
+        if unexplained > least:
+            chi2 = U[place] ** 2 / unexplained
             columns.append(float(chi2))
         else:
             columns.append(None)
@@ -181,14 +181,14 @@ def _square(
     p: int,
 ) -> list[list[int]]:
     """The symmetric matrix whose upper triangle `totals` begins with."""
-    found = [[0] * p for _ in range(p)]
-    left = iter(totals)
+    matrix = [[0] * p for _ in range(p)]
+    remaining = iter(totals)
     for row in range(p):
         for column in range(row, p):
-            value = next(left)
-            found[row][column] = value
-            found[column][row] = value
-    return found
+            value = next(remaining)
+            matrix[row][column] = value
+            matrix[column][row] = value
+    return matrix
 
 
 def _floats(
@@ -197,20 +197,20 @@ def _floats(
     bits: int,
 ) -> Floats:
     scale = 2**bits
-    found = []
+    table = []
     for row in values:
         quotients = [value / scale for value in row]
-        found.append(quotients)
-    return np.array(found)
+        table.append(quotients)
+    return np.array(table)
 
 
 def _product(left: Floats, right: Floats) -> Floats:
     """left @ right, elementwise, so that every hospital has the same bits."""
     n_rows = len(left)
     n_columns = right.shape[1]
-    found = np.zeros((n_rows, n_columns))
+    product = np.zeros((n_rows, n_columns))
     for place in range(len(right)):
         column = left[:, place, None]
         row = right[None, place, :]
-        found += column * row
-    return found
+        product += column * row
+    return product

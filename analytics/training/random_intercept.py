@@ -78,14 +78,14 @@ def fit(sums: Sums) -> Fit:
     if n <= p:
         raise ValueError("as many coefficients as rows")
     ratio = _best_ratio(sums)
-    at = _at(sums, ratio)
-    residual = at.rest / (n - p)
+    solution = _at(sums, ratio)
+    residual = solution.rest / (n - p)
     return Fit(
-        coef=at.coef,
-        covariance=at.inverse * residual,
+        coef=solution.coef,
+        covariance=solution.inverse * residual,
         residual=residual,
         between=ratio * residual,
-        criterion=_criterion(sums, at, ratio),
+        criterion=_criterion(sums, solution, ratio),
     )
 
 
@@ -103,20 +103,20 @@ def _best_ratio(sums: Sums) -> float:
         grid.append(size / mean)
         size *= 2
     slopes = [_at(sums, ratio).slope for ratio in grid]
-    found = [0.0]
+    candidates = [0.0]
     for place in range(1, len(grid)):
         before = place - 1
         if slopes[before] < 0 <= slopes[place]:
             low = grid[before]
             high = grid[place]
             root = _root(sums, low, high)
-            found.append(root)
+            candidates.append(root)
 
     def criterion(ratio: float) -> float:
-        at = _at(sums, ratio)
-        return _criterion(sums, at, ratio)
+        solution = _at(sums, ratio)
+        return _criterion(sums, solution, ratio)
 
-    return min(found, key=criterion)
+    return min(candidates, key=criterion)
 
 
 def _root(
@@ -126,8 +126,8 @@ def _root(
 ) -> float:
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        at = _at(sums, middle)
-        if at.slope < 0:
+        solution = _at(sums, middle)
+        if solution.slope < 0:
             low = middle
         else:
             high = middle
@@ -184,11 +184,11 @@ def _slope(
     for n_h, own_X, own_y in sums.by_hospital():
         growth = 1 + n_h * ratio
         k_slope = 1 / growth**2
-        left = own_y - _product(own_X, coef)
+        residual_sum = own_y - _product(own_X, coef)
         spread = 0.0
         for line, value in zip(inverse, own_X.tolist(), strict=True):
             spread += _product(own_X, line) * value
-        squares = (n - p) * left * left
+        squares = (n - p) * residual_sum * residual_sum
         slope += n_h / growth
         slope -= k_slope * (spread + squares / rest)
     return slope
@@ -196,22 +196,22 @@ def _slope(
 
 def _criterion(
     sums: Sums,
-    at: _At,
+    solution: _At,
     ratio: float,
 ) -> float:
     n = sum(sums.n_rows)
     p = len(sums.Xy)
-    of_rest = math.log(2 * math.pi * at.rest / (n - p))
-    found = (n - p) * (1 + of_rest)
+    of_rest = math.log(2 * math.pi * solution.rest / (n - p))
+    criterion = (n - p) * (1 + of_rest)
     for n_h in sums.n_rows:
         growth = 1 + n_h * ratio
-        found += math.log(growth)
-    _, log_determinant = np.linalg.slogdet(at.inverse)
-    return float(found - log_determinant)
+        criterion += math.log(growth)
+    _, log_determinant = np.linalg.slogdet(solution.inverse)
+    return float(criterion - log_determinant)
 
 
 def _product(left: Floats, right: Floats) -> float:
     total = 0.0
-    for one, other in zip(left.tolist(), right.tolist(), strict=True):
-        total += one * other
+    for left_value, right_value in zip(left.tolist(), right.tolist(), strict=True):
+        total += left_value * right_value
     return total

@@ -92,9 +92,9 @@ def logits(pair: Pair, predictors: Floats) -> Floats:
     # infinite.
     if pair == LOGISTIC:
         return predictors
-    at = families.means(pair, predictors)
-    found: Floats = np.log(at.mu) - np.log(at.complement)
-    return found
+    row_means = families.means(pair, predictors)
+    log_odds: Floats = np.log(row_means.mu) - np.log(row_means.complement)
+    return log_odds
 
 
 def rows_at(
@@ -106,7 +106,7 @@ def rows_at(
 
     Disclosure: numbers per row; they stay in the hospital.
     """
-    found = []
+    row_numbers = []
     for columns, offset, state in _models(fits, logit):
         if not state.is_done:
             numbers = newton.row_numbers(
@@ -117,8 +117,8 @@ def rows_at(
                 is_start=False,
                 offset=offset,
             )
-            found.append(numbers)
-    return found
+            row_numbers.append(numbers)
+    return row_numbers
 
 
 def local_sums(
@@ -131,11 +131,11 @@ def local_sums(
     Disclosure: weighted sums of l and its square, and the deviances. They leave through
     the release door only, sealed so that nothing but the sum over hospitals can be read.
     """
-    parts = []
+    model_sums = []
     for columns, offset, state in _models(fits, logit):
         if state.is_done:
             n_own = newton.n_sums(len(state.coef))
-            parts.append(np.zeros(n_own))
+            model_sums.append(np.zeros(n_own))
             continue
         numbers = newton.row_numbers(
             LOGISTIC,
@@ -145,8 +145,8 @@ def local_sums(
             is_start=False,
             offset=offset,
         )
-        parts.append(newton.local_sums(columns, numbers))
-    return np.concatenate(parts)
+        model_sums.append(newton.local_sums(columns, numbers))
+    return np.concatenate(model_sums)
 
 
 def _models(
@@ -176,19 +176,19 @@ def stepped(
 
     totals: n_sums() integers over 2**bits, over all hospitals.
     """
-    left = list(totals)
+    remaining = list(totals)
     states = []
     sums = []
     models = zip(fits.states, fits.opened, N_ESTIMATED, strict=True)
     for state, before, n in models:
         n_own = newton.n_sums(n)
-        own = left[:n_own]
-        left = left[n_own:]
+        own_totals = remaining[:n_own]
+        remaining = remaining[n_own:]
         if state.is_done:
             states.append(state)
             sums.append(before)
             continue
-        opened = newton.read_sums(own, n, bits=bits)
+        opened = newton.read_sums(own_totals, n, bits=bits)
         try:
             after = newton.advanced(
                 state,
@@ -216,15 +216,15 @@ def estimates(fits: Fits) -> Calibration | None:
     is_separating = any(state.is_separating for state in fits.states)
     if not fits.is_done or is_separating:
         return None
-    found = []
+    coefficients = []
     for state, opened in zip(fits.states, fits.opened, strict=True):
         assert opened is not None, "it has stepped"
         inverse = normal_equations.inverse(opened)
         variances = np.diag(inverse).tolist()
         for value, variance in zip(state.coef.tolist(), variances, strict=True):
             se = math.sqrt(variance)
-            found.append(Estimate(value, se))
-    slope, intercept, in_the_large = found
+            coefficients.append(Estimate(value, se))
+    slope, intercept, in_the_large = coefficients
     return Calibration(
         intercept=intercept,
         slope=slope,

@@ -44,12 +44,12 @@ def cluster_scores(
 
     Disclosure: one row per cluster; they stay in the hospital.
     """
-    found = np.zeros((int(clusters.max()) + 1, columns.shape[1]))
-    for part, of_part in table_chunks(columns):
-        rows = of_part * scores[part, None]
+    cluster_sums = np.zeros((int(clusters.max()) + 1, columns.shape[1]))
+    for chunk, of_chunk in table_chunks(columns):
+        rows = of_chunk * scores[chunk, None]
         # Not +=, which takes one row alone of a cluster that comes more than once.
-        np.add.at(found, clusters[part], rows)
-    return found
+        np.add.at(cluster_sums, clusters[chunk], rows)
+    return cluster_sums
 
 
 def local_sums(
@@ -83,10 +83,10 @@ def weighted_products(columns: Floats, weights: Floats) -> Floats:
     clusters.
     """
     n_columns = columns.shape[1]
-    found = np.zeros((n_columns, n_columns))
-    for part, of_part in table_chunks(columns):
-        found += of_part.T @ (of_part * weights[part, None])
-    return found
+    products = np.zeros((n_columns, n_columns))
+    for chunk, of_chunk in table_chunks(columns):
+        products += of_chunk.T @ (of_chunk * weights[chunk, None])
+    return products
 
 
 class Meat(NamedTuple):
@@ -107,13 +107,13 @@ def read_sums(
     if len(totals) != n_sums(n_weights):
         raise ValueError("the sums are of another number of weights")
     scale = 2**bits
-    left = iter(totals)
-    A = _symmetric(left, n_weights)
+    remaining = iter(totals)
+    A = _symmetric(remaining, n_weights)
     M = []
-    for row in _symmetric(left, n_weights):
+    for row in _symmetric(remaining, n_weights):
         values = [value / scale for value in row]
         M.append(values)
-    n_clusters = next(left) >> bits
+    n_clusters = next(remaining) >> bits
     return Meat(
         A=A,
         M=np.array(M),
@@ -122,16 +122,16 @@ def read_sums(
 
 
 def _symmetric(
-    left: Iterator[int],
+    remaining: Iterator[int],
     size: int,
 ) -> list[list[int]]:
-    found = [[0] * size for _ in range(size)]
+    matrix = [[0] * size for _ in range(size)]
     for row in range(size):
         for column in range(row, size):
-            value = next(left)
-            found[row][column] = value
-            found[column][row] = value
-    return found
+            value = next(remaining)
+            matrix[row][column] = value
+            matrix[column][row] = value
+    return matrix
 
 
 def covariance(
@@ -147,13 +147,13 @@ def covariance(
     """
     p = len(inverse)
     G = meat.n_clusters
-    found: Floats = inverse @ meat.M @ inverse
+    sandwich: Floats = inverse @ meat.M @ inverse
     if kind == "HC0":
-        return found
+        return sandwich
     factor = np.nan
     if kind == "cluster":
         if G > 1 and n > p:
             factor = G / (G - 1) * (n - 1) / (n - p)
     elif n > p:
         factor = n / (n - p)
-    return factor * found
+    return factor * sandwich

@@ -53,9 +53,9 @@ def local_mean(
     first = first_rows[0]
     total = np.zeros(len(first))
     with np.errstate(over="ignore", invalid="ignore"):
-        for part, rows in table_chunks(X):
-            both = _beside(rows, beside, part)
-            total += _sum_about(first, both)
+        for chunk, rows in table_chunks(X):
+            combined_rows = _beside(rows, beside, chunk)
+            total += _sum_about(first, combined_rows)
         mean: Floats = first + total / n_rows
     check_result("The mean", mean)
     return mean
@@ -81,9 +81,9 @@ def local_variance(
     _check_columns(first_rows, mean)
     total = np.zeros(len(mean))
     with np.errstate(over="ignore"):
-        for part, rows in table_chunks(X):
-            both = _beside(rows, beside, part)
-            total += _squares_about(mean, both)
+        for chunk, rows in table_chunks(X):
+            combined_rows = _beside(rows, beside, chunk)
+            total += _squares_about(mean, combined_rows)
         variance: Floats = total / n_rows
     check_result("The variance", variance)
     return variance
@@ -316,14 +316,14 @@ def _root_mean_square(mean: float, variance: float) -> float:
 def _beside(
     rows: Floats,
     more: Floats | None,
-    part: slice,
+    chunk: slice,
 ) -> Floats:
     """Rows of a table with those of another behind them."""
     if more is None:
         return rows
-    both = np.hstack([rows, more[part]])
-    check_finite("X", both)
-    return both
+    combined_rows = np.hstack([rows, more[chunk]])
+    check_finite("X", combined_rows)
+    return combined_rows
 
 
 def _check_table(X: Floats) -> None:
