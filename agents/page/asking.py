@@ -26,8 +26,8 @@ def pretty(value: Any) -> str:
 def language_of(request: Request) -> str:
     """What was just chosen, or was chosen before, or what the browser prefers."""
     chosen = request.query_params.get("language")
-    kept = request.cookies.get(LANGUAGE)
-    for language in (chosen, kept):
+    chosen_before = request.cookies.get(LANGUAGE)
+    for language in (chosen, chosen_before):
         if language in LANGUAGES:
             return str(language)
     return preferred(request.headers.get("accept-language", ""))

@@ -212,14 +212,14 @@ def of_result(
     them; what is withheld is not drawn.
     """
     if method == "kaplan_meier":
-        drawn = survival(rows)
+        chart = survival(rows)
     elif method == "histogram":
-        drawn = histogram(rows, alias)
+        chart = histogram(rows, alias)
     else:
-        drawn = None
-    if drawn is None:
+        chart = None
+    if chart is None:
         return []
-    return [drawn]
+    return [chart]
 
 
 def survival(rows: Sequence[Row]) -> Chart | None:
@@ -238,10 +238,10 @@ def survival(rows: Sequence[Row]) -> Chart | None:
     chart.y_ticks = _share_ticks(_SHARE.y)
     y = float(chart.axis + BELOW)
     has_long_names = any(len(name) > MOST_NAME_LETTERS for name in groups)
-    for place, (name, found) in enumerate(groups.items()):
+    for place, (name, group_rows) in enumerate(groups.items()):
         look = f"g{place}"
         for column, kind in _SURVIVAL_LINES.items():
-            stairs = _stairs(found, column)
+            stairs = _stairs(group_rows, column)
             if not stairs:
                 continue
             line = _line(
@@ -259,7 +259,7 @@ def survival(rows: Sequence[Row]) -> Chart | None:
             name=name,
             name_y=name_y,
             y=y,
-            numbers=_numbers_at_risk(found, across),
+            numbers=_numbers_at_risk(group_rows, across),
         )
         chart.at_risk.append(at_risk)
         if name:
@@ -270,8 +270,8 @@ def survival(rows: Sequence[Row]) -> Chart | None:
 def _last_time(groups: Mapping[str, Sequence[Row]]) -> float:
     """0 where no row has one."""
     times = []
-    for found in groups.values():
-        for row in found:
+    for group_rows in groups.values():
+        for row in group_rows:
             time = number(row["time"])
             if time is not None:
                 times.append(time)
@@ -284,13 +284,13 @@ def histogram(rows: Sequence[Row], alias: str) -> Chart | None:
     groups: dict[str, dict[str, float]] = {}
     for row in rows:
         value = number(row.get(alias))
-        words = _bin_words(row)
-        bins[words] = None
+        bin_name = _bin_words(row)
+        bins[bin_name] = None
         if value is not None:
             name = ", ".join(_before(row, "lower"))
             of_group = groups.setdefault(name, {})
-            of_group[words] = value
-    highest = [max(found.values()) for found in groups.values()]
+            of_group[bin_name] = value
+    highest = [max(heights.values()) for heights in groups.values()]
     most = max(highest, default=0.0)
     if most <= 0:
         return None
@@ -301,25 +301,25 @@ def histogram(rows: Sequence[Row], alias: str) -> Chart | None:
     chart.y_ticks = _round_ticks(up.y, most)
     slot = PLOT_WIDTH / len(bins)
     width = slot * 0.9 / len(groups)
-    each = math.ceil(len(bins) / MOST_BIN_NAMES)
-    for place, words in enumerate(bins):
-        left = LEFT + slot * place
-        if place % each == 0:
-            middle = round(left + slot / 2, 1)
-            chart.x_ticks.append(Tick(middle, words))
-        for turn, (name, found) in enumerate(groups.items()):
-            value = found.get(words)
+    bins_per_name = math.ceil(len(bins) / MOST_BIN_NAMES)
+    for place, bin_name in enumerate(bins):
+        slot_left = LEFT + slot * place
+        if place % bins_per_name == 0:
+            middle = round(slot_left + slot / 2, 1)
+            chart.x_ticks.append(Tick(middle, bin_name))
+        for turn, (name, by_bin) in enumerate(groups.items()):
+            value = by_bin.get(bin_name)
             if value is None:
                 continue
-            told = f"{name} {words}: {value:.6g}"
+            tooltip = f"{name} {bin_name}: {value:.6g}"
             top = up.y(value)
             bar = Bar(
-                x=round(left + slot * 0.05 + width * turn, 1),
+                x=round(slot_left + slot * 0.05 + width * turn, 1),
                 y=top,
                 width=round(width, 1),
                 height=round(chart.axis - top, 1),
                 look=f"g{turn}",
-                words=told.strip(),
+                words=tooltip.strip(),
             )
             chart.bars.append(bar)
     if list(groups) != [""]:
@@ -333,11 +333,11 @@ def number(value: Any) -> float | None:
     if value is None or isinstance(value, bool):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (TypeError, ValueError):
         return None
-    if math.isfinite(found):
-        return found
+    if math.isfinite(parsed):
+        return parsed
     return None
 
 
@@ -410,9 +410,9 @@ def _stairs(rows: Sequence[Row], column: str) -> list[Place]:
 
 
 def _numbers_at_risk(rows: Sequence[Row], across: Scale) -> list[Tick]:
-    each = max(1, math.ceil(len(rows) / MOST_TIMES_AT_RISK))
+    row_step = max(1, math.ceil(len(rows) / MOST_TIMES_AT_RISK))
     numbers = []
-    for row in rows[::each]:
+    for row in rows[::row_step]:
         time = number(row["time"])
         n_rows = number(row.get("at_risk"))
         if time is None or n_rows is None:

@@ -74,18 +74,18 @@ def draw(report: Mapping[str, Any]) -> Forest | None:
     Ratios stand on an axis of logarithms.
     """
     ratio = ratio_name(report["terms"])
-    shown = []
+    drawn_terms = []
     for term in report["terms"]:
         is_intercept = term["term"] == INTERCEPT
         if not is_intercept and term["low"] is not None:
-            shown.append(term)
-    if not shown:
+            drawn_terms.append(term)
+    if not drawn_terms:
         return None
     bound = math.inf
     if ratio:
         bound = math.log(LARGEST_RATIO)
     ends = [0.0]
-    for term in shown:
+    for term in drawn_terms:
         ends.append(_within(term["low"], bound))
         ends.append(_within(term["high"], bound))
     first = min(ends)
@@ -93,7 +93,7 @@ def draw(report: Mapping[str, Any]) -> Forest | None:
     margin = (last - first) * MARGIN_SHARE or 1.0
     axis = _Axis(first - margin, last + margin)
     rows = []
-    for place, term in enumerate(shown):
+    for place, term in enumerate(drawn_terms):
         low = _within(term["low"], bound)
         estimate = _within(term["estimate"], bound)
         high = _within(term["high"], bound)
@@ -140,12 +140,12 @@ def _numbers(term: Mapping[str, Any], ratio: str | None) -> str:
     names = ("estimate", "low", "high")
     if ratio is not None:
         names = (ratio, f"{ratio}_low", f"{ratio}_high")
-    found = []
+    texts = []
     for name in names:
         value = term[name]
         text = "∞" if value is None else f"{value:.3g}"
-        found.append(text)
-    estimate, low, high = found
+        texts.append(text)
+    estimate, low, high = texts
     return f"{estimate} ({low} to {high})"
 
 
@@ -168,13 +168,13 @@ def _ratios(axis: _Axis) -> list[float]:
         leading = [1, 2, 5]
     lowest = math.floor(axis.first / decade)
     highest = math.ceil(axis.last / decade)
-    found = []
+    ratios = []
     for power in range(lowest, highest + 1):
         for digit in leading:
             value = digit * 10.0**power
             if axis.first <= math.log(value) <= axis.last:
-                found.append(value)
-    return found
+                ratios.append(value)
+    return ratios
 
 
 def _steps(axis: _Axis) -> list[float]:
@@ -187,9 +187,9 @@ def _steps(axis: _Axis) -> list[float]:
         larger = digit * power
         if length / larger >= FEWEST_STEPS:
             step = larger
-    found = []
+    multiples = []
     number = math.ceil(axis.first / step)
     while number * step <= axis.last:
-        found.append(number * step)
+        multiples.append(number * step)
         number += 1
-    return found
+    return multiples

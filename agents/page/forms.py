@@ -13,8 +13,8 @@ MOST_FORM_BYTES = 16_384
 async def body_of(request: Request) -> bytes:
     """All of it, or 413: it is not read further than a form can be long."""
     body = b""
-    async for part in request.stream():
-        body += part
+    async for chunk in request.stream():
+        body += chunk
         if len(body) > MOST_FORM_BYTES:
             raise HTTPException(413)
     return body
@@ -23,7 +23,7 @@ async def body_of(request: Request) -> bytes:
 def fields_of(body: bytes) -> dict[str, str]:
     """Each field once, as a browser's form sends it."""
     try:
-        found = parse_qs(
+        values_by_name = parse_qs(
             body.decode("ascii"),
             keep_blank_values=True,
             strict_parsing=True,
@@ -32,7 +32,7 @@ def fields_of(body: bytes) -> dict[str, str]:
     except ValueError:
         raise HTTPException(400) from None
     fields = {}
-    for name, values in found.items():
+    for name, values in values_by_name.items():
         if len(values) > 1:
             raise HTTPException(400)
         fields[name] = values[0]

@@ -15,14 +15,14 @@ def lag_shown(settings: SiteSettings, language: str) -> str:
     """A sentence and what is done, by what the coordinator last said; "" where neither
     lags.
     """
-    told = kept_in(settings.state)
-    if told is None:
+    coordinator = kept_in(settings.state)
+    if coordinator is None:
         return ""
     speaks = spoken_here(settings.policy)
-    lag = lag_between(speaks, told.speaks, told.version)
+    lag = lag_between(speaks, coordinator.speaks, coordinator.version)
     if lag is None:
         return ""
     where = "outside" if lag.is_outside else "within"
-    facts: dict[str, Any] = {"own": speaks, "theirs": told.speaks}
-    facts["command"] = upgrade_command(told.version)
+    facts: dict[str, Any] = {"own": speaks, "theirs": coordinator.speaks}
+    facts["command"] = upgrade_command(coordinator.version)
     return say(language, f"lag.{where}.{lag.who}", **facts)

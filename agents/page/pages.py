@@ -232,23 +232,23 @@ class Page:
 
         Disclosure: its values, to this hospital's own people.
         """
-        found = self._result_of(request)
-        return self._render(request, "result.html", **shown_result(found))
+        result = self._result_of(request)
+        return self._render(request, "result.html", **shown_result(result))
 
     def result_table(self, request: Request) -> Response:
         """Of a `describe` the table that a paper takes."""
-        found = self._result_of(request)
+        result = self._result_of(request)
         file_format = str(request.path_params["format"])
-        text = table_file(found, file_format)
-        name = f"table-{found.order_id}.{file_format}"
-        return download(text.encode(), name, TABLE_FORMATS[file_format])
+        text = table_file(result, file_format)
+        file_name = f"table-{result.order_id}.{file_format}"
+        return download(text.encode(), file_name, TABLE_FORMATS[file_format])
 
     def result_file(self, request: Request) -> Response:
         """The file as it was received."""
-        found = self._result_of(request)
-        kind = "text/csv" if found.type == "csv" else "application/json"
-        content = found.path.read_bytes()
-        return download(content, found.path.name, kind)
+        result = self._result_of(request)
+        kind = "text/csv" if result.type == "csv" else "application/json"
+        content = result.path.read_bytes()
+        return download(content, result.path.name, kind)
 
     def csv(self, request: Request) -> Response:
         """One of the tables, whole."""
@@ -348,12 +348,12 @@ class Page:
         Disclosure: of all hospitals' rows together, to this hospital's own people.
         """
         number = order_number(request)
-        kept = self._vault.evaluation(number)
+        evaluation = self._vault.evaluation(number)
         return self._render(
             request,
             "evaluation.html",
             number=number,
-            **shown_evaluation(kept),
+            **shown_evaluation(evaluation),
         )
 
     def export_evaluation(self, request: Request, form: Form) -> Response:
@@ -362,25 +362,25 @@ class Page:
         file_format = form.get("format", "")
         if file_format not in REPORT_FORMATS:
             raise HTTPException(400)
-        kept = self._vault.evaluation(number)
+        evaluation = self._vault.evaluation(number)
         self._ledger.write(
             "exported",
-            model_id=kept["model_id"],
+            model_id=evaluation["model_id"],
             evaluation_id=number,
             format=f"report {file_format}",
         )
         kind, ending = REPORT_FORMATS[file_format]
-        text = written_evaluation(kept, file_format)
+        text = written_evaluation(evaluation, file_format)
         return download(text.encode(), f"evaluation-{number}.{ending}", kind)
 
-    def _form(self, taken: FormPage) -> Callable[[Request], Awaitable[Response]]:
+    def _form(self, form_page: FormPage) -> Callable[[Request], Awaitable[Response]]:
         """Only what a form of this page has sent, with its token, gets further."""
 
         async def answer(request: Request) -> Response:
             form = fields_of(await body_of(request))
             if not self.door.wrote_form(form.get("token", "")):
                 raise Forbidden(say("en", "error.form"), remedy="", code="form")
-            return await run_in_threadpool(taken, request, form)
+            return await run_in_threadpool(form_page, request, form)
 
         return answer
 
@@ -422,11 +422,11 @@ class Page:
 
     def _with_report(self) -> set[str]:
         """The numbers of the models that have a report."""
-        found = set()
+        model_numbers = set()
         for number in self._vault.models():
             if self._vault.model(number).get("report"):
-                found.add(str(number))
-        return found
+                model_numbers.add(str(number))
+        return model_numbers
 
     def _result_of(self, request: Request) -> Result:
         return read_result(self.settings.results_folder, order_number(request))
@@ -438,12 +438,14 @@ class Page:
     def _rounds(self) -> Table:
         rules = load_policy(self.settings.policy).cohort
         folder = self._vault.cohorts
-        spent = []
+        spent_rounds = []
         # The page makes no file of the vault.
         if (folder / "rounds.sqlite").exists():
             budget = RoundBudget(folder)
-            spent = budget.spent(rules=rules, now=datetime.now(UTC))
-        return tables.rounds(spent, self.settings.names, max_rounds=rules.max_rounds)
+            spent_rounds = budget.spent(rules=rules, now=datetime.now(UTC))
+        return tables.rounds(
+            spent_rounds, self.settings.names, max_rounds=rules.max_rounds
+        )
 
     def _table(self, request: Request, table: Table) -> Response:
         chosen = chosen_rows(request, table)
@@ -455,7 +457,7 @@ class Page:
         template: str,
         *,
         status: int = 200,
-        **shown: Any,
+        **template_values: Any,
     ) -> Response:
         language = language_of(request)
         # Who is not in reads neither the hospital's name nor the folder and the token
@@ -468,14 +470,14 @@ class Page:
             languages=LANGUAGES,
             hospital=self.settings.name if is_in else "",
             token=self.door.form if is_in else "",
-            say=lambda words, /, **values: say(language, words, **values),
+            say=lambda text_name, /, **values: say(language, text_name, **values),
             word_of=lambda group, text: word_of(language, group, text),
             figure_word=lambda name: figure_word(language, name),
             size_of=size_of,
             label_width=LABEL_WIDTH,
             most_rows=MOST_ROWS,
             most_result_rows=MOST_RESULT_ROWS,
-            **shown,
+            **template_values,
         )
         answer = Response(
             content,

@@ -41,34 +41,34 @@ def shown_report(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def shown_evaluation(kept: Mapping[str, Any]) -> dict[str, Any]:
+def shown_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """By name, what the template of an evaluation needs: no counts, which stay in the
     vault.
     """
-    report = kept["report"]
+    report = evaluation["report"]
     facts: dict[str, Any] = {}
-    found: Tables = {}
+    possible_tables: Tables = {}
     for name, value in report.items():
         if name == "groups":
-            found[name] = [_metrics_of_group(group) for group in value]
+            possible_tables[name] = [_metrics_of_group(group) for group in value]
         else:
             _add(
                 name,
                 value,
                 facts,
-                found,
+                possible_tables,
             )
-    drawn = [curves.roc(report), curves.calibration(report)]
+    possible_charts = [curves.roc(report), curves.calibration(report)]
     charts = []
-    for chart in drawn:
+    for chart in possible_charts:
         if chart is not None:
             charts.append(chart)
     tables = {}
-    for name, rows in found.items():
+    for name, rows in possible_tables.items():
         if _is_table(rows):
             tables[name] = rows
     return {
-        "model_id": kept["model_id"],
+        "model_id": evaluation["model_id"],
         "charts": charts,
         "facts": facts,
         "tables": tables,

@@ -21,29 +21,29 @@ MOST_RESULT_ROWS = 500
 TABLE_FORMATS = {"csv": "text/csv", "tex": "application/x-tex"}
 
 
-def shown_result(found: Result) -> dict[str, Any]:
+def shown_result(result: Result) -> dict[str, Any]:
     """By name, what the template needs.
 
     Disclosure: its values, to this hospital's own people.
     """
-    rows = found.rows()
+    rows = result.rows()
     # Each once, in the order in which they come up.
     columns: dict[str, None] = {}
     for row in rows[:MOST_RESULT_ROWS]:
         columns |= dict.fromkeys(row)
-    method = str(found.notes.get("method"))
+    method = str(result.notes.get("method"))
     charts = curves.of_result(
         rows,
         method=method,
-        alias=found.alias,
+        alias=result.alias,
     )
     return {
-        "result": found,
-        "notes": lines_of(found.notes),
+        "result": result,
+        "notes": lines_of(result.notes),
         "columns": list(columns),
         "rows": rows,
         "charts": charts,
-        "table_one": _table_of(found, rows),
+        "table_one": _table_of(result, rows),
         "table_formats": list(TABLE_FORMATS),
     }
 
@@ -61,7 +61,7 @@ def lines_of(notes: Mapping[str, Any]) -> dict[str, list[str]]:
     >>> lines_of({"withheld": [{"group": ["old"], "reason": "Few."}]})
     {'withheld': ['old: Few.']}
     """
-    found = {}
+    lines_by_name = {}
     for name, value in notes.items():
         if name in _IN_TITLE:
             continue
@@ -70,8 +70,8 @@ def lines_of(notes: Mapping[str, Any]) -> dict[str, list[str]]:
         else:
             lines = _lines(value)
         if lines:
-            found[name] = lines
-    return found
+            lines_by_name[name] = lines
+    return lines_by_name
 
 
 def _lines(value: Any) -> list[str]:
@@ -86,9 +86,9 @@ def _lines(value: Any) -> list[str]:
     if not isinstance(value, list):
         return [_text(value)]
     # Sentences have a line each, and hospitals one together.
-    if all(isinstance(one, str) for one in value):
+    if all(isinstance(element, str) for element in value):
         return list(value)
-    texts = [_text(one) for one in value]
+    texts = [_text(element) for element in value]
     return [", ".join(texts)]
 
 
@@ -97,11 +97,11 @@ def _withheld(value: Any) -> list[str]:
     if not isinstance(value, list):
         return _lines(value)
     n_of: dict[str, int] = {}
-    for one in value:
-        if not isinstance(one, dict):
+    for withheld_group in value:
+        if not isinstance(withheld_group, dict):
             return _lines(value)
-        reason = str(one.get("reason", ""))
-        group = one.get("group")
+        reason = str(withheld_group.get("reason", ""))
+        group = withheld_group.get("group")
         if isinstance(group, list):
             levels = [_text(level) for level in group]
             name = ", ".join(levels)
@@ -123,15 +123,15 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _table_of(found: Result, rows: Rows) -> TableOne | None:
-    if found.notes.get("method") != "describe":
+def _table_of(result: Result, rows: Rows) -> TableOne | None:
+    if result.notes.get("method") != "describe":
         return None
-    return table_one(rows, alias=found.alias)
+    return table_one(rows, alias=result.alias)
 
 
-def table_file(found: Result, file_format: str) -> str:
+def table_file(result: Result, file_format: str) -> str:
     """The table for a paper. An error of HTTP, 404, where the result has none."""
-    table = _table_of(found, found.rows())
+    table = _table_of(result, result.rows())
     if table is None or file_format not in TABLE_FORMATS:
         raise HTTPException(404)
     if file_format == "csv":

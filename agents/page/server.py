@@ -35,10 +35,10 @@ def serve(settings: SiteSettings, port: int, tell: Callable[[str], None]) -> Non
     """
     with listening(port) as listener:
         taken_port = listener.getsockname()[1]
-        at = f"{LOOPBACK}:{taken_port}"
+        address = f"{LOOPBACK}:{taken_port}"
         door = Door()
         config = uvicorn.Config(
-            make_page(settings, door, at=at),
+            make_page(settings, door, at=address),
             lifespan="off",
             # uvicorn believes these headers of who connects from this machine: all do.
             proxy_headers=False,
@@ -49,7 +49,7 @@ def serve(settings: SiteSettings, port: int, tell: Callable[[str], None]) -> Non
             ws="none",
         )
         server = uvicorn.Server(config)
-        tell(f"http://{at}{door.folder}/open?key={door.key}")
+        tell(f"http://{address}{door.folder}/open?key={door.key}")
         server.run(sockets=[listener])
 
 

@@ -54,10 +54,10 @@ def table_one(rows: Sequence[Row], *, alias: str) -> TableOne | None:
     """
     if not rows:
         return None
-    needed = {*_NEEDED, alias}
-    if not needed <= rows[0].keys():
+    needed_columns = {*_NEEDED, alias}
+    if not needed_columns <= rows[0].keys():
         return None
-    found: dict[str, dict[str, Quantities]] = {}
+    by_column: dict[str, dict[str, Quantities]] = {}
     overs: dict[Over, None] = {}
     differences: dict[str, str] = {}
     for row in rows:
@@ -70,7 +70,7 @@ def table_one(rows: Sequence[Row], *, alias: str) -> TableOne | None:
             continue
         over = _over(row)
         overs[over] = None
-        of_column = found.setdefault(column, {})
+        of_column = by_column.setdefault(column, {})
         of_level = of_column.setdefault(level, {})
         of_quantity = of_level.setdefault(quantity, {})
         of_quantity[over] = text
@@ -80,13 +80,13 @@ def table_one(rows: Sequence[Row], *, alias: str) -> TableOne | None:
         table.columns.append(name)
     if differences:
         table.columns.append("SMD")
-    for column, by_level in found.items():
+    for column, by_level in by_column.items():
         lines = _lines(column, by_level, list(overs))
         if differences:
             # A column's difference stands in its first line.
-            first, *others = lines
+            first, *other_lines = lines
             first.append(differences.get(column, ""))
-            for line in others:
+            for line in other_lines:
                 line.append("")
         table.rows += lines
     return table
@@ -100,13 +100,13 @@ def _lines(
     """Those of one column: of a number its mean and its median, of a category one for
     each level.
     """
-    whole = by_level.get("", {})
+    column_quantities = by_level.get("", {})
     lines = []
-    if "mean" in whole:
-        cells = _pairs(whole, "mean", "sd", overs)
+    if "mean" in column_quantities:
+        cells = _pairs(column_quantities, "mean", "sd", overs)
         lines.append([f"{column}, mean (SD)", *cells])
-        if "median" in whole:
-            cells = [_median(whole, over) for over in overs]
+        if "median" in column_quantities:
+            cells = [_median(column_quantities, over) for over in overs]
             lines.append([f"{column}, median [Q1, Q3]", *cells])
     else:
         empty = [""] * len(overs)
@@ -116,7 +116,7 @@ def _lines(
                 continue
             cells = _pairs(quantities, "n", "share", overs)
             lines.append([f"  {level}", *cells])
-    missing = [_told(whole, "missing", over) for over in overs]
+    missing = [_told(column_quantities, "missing", over) for over in overs]
     if not set(missing) <= {"", "0"}:
         lines.append(["  missing", *missing])
     return lines
@@ -142,22 +142,22 @@ def _pairs(
     is_share = second == "share"
     pairs = []
     for over in overs:
-        one = _told(quantities, first, over)
-        other = _told(quantities, second, over)
-        pairs.append(_pair(one, other, is_share=is_share))
+        first_text = _told(quantities, first, over)
+        second_text = _told(quantities, second, over)
+        pairs.append(_pair(first_text, second_text, is_share=is_share))
     return pairs
 
 
-def _pair(one: str, other: str, *, is_share: bool) -> str:
+def _pair(first_text: str, second_text: str, *, is_share: bool) -> str:
     """61.2 (10.4), or 112 (51.0 %)."""
-    value = number(one)
-    beside = number(other)
+    value = number(first_text)
+    beside = number(second_text)
     if value is None:
-        return one
+        return first_text
     if beside is None:
-        if not other:
+        if not second_text:
             return _short(value)
-        return f"{_short(value)} ({other})"
+        return f"{_short(value)} ({second_text})"
     if is_share:
         percent = 100 * beside
         return f"{value:.0f} ({percent:.1f} %)"
@@ -167,15 +167,15 @@ def _pair(one: str, other: str, *, is_share: bool) -> str:
 def _median(quantities: Quantities, over: Over) -> str:
     """61.5 [54, 68.25]; what a rule withholds is said once."""
     texts = [_told(quantities, name, over) for name in QUARTILES]
-    shown = []
+    quartiles = []
     for text in texts:
         value = number(text)
         if value is not None:
-            shown.append(_short(value))
-    if len(shown) < len(texts):
+            quartiles.append(_short(value))
+    if len(quartiles) < len(texts):
         _, median, _ = texts
         return median
-    first, middle, third = shown
+    first, middle, third = quartiles
     return f"{middle} [{first}, {third}]"
 
 

@@ -58,8 +58,8 @@ class Table:
     def of_order(self, number: int) -> Table:
         """Only the rows about one order or model."""
         place = self.columns.index("order")
-        wanted = str(number)
-        rows = [row for row in self.rows if row[place] == wanted]
+        order_number = str(number)
+        rows = [row for row in self.rows if row[place] == order_number]
         return Table(self.name, self.columns, rows)
 
     def to_csv(self) -> str:
@@ -90,13 +90,13 @@ def _rows(
     facts_of: Callable[[Entry], Iterable[Any]],
 ) -> list[tuple[str, ...]]:
     """A row for each line of one of these events, the newest first."""
-    found = []
+    rows = []
     for entry in entries:
         if entry.get("event") not in events:
             continue
         row = tuple(_text(fact) for fact in facts_of(entry))
-        found.append(row)
-    return found[::-1]
+        rows.append(row)
+    return rows[::-1]
 
 
 def _text(value: Any) -> str:
@@ -235,10 +235,10 @@ def models(stored: Iterable[Entry]) -> Table:
     return Table("models", columns, rows[::-1])
 
 
-def results(found: Iterable[Result]) -> Table:
+def results(stored_results: Iterable[Result]) -> Table:
     """Results of joint statistics in the results folder; no value of them."""
     rows = []
-    for result in found:
+    for result in stored_results:
         method = result.notes.get("method", "")
         n_rows = result.notes.get("n_rows", "")
         row = (
@@ -258,22 +258,22 @@ def results(found: Iterable[Result]) -> Table:
 
 
 def rounds(
-    spent: Iterable[Spent],
+    spent_rounds: Iterable[Spent],
     names: Names,
     *,
     max_rounds: int,
 ) -> Table:
     """The rounds of training that count today, by receiver and table."""
     rows = []
-    for one in spent:
-        receiver = one.receiver
+    for spent in spent_rounds:
+        receiver = spent.receiver
         if receiver.isdecimal():
             receiver = name_of(int(receiver), names)
-        n_left = max(0, max_rounds - one.n_rounds)
+        n_left = max(0, max_rounds - spent.n_rounds)
         row = (
             receiver,
-            one.population,
-            str(one.n_rounds),
+            spent.population,
+            str(spent.n_rounds),
             str(n_left),
         )
         rows.append(row)
@@ -369,8 +369,8 @@ def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
     return Traffic(days, by_kind)
 
 
-def _day(at: Any) -> date | None:
-    text = str(at)
+def _day(moment: Any) -> date | None:
+    text = str(moment)
     try:
         return date.fromisoformat(text[:10])
     except ValueError:

@@ -513,26 +513,26 @@ def figure_word(language: str, name: str) -> str:
     if language != "zh":
         return name
     inner = name.rpartition(".")[2]
-    known = _CHINESE_FIGURES.get(inner)
+    chinese = _CHINESE_FIGURES.get(inner)
     for ending in ("low", "high"):
-        if known is None and inner.endswith(f"_{ending}"):
+        if chinese is None and inner.endswith(f"_{ending}"):
             of_ratio = _CHINESE_FIGURES.get(inner.removesuffix(f"_{ending}"))
-            known = of_ratio and of_ratio + _CHINESE_FIGURES[ending]
-    return f"{known} {inner}" if known else name
+            chinese = of_ratio and of_ratio + _CHINESE_FIGURES[ending]
+    return f"{chinese} {inner}" if chinese else name
 
 
-def say(language: str, words: str, /, **values: object) -> str:
+def say(language: str, text_name: str, /, **values: object) -> str:
     """The words of that name, with values in their places; KeyError for words that
     there are not.
     """
-    text = _WORDS[words][_column_of(language)]
+    text = _WORDS[text_name][_column_of(language)]
     return text.format(**values)
 
 
 def word_of(language: str, group: str, text: str) -> str:
     """A cell's word where there is one, else the text as it is."""
-    found = _WORDS.get(f"{group}.{text}")
-    return text if found is None else found[_column_of(language)]
+    translations = _WORDS.get(f"{group}.{text}")
+    return text if translations is None else translations[_column_of(language)]
 
 
 def _column_of(language: str) -> int:
@@ -541,8 +541,8 @@ def _column_of(language: str) -> int:
 
 def preferred(header: str) -> str:
     """The first of our languages in a browser's Accept-Language; English without one."""
-    for part in header.split(","):
-        tag, _, _ = part.partition(
+    for language_range in header.split(","):
+        tag, _, _ = language_range.partition(
             ";"
         )  # without its weight: browsers send the preferred one first
         language = tag.strip().lower()[:2]

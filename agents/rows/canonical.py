@@ -110,20 +110,18 @@ def _sql_by_type(id_text: str, kinds: Mapping[str, str]) -> str:
     To plan sixty columns one by one takes DuckDB half a second, however few the rows.
     """
     of_type: dict[str, list[str]] = {}
-    shown = [f"{_digest_sql('$1', 'id')} AS id"]
+    selected = [f"{_digest_sql('$1', 'id')} AS id"]
     for i, (name, kind) in enumerate(kinds.items()):
         columns = of_type.setdefault(kind, [])
         columns.append(quoted(name))
         number = list(of_type).index(kind)
-        shown.append(f"l{number}[{len(columns)}] AS c{i}")
+        selected.append(f"l{number}[{len(columns)}] AS c{i}")
     lists = [f"{id_text} AS id"]
     for number, (kind, columns) in enumerate(of_type.items()):
         texts = f"list_transform([{', '.join(columns)}], lambda v: {canonical_sql('v', kind)})"
         digests = f"list_transform({texts}, lambda t: {_digest_sql('$2', 't')})"
         lists.append(f"{digests} AS l{number}")
-    return (
-        f"SELECT {', '.join(shown)} FROM (SELECT {', '.join(lists)} FROM {IDENTIFIED})"  # noqa: S608
-    )
+    return f"SELECT {', '.join(selected)} FROM (SELECT {', '.join(lists)} FROM {IDENTIFIED})"  # noqa: S608
 
 
 def _digest_sql(prefix: str, text: str) -> str:
@@ -150,9 +148,9 @@ def _check_ids(ids: Digests, dataset: Dataset) -> None:
     n_without = int(np.count_nonzero(ids == 0))
     if not n_without:
         return
-    found = dataset.told(n_without)
+    count_text = dataset.told(n_without)
     raise BadRequest(
-        f"{found[0].upper()}{found[1:]} without a value in the unique id.",
+        f"{count_text[0].upper()}{count_text[1:]} without a value in the unique id.",
         remedy="Fill it, or leave these rows out: without it nobody knows whose rows they are.",
         code="null",
     )

@@ -136,7 +136,7 @@ def _moment_text(day: str, clock: str, fraction: str) -> str:
 def _zoned_text(text: str) -> str:
     fraction = "".join(re.findall(r"^\.[0-9]+", text[19:]))
     zone = text[19 + len(fraction) :]
-    numbers = [int(part) for part in re.findall("[0-9]{2}", zone)]
+    numbers = [int(digits) for digits in re.findall("[0-9]{2}", zone)]
     hours, minutes, seconds = (*numbers, 0, 0, 0)[:3]
     offset = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     try:
@@ -174,11 +174,11 @@ def canonical_sql(cell: str, kind: str) -> str:
             f"CASE WHEN contains({text}, 'e') THEN {_written_out_sql(text)}"
             f" WHEN {text} <> 'nan' THEN {_signed_zero_sql(_zeros_sql(text))} END"
         )
-    if found := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", kind):
-        if found[2] == "0":
+    if decimal_type := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", kind):
+        if decimal_type[2] == "0":
             return text
         # DuckDB writes a decimal without digits before the point as .5
-        if found[1] == found[2]:
+        if decimal_type[1] == decimal_type[2]:
             text = rf"regexp_replace({text}, '^(-?)\.', '\10.')"
         return _zeros_sql(text)
     return text
@@ -206,23 +206,23 @@ def row_sql(texts: Mapping[str, str]) -> str:
 
     texts: by name, the column with the canonical text.
     """
-    parts: list[str] = []
+    fragments: list[str] = []
     for name in sorted(texts):
         text = texts[name]
         head = f"{len(name)}:{name}".replace("'", "''")
-        parts.append(f"coalesce('{head}' || length({text}) || ':' || {text}, '')")
-    return f"sha256({' || '.join(parts) or repr('')})"
+        fragments.append(f"coalesce('{head}' || length({text}) || ':' || {text}, '')")
+    return f"sha256({' || '.join(fragments) or repr('')})"
 
 
 def row_text(values: Mapping[str, object]) -> str:
     """What `row_sql` takes the digest of, for values that Python has read."""
-    parts: list[str] = []
+    fragments: list[str] = []
     for name in sorted(values):
         value = values[name]
         text = None if value is None else canonical_text(str(value))
         if text is not None:
-            parts.append(f"{len(name)}:{name}{len(text)}:{text}")
-    return "".join(parts)
+            fragments.append(f"{len(name)}:{name}{len(text)}:{text}")
+    return "".join(fragments)
 
 
 def _shortest_sql(cell: str) -> str:
@@ -281,10 +281,10 @@ def _word_sql(cell: str) -> str:
 
 
 def _plain_sql(cell: str) -> str:
-    whole = f"ltrim({cell}, '+')"
-    pointed = rf"regexp_replace({whole}, '^(-?)\.', '\10.')"
+    without_plus = f"ltrim({cell}, '+')"
+    pointed = rf"regexp_replace({without_plus}, '^(-?)\.', '\10.')"
     shortest = f"rtrim(rtrim({pointed}, '0'), '.')"
-    written = f"CASE WHEN contains({cell}, '.') THEN {shortest} ELSE {whole} END"
+    written = f"CASE WHEN contains({cell}, '.') THEN {shortest} ELSE {without_plus} END"
     return _signed_zero_sql(written)
 
 
@@ -293,10 +293,10 @@ def _written_out_sql(text: str) -> str:
     power = f"TRY_CAST(regexp_extract({text}, '[eE]([+-]?[0-9]+)$', 1) AS INTEGER)"
     sign = f"CASE WHEN starts_with({text}, '-') THEN '-' ELSE '' END"
     # rpad cuts what is longer: these are the digits before the point.
-    whole = f"rpad({digits}, {power} + 1, '0')"
-    rest = f"substr({digits}, {power} + 2)"
+    before_point = f"rpad({digits}, {power} + 1, '0')"
+    after_point = f"substr({digits}, {power} + 2)"
     return (
-        f"{sign} || CASE WHEN {power} >= 0 THEN rtrim({whole} || '.' || {rest}, '.')"
+        f"{sign} || CASE WHEN {power} >= 0 THEN rtrim({before_point} || '.' || {after_point}, '.')"
         f" ELSE '0.' || repeat('0', -{power} - 1) || {digits} END"
     )
 
@@ -315,8 +315,10 @@ def _zoned_sql(cell: str) -> str:
     fraction = rf"regexp_extract(substr({cell}, 20), '^(\.[0-9]+)', 1)"
     zone = f"regexp_extract({cell}, '(Z|[+-][0-9:]+)$', 1)"
     figures = f"rpad(replace(substr({zone}, 2), ':', ''), 6, '0')"
-    parts = r"\1 hours \2 minutes \3 seconds"
-    offset = f"CAST(regexp_replace({figures}, '(..)(..)(..)', '{parts}') AS INTERVAL)"
+    replacement = r"\1 hours \2 minutes \3 seconds"
+    offset = (
+        f"CAST(regexp_replace({figures}, '(..)(..)(..)', '{replacement}') AS INTERVAL)"
+    )
     moment = f"TRY_CAST(replace(left({cell}, 19), 'T', ' ') AS TIMESTAMP)"
     sign = f"CASE WHEN starts_with({zone}, '-') THEN 1 ELSE -1 END"
     shifted = f"{moment} + {offset} * {sign}"
@@ -328,9 +330,9 @@ def _zoned_sql(cell: str) -> str:
 
 def _time_sql(cell: str) -> str:
     clock = f"CASE WHEN substr({cell}, 2, 1) = ':' THEN '0' || {cell} ELSE {cell} END"
-    rest = f"substr({clock}, 9)"
-    fraction = rf"regexp_extract({rest}, '^(\.[0-9]+)', 1)"
-    zone = f"regexp_extract({rest}, '([+-][0-9]{{2}})', 1)"
+    after_seconds = f"substr({clock}, 9)"
+    fraction = rf"regexp_extract({after_seconds}, '^(\.[0-9]+)', 1)"
+    zone = f"regexp_extract({after_seconds}, '([+-][0-9]{{2}})', 1)"
     return f"left({clock}, 8) || {_short_sql(fraction)} || {zone}"
 
 

@@ -137,13 +137,13 @@ def build_cohort(
     _check_model_type(model_type)
     of_times = [] if survival is None else survival.names
     of_rows = (label_name, *of_times, weights_name, cluster_name)
-    labels_of = [name for name in of_rows if name]
-    _check_columns(rows, unique_id=unique_id, attributes=attributes, outcomes=labels_of)
+    outcomes = [name for name in of_rows if name]
+    _check_columns(rows, unique_id=unique_id, attributes=attributes, outcomes=outcomes)
     numbers = [name for name in attributes if name not in categorical]
     grouped = [] if group_name in (None, *attributes) else [str(group_name)]
-    needed = [] if may_miss else list(numbers)
-    needed += [*categorical, *labels_of, *grouped]
-    check_no_null(rows, unique_id, needed)
+    needed_columns = [] if may_miss else list(numbers)
+    needed_columns += [*categorical, *outcomes, *grouped]
+    check_no_null(rows, unique_id, needed_columns)
     ids, order = ids_in_order(rows, unique_id)
     X, levels = read_features(rows, attributes, categorical=categorical)
     y, labels = read_label(rows, label_name, survival, model_type, family)
@@ -163,7 +163,7 @@ def build_cohort(
     members = None
     if key is not None:
         told_by = attributes if member_columns is None else member_columns
-        told_by = [*told_by, *labels_of]
+        told_by = [*told_by, *outcomes]
         told_by += [name for name in grouped if name not in told_by]
         members = members_of(rows, told_by, key=key)
         members = _taken(members, order)
@@ -250,10 +250,10 @@ def _columns_on_disk(
 ) -> list[NDArray[Any]]:
     """The rows at these places of columns (n_rows,), one column behind the other."""
     moved = empty_table(folder, (len(columns), len(places)), columns[0].dtype)
-    for found, column in zip(moved, columns, strict=True):
-        for part in row_chunks(len(places)):
-            found[part] = column[places[part]]
-            let_go(found)
+    for moved_column, column in zip(moved, columns, strict=True):
+        for chunk in row_chunks(len(places)):
+            moved_column[chunk] = column[places[chunk]]
+            let_go(moved_column)
         let_go(column)
     return list(moved)
 
@@ -282,14 +282,14 @@ def _check_columns(
     outcomes: Sequence[str],
 ) -> None:
     """Every needed column is there, and none has two roles."""
-    needed = [unique_id, *attributes, *outcomes]
+    needed_columns = [unique_id, *attributes, *outcomes]
     # A column is found whatever its case, so that X and x may be one.
-    different = {name.lower() for name in needed}
-    if not attributes or len(different) < len(needed):
+    distinct_names = {name.lower() for name in needed_columns}
+    if not attributes or len(distinct_names) < len(needed_columns):
         raise bad_request(
             "attributes",
             "attributes is empty, names a column twice, or holds the unique id or the label.",
             "List each feature once, without unique_id and label_name.",
         )
-    for name in needed[1:]:
+    for name in needed_columns[1:]:
         rows.check_column(name)

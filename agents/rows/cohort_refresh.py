@@ -80,16 +80,16 @@ def refresh_cohort(
     # Of two at once the second waits, so that the rows of the later one stay.
     with locked(folder), ExitStack() as stack:
         # What is left by processes that are gone.
-        for left in folder.glob(f".{path.name}.*"):
-            left.unlink(missing_ok=True)
+        for leftover in folder.glob(f".{path.name}.*"):
+            leftover.unlink(missing_ok=True)
         stack.callback(_remove, temporary)
         room = Room(settings, stack, beside=_files_of(temporary))
         rows = _read(settings, policy, cohort, text, room)
         with safe_errors(float(settings.statement_timeout_seconds)):
-            made = _noted(cohort, rows, now)
-            _write(rows.connection, made, temporary)
+            cohort_facts = _noted(cohort, rows, now)
+            _write(rows.connection, cohort_facts, temporary)
         put_in_place(temporary, path)
-    return made
+    return cohort_facts
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -119,10 +119,12 @@ def _read(
         max_rows=policy.cohort.max_rows,
     )
     described = source.described(query)
-    wanted = [cohort.unique_id]
+    needed_columns = [cohort.unique_id]
     if not cohort.all_columns:
-        wanted += cohort.columns
-    missing = [column for column in wanted if is_missing(column, described.names)]
+        needed_columns += cohort.columns
+    missing = [
+        column for column in needed_columns if is_missing(column, described.names)
+    ]
     if missing:
         raise BadRequest(
             f"The definition of the cohort {cohort.short_name} gives no column {', '.join(missing)}, which policy.toml"
@@ -192,9 +194,9 @@ def _noted(cohort: NamedCohort, rows: QueryRows, now: datetime) -> MadeCohort:
     id_kind = kinds.pop(UNIQUE_ID)
     _check_ids(rows.connection, cohort, id_kind)
     numbers = set(rows.numbers)
-    found = found_column(cohort.unique_id, [*kinds])
-    if rows.id_is_number and found is not None:
-        numbers.add(found)
+    id_column = found_column(cohort.unique_id, [*kinds])
+    if rows.id_is_number and id_column is not None:
+        numbers.add(id_column)
     return MadeCohort(
         name=cohort.short_name,
         sha256=cohort.sha256,
@@ -238,18 +240,18 @@ def _check_ids(connection: Any, cohort: NamedCohort, kind: str) -> None:
         )
 
 
-def _write(connection: Any, made: MadeCohort, path: Path) -> None:
+def _write(connection: Any, cohort_facts: MadeCohort, path: Path) -> None:
     """The rows and what is noted, in a new DuckDB file that only its owner reads."""
     connection.execute(f"ATTACH {literal(str(path))} AS {_NEW}")
     # Nothing is in it yet, and the folder is private.
     path.chmod(0o600)
-    columns = ", ".join(quoted(name) for name in made.columns)
-    rows = quoted(COHORT + made.name)
+    columns = ", ".join(quoted(name) for name in cohort_facts.columns)
+    rows = quoted(COHORT + cohort_facts.name)
     connection.execute(
         f"CREATE TABLE {_NEW}.main.{rows} AS SELECT {columns} FROM memory.main.{IDENTIFIED}"  # noqa: S608
     )
     connection.execute(
-        f"CREATE TABLE {_NEW}.main.{FACTS} AS SELECT {literal(made.to_json())} AS noted"
+        f"CREATE TABLE {_NEW}.main.{FACTS} AS SELECT {literal(cohort_facts.to_json())} AS noted"
     )
     connection.execute(f"DETACH {_NEW}")
 
@@ -268,7 +270,7 @@ def refresh_noted(
     digest = policy.cohort_of(name).sha256
     failed = _failure_file(settings, name)
     try:
-        made = refresh_cohort(settings, policy, name, now=now)
+        cohort_facts = refresh_cohort(settings, policy, name, now=now)
     except ConsiliumError as error:
         make_private_folder(failed.parent)
         noted = {"at": now.isoformat(), "sha256": digest, "sentence": str(error)}
@@ -285,12 +287,12 @@ def refresh_noted(
     ledger.write(
         "cohort_made",
         cohort=name,
-        n_rows=made.n_rows,
-        sha256=made.sha256,
+        n_rows=cohort_facts.n_rows,
+        sha256=cohort_facts.sha256,
         person=person,
-        sentence=f"The cohort {name} was made: {made.n_rows} rows.",
+        sentence=f"The cohort {name} was made: {cohort_facts.n_rows} rows.",
     )
-    return made
+    return cohort_facts
 
 
 @dataclass(frozen=True)
@@ -306,8 +308,8 @@ def failed_refresh(settings: SiteSettings, name: str) -> FailedRefresh | None:
     """What is noted of the last refresh, if it failed."""
     try:
         noted = json.loads(_failure_file(settings, name).read_bytes())
-        at = datetime.fromisoformat(noted["at"])
-        return FailedRefresh(at, noted["sha256"], noted["sentence"])
+        failed_at = datetime.fromisoformat(noted["at"])
+        return FailedRefresh(failed_at, noted["sha256"], noted["sentence"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -333,9 +335,9 @@ def _is_due(settings: SiteSettings, cohort: NamedCohort, now: datetime) -> bool:
     tried = []
     # A file that is damaged is made anew, as one that is not there.
     with contextlib.suppress(Conflict):
-        made = made_cohort(settings, cohort.short_name)
-        if made is not None and made.sha256 == cohort.sha256:
-            tried.append(made.made_at)
+        cohort_facts = made_cohort(settings, cohort.short_name)
+        if cohort_facts is not None and cohort_facts.sha256 == cohort.sha256:
+            tried.append(cohort_facts.made_at)
     failed = failed_refresh(settings, cohort.short_name)
     if failed is not None and failed.sha256 == cohort.sha256:
         tried.append(failed.at)
@@ -349,12 +351,12 @@ def _is_due(settings: SiteSettings, cohort: NamedCohort, now: datetime) -> bool:
 
 def drop_left(settings: SiteSettings, policy: Policy) -> list[str]:
     """Removes the rows of cohorts that are in the policy no more; their names."""
-    left = []
+    dropped_names = []
     # Files that are being written begin with a dot.
     for path in cohort_file(settings, "any").parent.glob("[a-z0-9_]*"):
         if path.stem in policy.cohorts:
             continue
         if path.suffix == ".duckdb":
-            left.append(path.stem)
+            dropped_names.append(path.stem)
         path.unlink(missing_ok=True)
-    return sorted(left)
+    return sorted(dropped_names)

@@ -23,15 +23,15 @@ def names_cohort(text: str) -> bool:
 
 def cohort_name(text: str) -> str:
     """The cohort's name in `cohort:name`. Refused (code cohort_name) for anything else."""
-    found = re.fullmatch(f"{COHORT}({COHORT_NAME})", text.strip(), re.ASCII)
-    if found is None:
+    match = re.fullmatch(f"{COHORT}({COHORT_NAME})", text.strip(), re.ASCII)
+    if match is None:
         raise refused_sql(
             "cohort_name",
             "A cohort is named together with something else.",
             f"Write {COHORT} and its name alone, such as {COHORT}diabetes_v1: which rows and columns it has, the"
             " hospital has decided.",
         )
-    return found[1]
+    return match[1]
 
 
 def check_cohort(

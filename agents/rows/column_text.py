@@ -115,7 +115,9 @@ def number_of(dataset: Dataset, name: str) -> Number:
         f"SELECT count({cell}), min({cell}), max({cell}) FROM rows"  # noqa: S608
     )[0]
     digits = (
-        int(found[1]) if (found := re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", kind)) else 0
+        int(decimal_type[1])
+        if (decimal_type := re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", kind))
+        else 0
     )
     size = max(_whole(least, digits), _whole(most, digits))
     unit = UNIT // 10**digits
@@ -131,9 +133,9 @@ def number_of(dataset: Dataset, name: str) -> Number:
         scaled = (
             f"round({double} * {_power(digits)})" if digits <= _EXACT_POWER else None
         )
-        whole = f"CAST(replace(CAST({cell} AS VARCHAR), '.', '') AS HUGEINT)"
+        whole_number = f"CAST(replace(CAST({cell} AS VARCHAR), '.', '') AS HUGEINT)"
         pieces, regular = (
-            _pieces(whole, size, unit, double=scaled, most=10**_EXACT_DIGITS),
+            _pieces(whole_number, size, unit, double=scaled, most=10**_EXACT_DIGITS),
             None,
         )
     top = _top(float(max(abs(least), abs(most))) if most is not None else 0.0)
@@ -196,7 +198,7 @@ def _top(size: float) -> int:
 
 
 def _pieces(
-    whole: str, size: int, unit: int, *, double: str | None, most: int = 2**53
+    whole_number: str, size: int, unit: int, *, double: str | None, most: int = 2**53
 ) -> tuple[Piece, ...]:
     """A whole number as doubles: as one, given as SQL, up to `most`, else cut into
     parts of 52 bits.
@@ -205,7 +207,7 @@ def _pieces(
         return (Piece(double, unit),)
     n_pieces = -(-size.bit_length() // _PIECE_BITS)
     parts = [
-        f"({whole} >> {_PIECE_BITS * i})" for i in range(n_pieces)
+        f"({whole_number} >> {_PIECE_BITS * i})" for i in range(n_pieces)
     ]  # rounds down; the last keeps the sign
     lower = [f"({part} & {2**_PIECE_BITS - 1})" for part in parts[:-1]]
     return tuple(
@@ -273,10 +275,14 @@ def _short_decimals(
         else None
     )
     decimal = f"CAST(TRY_CAST({cell} AS DECIMAL(38, {n_decimals})) AS VARCHAR)"
-    whole = f"TRY_CAST(replace({decimal}, '.', '') AS HUGEINT)"
+    whole_number = f"TRY_CAST(replace({decimal}, '.', '') AS HUGEINT)"
     size = 10 ** (n_whole + n_decimals)
     pieces = _pieces(
-        whole, size, UNIT // 10**n_decimals, double=scaled, most=10**_EXACT_DIGITS
+        whole_number,
+        size,
+        UNIT // 10**n_decimals,
+        double=scaled,
+        most=10**_EXACT_DIGITS,
     )
     return Number(
         name,
@@ -308,7 +314,7 @@ def not_finite(name: str) -> BadRequest:
 
 def finite_doubles(values: Any, number: Number) -> Floats:
     """A column of a frame as float64. BadRequest (code not_finite) unless all are finite."""
-    found: Floats = values.to_numpy(dtype=np.float64)
-    if not np.isfinite(found).all():
+    doubles: Floats = values.to_numpy(dtype=np.float64)
+    if not np.isfinite(doubles).all():
         raise not_finite(number.name)
-    return found
+    return doubles

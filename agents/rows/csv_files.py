@@ -50,7 +50,9 @@ class _Header:
     fault: BadRequest | None = None
 
 
-def csv_header(file: DataFile, needed: Sequence[str] | None) -> tuple[str, list[str]]:
+def csv_header(
+    file: DataFile, needed_columns: Sequence[str] | None
+) -> tuple[str, list[str]]:
     """The delimiter (comma, semicolon, tab or bar) and the names of the columns.
 
     Of the delimiters that give all needed columns, else of all, the one that gives the
@@ -61,12 +63,14 @@ def csv_header(file: DataFile, needed: Sequence[str] | None) -> tuple[str, list[
     """
     text = _first_text(file)
     headers = [_header(text, delimiter) for delimiter in _DELIMITERS]
-    fitting = [one for one in headers if set(needed or ()) <= set(one.names)]
-    found = max(fitting or headers, key=_likelihood)
-    missing = [name for name in needed or () if name not in found.names]
+    fitting = [
+        header for header in headers if set(needed_columns or ()) <= set(header.names)
+    ]
+    likeliest = max(fitting or headers, key=_likelihood)
+    missing = [name for name in needed_columns or () if name not in likeliest.names]
     if missing:
-        raise _why_missing(missing[0], text, found)
-    return found.delimiter, found.names
+        raise _why_missing(missing[0], text, likeliest)
+    return likeliest.delimiter, likeliest.names
 
 
 def _likelihood(header: _Header) -> tuple[bool, int]:
@@ -340,11 +344,11 @@ class _Walk:
             if length > MAX_LINE_BYTES:
                 return _long_row(opened or line)
             is_open = bool(opened)
-            found = self._fields(text, is_open)
-            if found is None:
+            line_fields = self._fields(text, is_open)
+            if line_fields is None:
                 return _bad_quote(opened or line)
-            more, is_closed = found
-            fields = [*fields, *more[1:]] if is_open else more
+            more_fields, is_closed = line_fields
+            fields = [*fields, *more_fields[1:]] if is_open else more_fields
             if not is_closed:
                 opened = opened or line
                 continue
@@ -371,7 +375,7 @@ class _Walk:
             return [field == "" for field in body.split(self.delimiter)], True
         if '"' not in text:
             return [False], False
-        found: list[bool] = []
+        are_empty: list[bool] = []
         place = 0
         while True:
             quoted = self._rest.match(text) if is_open else None
@@ -380,20 +384,20 @@ class _Walk:
             if quoted is None:
                 plain = self._plain.match(text, place)
                 assert plain is not None  # it may be empty
-                found.append(plain[0] == "")
+                are_empty.append(plain[0] == "")
                 place = plain.end()
             elif not quoted[1]:
-                found.append(False)
-                return found, False
+                are_empty.append(False)
+                return are_empty, False
             else:
-                found.append(quoted[0].strip() == '""')
+                are_empty.append(quoted[0].strip() == '""')
                 place = quoted.end()
             after = self._after.match(text, place)
             if after is None:
                 return None
             place = after.end()
             if after[1] != self.delimiter:
-                return found, True
+                return are_empty, True
 
 
 def _bad_quote(line: int) -> BadRequest:
@@ -412,9 +416,9 @@ def _long_row(line: int) -> BadRequest:
     )
 
 
-def _mixed_ends(line: int, first: str, other: str) -> BadRequest:
+def _mixed_ends(line: int, first_end: str, other_end: str) -> BadRequest:
     return BadRequest(
-        f"Line {line} of the csv file ends with {_LINE_ENDS[other]}, the first one with {_LINE_ENDS[first]}.",
+        f"Line {line} of the csv file ends with {_LINE_ENDS[other_end]}, the first one with {_LINE_ENDS[first_end]}.",
         remedy="Save the file with one kind of line ends; a line break within a field stands in quotes.",
         code="csv",
     )

@@ -115,15 +115,15 @@ class DescribedQuery:
         """The columns at these places; of SQL Server and Oracle of so many rows at most,
         as others are told elsewhere how many they give.
         """
-        taken = ", ".join(self.selected(place) for place in places) or "1"
+        selected = ", ".join(self.selected(place) for place in places) or "1"
         if self.query.dialect in SERVERS_WITHOUT_LIMIT:
             return select_numbered(
                 self.query,
                 n_columns=len(self.columns),
-                selected=taken,
+                selected=selected,
                 most_rows=most_rows,
             )
-        return f"SELECT {taken} FROM {self.relation}"  # noqa: S608
+        return f"SELECT {selected} FROM {self.relation}"  # noqa: S608
 
     def selected(self, place: int) -> str:
         """A column in a SELECT from `relation`, under its number."""
@@ -213,15 +213,15 @@ class Source:
         a row.
         """
         sql = _TSQL_RESULT.format(_tsql_text(text))
-        found = connection.exec_driver_sql(
+        description = connection.exec_driver_sql(
             sql, execution_options=NO_PARAMETERS
         ).fetchall()
-        for _, _, number, message in found:
+        for _, _, number, message in description:
             if number is not None:
                 raise tsql_fault(
                     int(number), str(message), self.statement_timeout_seconds
                 )
-        return tsql_columns([(row[0], row[1]) for row in found])
+        return tsql_columns([(row[0], row[1]) for row in description])
 
     def most_rows(self, query: CheckedQuery) -> int:
         """How many rows a query may give: what the site and the policy allow."""
@@ -285,8 +285,8 @@ class Source:
             self._connection() as connection,
         ):
             sql = _COLUMNS_OF.get(self.dialect, _COLUMNS)
-            found = connection.exec_driver_sql(sql).fetchall()
-        for schema, table, column in found:
+            column_rows = connection.exec_driver_sql(sql).fetchall()
+        for schema, table, column in column_rows:
             tables.setdefault(f"{schema}.{table}", []).append(str(column))
         return [
             TableDescription(name=name, columns=tuple(columns))
@@ -409,8 +409,8 @@ def interrupted_after(seconds: float, raw: Any) -> Iterator[None]:
 
 
 def _duckdb_described(raw: Any, query: CheckedQuery) -> list[SourceColumn]:
-    found = raw.execute(f"DESCRIBE {query.sql}").fetchall()
-    return [duckdb_column(str(row[0]), str(row[1])) for row in found]
+    description = raw.execute(f"DESCRIBE {query.sql}").fetchall()
+    return [duckdb_column(str(row[0]), str(row[1])) for row in description]
 
 
 def _postgres_types(
@@ -418,8 +418,10 @@ def _postgres_types(
 ) -> dict[int, PostgresType]:
     listed = ", ".join(str(int(oid)) for oid in oids)
     sql = f"SELECT oid, typname, typcategory FROM pg_catalog.pg_type WHERE oid IN ({listed})"  # noqa: S608
-    found = connection.exec_driver_sql(sql).fetchall()
-    return {int(oid): PostgresType(str(name), str(kind)) for oid, name, kind in found}
+    type_rows = connection.exec_driver_sql(sql).fetchall()
+    return {
+        int(oid): PostgresType(str(name), str(kind)) for oid, name, kind in type_rows
+    }
 
 
 def _tsql_text(text: str) -> str:

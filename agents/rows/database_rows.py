@@ -111,16 +111,16 @@ class _Query:
 
     def _needed(self, columns: Sequence[str] | None) -> list[_Needed]:
         names = self.described.names
-        asked = self._readable() if columns is None else columns
-        missing = [name for name in asked if is_missing(name, names)]
+        asked_columns = self._readable() if columns is None else columns
+        missing = [name for name in asked_columns if is_missing(name, names)]
         if missing:
             raise no_column(", ".join(missing), names)
-        needed = []
-        for name in asked:
+        needed_columns = []
+        for name in asked_columns:
             place = needed_place(name, names)
             self.described.columns[place].check_form(name)
-            needed.append(_Needed(name, place))
-        return needed
+            needed_columns.append(_Needed(name, place))
+        return needed_columns
 
     def _readable(self) -> list[str]:
         """All columns that have a form and that an order can ask for, each name once."""
@@ -134,7 +134,7 @@ class _Query:
     def numbers(self) -> frozenset[str]:
         columns = self.described.columns
         return frozenset(
-            one.name for one in self.needed if columns[one.place].is_number
+            column.name for column in self.needed if columns[column.place].is_number
         )
 
     @property
@@ -148,27 +148,29 @@ class _Query:
         """The columns that are read: those of a whole row are all of them."""
         if self.unique_id is None:
             return list(range(len(self.described.columns)))
-        places = [one.place for one in self.needed]
+        places = [column.place for column in self.needed]
         return list(dict.fromkeys([*places, self.unique_id]))
 
     def _relation(
         self, cell: Callable[[int], Cell]
     ) -> tuple[list[NamedCell], Identity]:
         """The columns of IDENTIFIED, of cells by their places in the query."""
-        needed = [NamedCell(one.name, cell(one.place)) for one in self.needed]
+        named_cells = [
+            NamedCell(column.name, cell(column.place)) for column in self.needed
+        ]
         if self.unique_id is not None:
-            return needed, Identity(cell(self.unique_id))
+            return named_cells, Identity(cell(self.unique_id))
         names = self.described.names
         whole_row = [NamedCell(names[place], cell(place)) for place in self._places]
-        return needed, Identity(None, tuple(whole_row))
+        return named_cells, Identity(None, tuple(whole_row))
 
     # DuckDB
 
     def read_duckdb(self, connect: Connect) -> Any:
         timeout_seconds = self.source.statement_timeout_seconds
         most = self.source.most_rows(self.described.query)
-        needed, identity = self._relation(self._duckdb_cell)
-        selected = select_identified(self.described.relation, needed, identity)
+        named_cells, identity = self._relation(self._duckdb_cell)
+        selected = select_identified(self.described.relation, named_cells, identity)
         with safe_errors(timeout_seconds):
             connection = connect(str(self.source.engine.url.database))
             with interrupted_after(timeout_seconds, connection):
@@ -194,14 +196,14 @@ class _Query:
         def cell(place: int) -> Cell:
             return _typed_text(self.described.columns[place], f"c{streamed[place]}")
 
-        needed, identity = self._relation(cell)
+        named_cells, identity = self._relation(cell)
         connection = connect(None)
         with safe_reading(self.source.statement_timeout_seconds):
-            create_empty(connection, len(places), needed, identity)
+            create_empty(connection, len(places), named_cells, identity)
             for batch in self.source.stream(
                 self.described, places, batch_rows=BATCH_ROWS
             ):
-                insert_texts(connection, batch, needed, identity)
+                insert_texts(connection, batch, named_cells, identity)
         return connection
 
     # errors

@@ -97,10 +97,10 @@ class Dataset:
         """Where arrays of these rows are that are too large for memory: private, of this
         hospital, and there after the connection.
         """
-        (found,) = self.connection.execute(
+        (spill_folder,) = self.connection.execute(
             "SELECT current_setting('temp_directory')"
         ).fetchone()
-        return Path(found).parent
+        return Path(spill_folder).parent
 
     def told(self, n: int, what: str = "row") -> str:
         """How many rows are meant, without telling a small number of another hospital's

@@ -89,8 +89,8 @@ class DerivedSql:
             return f"CASE WHEN {self.has_value(name)} THEN {double_sql(self._rows, name)} END"
         if node.op == "same":
             _, name, text = node.value
-            own = canonical_sql(quoted(name), self._rows.check_column(name))
-            return _as_number(f"{own} = {literal(canonical_text(text) or '')}")
+            cell_text = canonical_sql(quoted(name), self._rows.check_column(name))
+            return _as_number(f"{cell_text} = {literal(canonical_text(text) or '')}")
         if node.op == "missing" and not args:
             return _as_number(f"NOT ({self.has_value(node.value[1])})")
         return _node_sql(node, args)
@@ -98,8 +98,8 @@ class DerivedSql:
 
 def _check_numbers(rows: Dataset, derived: Mapping[str, Derived]) -> None:
     texts: list[str] = []
-    for one in derived.values():
-        for name in one.numbers:
+    for expression in derived.values():
+        for name in expression.numbers:
             if name not in derived and not rows.is_number(name):
                 texts.append(name)
     if texts:
@@ -168,15 +168,15 @@ def _case(args: list[str]) -> str:
     gives none.
     """
     n_branches = len(args) // 2
-    parts: list[str] = []
+    branches: list[str] = []
     for place in range(n_branches):
         condition = args[2 * place]
         result = args[2 * place + 1]
-        parts.append(f"WHEN {condition} IS NULL THEN NULL")
-        parts.append(f"WHEN {condition} = 1 THEN {result}")
+        branches.append(f"WHEN {condition} IS NULL THEN NULL")
+        branches.append(f"WHEN {condition} = 1 THEN {result}")
     if len(args) % 2:
-        parts.append(f"ELSE {args[-1]}")
-    return f"CASE {' '.join(parts)} END"
+        branches.append(f"ELSE {args[-1]}")
+    return f"CASE {' '.join(branches)} END"
 
 
 def _product(node: Node, args: list[str]) -> str:
@@ -185,13 +185,13 @@ def _product(node: Node, args: list[str]) -> str:
     if first.op != "constant":
         return " * ".join(args)
     factor = first.value
-    rest = " * ".join(args[1:])
+    other_factors = " * ".join(args[1:])
     is_exact = max(abs(factor.numerator), factor.denominator) <= _LARGEST_EXACT
     if factor.denominator == 1 or not is_exact:
-        return f"{_number(factor)} * {rest}"
+        return f"{_number(factor)} * {other_factors}"
     numerator = _number(Fraction(factor.numerator))
     denominator = _number(Fraction(factor.denominator))
-    return f"{numerator} * {rest} / {denominator}"
+    return f"{numerator} * {other_factors} / {denominator}"
 
 
 def _number(value: Fraction) -> str:

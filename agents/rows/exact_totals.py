@@ -99,16 +99,16 @@ def moments(
     ]
     complete = has_all_sql([number])
     shares = largest_shares(dataset, number, groups, of_groups, where=complete)
-    parts: dict[Label, GroupTotals] = {}
+    group_totals: dict[Label, GroupTotals] = {}
     for code, group in enumerate(groups.found):
-        parts[group.label] = GroupTotals(
+        group_totals[group.label] = GroupTotals(
             n_rows=group.n_rows,
             n_null=group.n_rows - group.n_complete,
             moments=of_groups[code],
             largest_share=shares[code].sizes,
             largest_square_share=shares[code].squares,
         )
-    return parts
+    return group_totals
 
 
 def joint_moments(
@@ -123,28 +123,28 @@ def joint_moments(
     """
     number_x = number_of(dataset, x)
     number_y = number_of(dataset, y)
-    both = [number_x, number_y]
-    groups = groups_of(dataset, both, group_by)
-    sums = _exact_sums(dataset, both, groups)
+    numbers = [number_x, number_y]
+    groups = groups_of(dataset, numbers, group_by)
+    sums = _exact_sums(dataset, numbers, groups)
     of_groups = [
         sums.joint_moments(code, n=group.n_complete)
         for code, group in enumerate(groups.found)
     ]
-    of_x = [found.x for found in of_groups]
-    of_y = [found.y for found in of_groups]
-    complete = has_all_sql(both)
+    of_x = [joint.x for joint in of_groups]
+    of_y = [joint.y for joint in of_groups]
+    complete = has_all_sql(numbers)
     shares_x = largest_shares(dataset, number_x, groups, of_x, where=complete)
     shares_y = largest_shares(dataset, number_y, groups, of_y, where=complete)
-    parts: dict[Label, JointPart] = {}
+    joint_parts: dict[Label, JointPart] = {}
     for code, group in enumerate(groups.found):
-        parts[group.label] = JointPart(
+        joint_parts[group.label] = JointPart(
             n_rows=group.n_rows,
             n_null=group.n_rows - group.n_complete,
             moments=of_groups[code],
             largest_share=max(shares_x[code].sizes, shares_y[code].sizes),
             largest_square_share=max(shares_x[code].squares, shares_y[code].squares),
         )
-    return parts
+    return joint_parts
 
 
 def matrix_moments(
@@ -172,14 +172,14 @@ def matrix_moments(
         for code, share in enumerate(shares):
             largest[code] = max(largest[code], share.sizes)
             largest_squares[code] = max(largest_squares[code], share.squares)
-    parts: dict[Label, MatrixPart] = {}
+    matrix_parts: dict[Label, MatrixPart] = {}
     for code, group in enumerate(groups.found):
-        parts[group.label] = MatrixPart(
+        matrix_parts[group.label] = MatrixPart(
             moments=sums.matrix_moments(code, n=group.n_complete),
             largest_share=largest[code],
             largest_square_share=largest_squares[code],
         )
-    return parts
+    return matrix_parts
 
 
 class _Sums:
@@ -325,8 +325,8 @@ def _put_together(
 
 def _whole(number: int, bits: int) -> int:
     """number / 2^bits, which is whole, as all that is summed are multiples of 1 / UNIT."""
-    quotient, rest = divmod(number, 1 << bits)
-    assert rest == 0, "a number is no multiple of 1 / UNIT"
+    quotient, remainder = divmod(number, 1 << bits)
+    assert remainder == 0, "a number is no multiple of 1 / UNIT"
     return quotient
 
 

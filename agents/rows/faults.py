@@ -104,9 +104,9 @@ def database_fault(error: Exception, timeout_seconds: float) -> ConsiliumError:
     database_locked, database, or sql for what it did not accept.
     """
     cause = getattr(error, "orig", None) or error
-    of_server = server_error(cause)
-    if of_server is not None:
-        return _server_fault(of_server, type(cause).__name__, timeout_seconds)
+    server_fault = server_error(cause)
+    if server_fault is not None:
+        return _server_fault(server_fault, type(cause).__name__, timeout_seconds)
     number = _number_of(cause)
     if number in TIMEOUTS or isinstance(cause, duckdb.InterruptException):
         return _too_slow(timeout_seconds)
@@ -144,9 +144,9 @@ def does_not_answer(error: Exception) -> Unavailable:
     return _silent(type(cause).__name__)
 
 
-def _silent(what: str) -> Unavailable:
+def _silent(detail: str) -> Unavailable:
     return Unavailable(
-        f"The site's database does not answer ({what}).",
+        f"The site's database does not answer ({detail}).",
         remedy="Check that it runs and that the site's database URL, user and password are right.",
         code="database",
     )
@@ -154,28 +154,28 @@ def _silent(what: str) -> Unavailable:
 
 def tsql_fault(number: int, message: str, timeout_seconds: float) -> ConsiliumError:
     """An error of SQL Server that it has told in a row, as one of ours."""
-    found = tsql_error(number, message)
-    return _server_fault(found, f"error {number}", timeout_seconds)
+    server_fault = tsql_error(number, message)
+    return _server_fault(server_fault, f"error {number}", timeout_seconds)
 
 
 def _server_fault(
-    found: ServerError, what: str, timeout_seconds: float
+    server_fault: ServerError, detail: str, timeout_seconds: float
 ) -> ConsiliumError:
-    if found.kind == "timeout":
+    if server_fault.kind == "timeout":
         return _too_slow(timeout_seconds)
-    if found.kind in ("missing_column", "missing_table"):
-        return _missing(found.kind.removeprefix("missing_"), found.name)
-    if found.kind == "disk":
+    if server_fault.kind in ("missing_column", "missing_table"):
+        return _missing(server_fault.kind.removeprefix("missing_"), server_fault.name)
+    if server_fault.kind == "disk":
         return _full_disk()
-    if found.kind == "busy":
+    if server_fault.kind == "busy":
         return Unavailable(
             "Other programs were writing to what the data SQL reads, and the database let them go first.",
             remedy="Order again when they have ended; on SQL Server, ALLOW_SNAPSHOT_ISOLATION lets both go on.",
             code="database",
         )
-    if found.kind == "database":
-        return _silent(what)
-    return _not_accepted(what)
+    if server_fault.kind == "database":
+        return _silent(detail)
+    return _not_accepted(detail)
 
 
 def _too_slow(timeout_seconds: float) -> TooLarge:
@@ -194,9 +194,9 @@ def _full_disk() -> Unavailable:
     )
 
 
-def _not_accepted(what: str) -> BadRequest:
+def _not_accepted(detail: str) -> BadRequest:
     return BadRequest(
-        f"The database did not accept the data SQL ({what}).",
+        f"The database did not accept the data SQL ({detail}).",
         remedy="Try it at the hospital; compare columns with constants of their own type.",
         code="sql",
     )
@@ -220,10 +220,10 @@ def _missing_name(cause: BaseException, number: str | int | None) -> BadRequest 
     # may not open.
     line = text.split("\n", 1)[0]
     if isinstance(cause, duckdb.BinderException | duckdb.CatalogException):
-        for what, pattern in _DUCKDB_NAMES:
-            found = pattern.search(line)
-            if found is not None:
-                return _missing(what, found[1])
+        for object_kind, pattern in _DUCKDB_NAMES:
+            match = pattern.search(line)
+            if match is not None:
+                return _missing(object_kind, match[1])
         return None
     if number in MISSING_COLUMNS:
         return _missing("column", _name_in(line))
@@ -254,14 +254,14 @@ def _name_in(line: str) -> str | None:
     return bare[0] if bare else None
 
 
-def _missing(what: str, name: str | None) -> BadRequest:
-    sentence = f"The database has no {what} {name}."
+def _missing(object_kind: str, name: str | None) -> BadRequest:
+    sentence = f"The database has no {object_kind} {name}."
     if name is None:
-        sentence = f"The data SQL names a {what} that does not exist."
+        sentence = f"The data SQL names a {object_kind} that does not exist."
     return BadRequest(
         sentence,
-        remedy=f"Correct the {what}'s name in the data SQL or in the policy.",
-        code=f"missing_{what}",
+        remedy=f"Correct the {object_kind}'s name in the data SQL or in the policy.",
+        code=f"missing_{object_kind}",
     )
 
 

@@ -44,11 +44,11 @@ def read_features(
     for name in categorical:
         texts = category_texts(rows, name)
         levels[name] = _levels(name, texts)
-        known = pd.Index(levels[name], dtype=object)
+        level_index = pd.Index(levels[name], dtype=object)
         place = attributes.index(name)
-        for part in row_chunks(len(texts)):
+        for chunk in row_chunks(len(texts)):
             # What is no value is at none of them, -1.
-            X[part, place] = known.get_indexer(pd.Index(texts[part]))
+            X[chunk, place] = level_index.get_indexer(pd.Index(texts[chunk]))
             let_go(X)
     return X, levels
 
@@ -58,20 +58,22 @@ def category_texts(rows: Dataset, name: str) -> NDArray[np.object_]:
     kind = rows.check_column(name)
     text = f"CASE WHEN {has_value_sql(quoted(name), kind)} THEN {label_sql(rows, name)} END"
     texts = np.empty(rows.n_rows, dtype=object)
-    known: dict[str, str] = {}
-    first = 0
+    interned: dict[str, str] = {}
+    row = 0
     for frame in rows.frames(f"SELECT {text} AS level FROM rows"):  # noqa: S608
-        for one in frame["level"].tolist():
+        for level in frame["level"].tolist():
             # One object for all rows of a level.
-            texts[first] = known.setdefault(one, one) if isinstance(one, str) else None
-            first += 1
+            texts[row] = (
+                interned.setdefault(level, level) if isinstance(level, str) else None
+            )
+            row += 1
     return texts
 
 
 def _levels(name: str, texts: NDArray[np.object_]) -> list[str]:
-    found = {text for text in texts if text is not None}
-    check_levels(name, found, remedy="Use it as a number, or merge levels in a view.")
-    return sorted_levels(found)
+    levels = {text for text in texts if text is not None}
+    check_levels(name, levels, remedy="Use it as a number, or merge levels in a view.")
+    return sorted_levels(levels)
 
 
 def check_levels(name: str, levels: Collection[str], *, remedy: str) -> None:

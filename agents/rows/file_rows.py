@@ -75,8 +75,8 @@ def read_file(
 
 def _needed(columns: Sequence[str] | None, present: Sequence[str]) -> list[str]:
     """The columns that are asked for, each of which must be there once."""
-    needed = list(dict.fromkeys(present)) if columns is None else list(columns)
-    for name in needed:
+    needed_columns = list(dict.fromkeys(present)) if columns is None else list(columns)
+    for name in needed_columns:
         check_name(name)
         if name not in present:
             raise no_column(name, present)
@@ -86,7 +86,7 @@ def _needed(columns: Sequence[str] | None, present: Sequence[str]) -> list[str]:
                 remedy="Rename one of them.",
                 code="duplicate_column",
             )
-    return needed
+    return needed_columns
 
 
 def _check_unique_id(name: str, present: Iterable[str]) -> None:
@@ -107,14 +107,14 @@ def _identity(cells: Sequence[NamedCell], unique_id: str | None) -> Identity:
                 code="columns",
             )
         return Identity(None, tuple(cells))
-    _check_unique_id(unique_id, [one.name for one in cells])
+    _check_unique_id(unique_id, [cell.name for cell in cells])
     return Identity(_named(cells, unique_id).cell)
 
 
 def _named(cells: Sequence[NamedCell], name: str) -> NamedCell:
-    for one in cells:
-        if one.name == name:
-            return one
+    for cell in cells:
+        if cell.name == name:
+            return cell
     raise AssertionError(f"{name} is there")
 
 
@@ -134,21 +134,21 @@ def _read_parquet(
         if kind == "BLOB":
             typed[name] = SourceColumn(name, select=stripped_sql(_BYTES))
     if columns is None:
-        columns = [one.name for one in typed.values() if not one.no_form]
-    needed = _needed(columns, list(typed))
-    for name in [*needed, *([] if unique_id is None else [unique_id])]:
+        columns = [column.name for column in typed.values() if not column.no_form]
+    needed_columns = _needed(columns, list(typed))
+    for name in [*needed_columns, *([] if unique_id is None else [unique_id])]:
         if name in typed:
             typed[name].check_form(name)
     cells = []
-    for name, one in typed.items():
-        cell = Cell(one.selected(quoted(name)), one.kind)
+    for name, source_column in typed.items():
+        cell = Cell(source_column.selected(quoted(name)), source_column.kind)
         cells.append(NamedCell(name, cell))
     identity = _identity(cells, unique_id)
     selected = select_identified(
-        source, [_named(cells, name) for name in needed], identity
+        source, [_named(cells, name) for name in needed_columns], identity
     )
     connection.execute(f"CREATE VIEW {IDENTIFIED} AS {selected}")
-    return frozenset(name for name in needed if typed[name].is_number)
+    return frozenset(name for name in needed_columns if typed[name].is_number)
 
 
 def _check_parquet(file: DataFile) -> None:
@@ -177,8 +177,8 @@ def _read_csv(
     delimiter, header = csv_header(file, columns)
     check_lines(file)
     # Nobody can ask for a column without a name, as of a delimiter at the end of lines.
-    asked = [name for name in header if name] if columns is None else columns
-    needed = _needed(asked, header)
+    asked_columns = [name for name in header if name] if columns is None else columns
+    needed_columns = _needed(asked_columns, header)
     all_columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header)))
     cells = _text_cells(header)
     identity = _identity(cells, unique_id)
@@ -189,7 +189,7 @@ def _read_csv(
         " encoding = 'utf-8', compression = 'none', strict_mode = true, null_padding = false, nullstr = '')"
     )
     selected = select_identified(
-        source, [_named(cells, name) for name in needed], identity
+        source, [_named(cells, name) for name in needed_columns], identity
     )
     try:
         connection.execute(f"CREATE TABLE {IDENTIFIED} AS {selected}")
@@ -210,19 +210,19 @@ def _read_json(
     cells: list[NamedCell] = []
     names: list[str] = []
     for batch in json_batches(file, BATCH_ROWS, columns):
-        new: dict[str, None] = {}
-        for one in batch:
-            new |= dict.fromkeys(one)
+        batch_names: dict[str, None] = {}
+        for record in batch:
+            batch_names |= dict.fromkeys(record)
         if not present:
-            names = list(new) if columns is None else list(columns)
+            names = list(batch_names) if columns is None else list(columns)
             cells = _text_cells([*names, ""])
             identity = Identity(cells[-1].cell)
             create_empty(connection, len(cells), cells[:-1], identity)
-        present |= new
+        present |= batch_names
         rows = []
-        for one in batch:
-            values = [one.get(name) for name in names]
-            rows.append([*values, _json_id(one, unique_id)])
+        for record in batch:
+            values = [record.get(name) for name in names]
+            rows.append([*values, _json_id(record, unique_id)])
         insert_texts(connection, rows, cells[:-1], identity)
     _needed(columns, list(present))
     if unique_id is not None:

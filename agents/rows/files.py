@@ -147,14 +147,14 @@ def _walk(root: Path, parts: Sequence[str]) -> int:
     waits for a pipe's writer.
     """
     try:
-        at = os.open(root, _STEP | os.O_DIRECTORY)
+        descriptor = os.open(root, _STEP | os.O_DIRECTORY)
         for i, part in enumerate(parts):
             flags = _STEP | (os.O_NONBLOCK if i == len(parts) - 1 else os.O_DIRECTORY)
             try:
-                entered = os.open(part, flags, dir_fd=at)
+                entered = os.open(part, flags, dir_fd=descriptor)
             finally:
-                os.close(at)
-            at = entered
+                os.close(descriptor)
+            descriptor = entered
     except (FileNotFoundError, NotADirectoryError):
         raise BadRequest(
             "This hospital's data folder holds no such file.",
@@ -171,10 +171,10 @@ def _walk(root: Path, parts: Sequence[str]) -> int:
         OSError
     ):  # a link where none was a moment ago, a socket, a name that is too long
         raise _no_file() from None
-    if not stat.S_ISREG(os.fstat(at).st_mode):
-        os.close(at)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise _no_file()
-    return at
+    return descriptor
 
 
 def _outside() -> Refused:
@@ -214,11 +214,11 @@ def no_column(name: str, present: Iterable[str]) -> BadRequest:
             remedy="Rename these columns in the data, writing each name anew.",
             code="missing_column",
         )
-    told = ", ".join(names[:_NAMES_TOLD]) or "none"
+    listed_names = ", ".join(names[:_NAMES_TOLD]) or "none"
     if len(names) > _NAMES_TOLD:
-        told += f" and {len(names) - _NAMES_TOLD:,} more"
+        listed_names += f" and {len(names) - _NAMES_TOLD:,} more"
     return BadRequest(
-        f"The data have no column {name}; they have {told}.",
+        f"The data have no column {name}; they have {listed_names}.",
         remedy="Correct the column's name, whose case matters in files, or select it in the data.",
         code="missing_column",
     )
@@ -226,13 +226,13 @@ def no_column(name: str, present: Iterable[str]) -> BadRequest:
 
 def _hidden_in(names: Sequence[str]) -> str:
     """Columns by number, with the characters of their names that cannot be seen."""
-    found = []
+    hidden_columns = []
     for place, name in enumerate(names, start=1):
         characters = sorted({c for c in name if is_hidden(c)})
         if characters:
             called = " and ".join(_called(c) for c in characters[:3])
-            found.append(f"column {place} ({called})")
-    return ", ".join(found[:5])
+            hidden_columns.append(f"column {place} ({called})")
+    return ", ".join(hidden_columns[:5])
 
 
 def _called(character: str) -> str:
@@ -281,7 +281,7 @@ def empty() -> BadRequest:
 
 
 def json_batches(
-    file: DataFile, n_rows: int, needed: Sequence[str] | None
+    file: DataFile, n_rows: int, needed_columns: Sequence[str] | None
 ) -> Iterator[list[dict[str, str | None]]]:
     """The objects of a file with one JSON object a line, their values as text: numbers
     with all their digits.
@@ -297,21 +297,23 @@ def json_batches(
         while line := lines.readline(_MAX_LINE_BYTES):
             number += 1
             if line.strip():
-                batch.append(_object(line, number, needed))
+                batch.append(_object(line, number, needed_columns))
             if len(batch) == n_rows:
                 yield batch
                 batch = []
     yield batch
 
 
-def _object(line: bytes, number: int, needed: Sequence[str] | None) -> dict[str, Any]:
+def _object(
+    line: bytes, number: int, needed_columns: Sequence[str] | None
+) -> dict[str, Any]:
     encoding = "utf-8-sig" if number == 1 else "utf-8"
     try:
         text = line.decode(encoding)
-        found: Any = json.loads(text, object_pairs_hook=_members, **_AS_TEXT)
+        record: Any = json.loads(text, object_pairs_hook=_members, **_AS_TEXT)
         # UTF-8 has no bytes for half a character: it can only stand there as an escape.
         if "\\u" in text:
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(record, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise BadRequest(
             f"The json file is not UTF-8 (line {number}).",
@@ -324,10 +326,10 @@ def _object(line: bytes, number: int, needed: Sequence[str] | None) -> dict[str,
         ) from None
     except (ValueError, RecursionError) as error:
         raise _bad_json(number, _what_is_wrong(line, error)) from None
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise _bad_json(number, "an array or a value stands there without names")
-    _check_plain(found, number, needed)
-    return found
+    _check_plain(record, number, needed_columns)
+    return record
 
 
 def _what_is_wrong(line: bytes, error: Exception) -> str:
@@ -364,10 +366,10 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_plain(
-    found: dict[str, Any], number: int, needed: Sequence[str] | None
+    record: dict[str, Any], number: int, needed_columns: Sequence[str] | None
 ) -> None:
-    for name in found if needed is None else needed:
-        if isinstance(found.get(name), dict | list):
+    for name in record if needed_columns is None else needed_columns:
+        if isinstance(record.get(name), dict | list):
             raise BadRequest(
                 f"Column {name} holds an array or an object (line {number}).",
                 remedy="Write a number or a text of it as a column of its own.",

@@ -194,9 +194,9 @@ class _Writer:
     def _is_own_table(self, column: Node) -> bool:
         """Whether what stands before the column's name, if anything, is the table."""
         qualifier = []
-        for part in (column.args.get("db"), column.args.get("table")):
-            if part:
-                qualifier.append(part.name.lower())
+        for identifier in (column.args.get("db"), column.args.get("table")):
+            if identifier:
+                qualifier.append(identifier.name.lower())
         if not qualifier:
             return True
         table = self.rules.name.lower().split(".")

@@ -188,21 +188,21 @@ def _read(
     for frame in dataset.frames(sql):
         is_valid = frame["valid"].to_numpy(dtype=bool)
         words = frame["word"].to_numpy(dtype=np.int64)
-        whole: NDArray[Any] = words.astype(_dtype(fixed))
-        others = frame["other"]
-        is_other = others.notna().to_numpy() & is_valid
+        whole_numbers: NDArray[Any] = words.astype(_dtype(fixed))
+        other_numbers = frame["other"]
+        is_other = other_numbers.notna().to_numpy() & is_valid
         for row in np.flatnonzero(is_other).tolist():
-            found = _whole(others.iloc[row], fixed)
-            if found is None:
+            whole_number = _whole(other_numbers.iloc[row], fixed)
+            if whole_number is None:
                 n_bad += 1
-                whole[row] = 0
+                whole_numbers[row] = 0
             else:
-                whole[row] = found
+                whole_numbers[row] = whole_number
         # A wider type holds every word.
         if fixed.bits < _WORD_BITS:
-            is_too_large = np.abs(whole) >= 2**fixed.bits
+            is_too_large = np.abs(whole_numbers) >= 2**fixed.bits
             n_bad += int(np.count_nonzero(is_too_large))
-        values.append(whole)
+        values.append(whole_numbers)
         valid.append(is_valid)
     if n_bad:
         raise BadRequest(
@@ -243,12 +243,12 @@ def _dtype(fixed: Fixed) -> type:
 def _whole(value: str | float, fixed: Fixed) -> int | None:
     """value / scale where that is a whole number within the type."""
     if isinstance(value, str) and fixed.two == fixed.five:
-        whole = _decimal(value, fixed.two)
+        whole_number = _decimal(value, fixed.two)
     else:
-        whole = _numerator(Fraction(value) / fixed.scale)
-    if whole is None or abs(whole) >> fixed.bits:
+        whole_number = _numerator(Fraction(value) / fixed.scale)
+    if whole_number is None or abs(whole_number) >> fixed.bits:
         return None
-    return whole
+    return whole_number
 
 
 def _numerator(exact: Fraction) -> int | None:

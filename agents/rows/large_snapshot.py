@@ -63,7 +63,7 @@ def write_large(path: Path, cohort: Cohort) -> None:
         keep("X", cohort.X)
         texts = cohort.unique_ids
         if not isinstance(texts, Texts):
-            texts = packed_texts([texts[part] for part in row_chunks(len(texts))])
+            texts = packed_texts([texts[chunk] for chunk in row_chunks(len(texts))])
         keep("letters", texts.letters)
         keep("edges", texts.edges)
         if cohort.weights is not None:
@@ -131,8 +131,8 @@ def _named(
         return None
     distinct = np.empty(len(head[name]), dtype=object)
     distinct[:] = head[name]
-    found: NDArray[np.object_] = distinct[np.asarray(arrays[name])]
-    return found
+    values: NDArray[np.object_] = distinct[np.asarray(arrays[name])]
+    return values
 
 
 def _file_of(path: Path, name: str) -> Path:
@@ -168,9 +168,9 @@ def _read(path: Path, part: _Part) -> NDArray[Any]:
         raise ValueError("type")
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise damaged(path) from None
-    if found != part.sha256:
+    if digest != part.sha256:
         raise damaged(path)
     return np.memmap(path, dtype=part.type, mode="r", shape=part.shape)

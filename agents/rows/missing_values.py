@@ -38,15 +38,15 @@ def check_no_null(rows: Dataset, unique_id: str, names: Sequence[str]) -> None:
 def raise_without(
     rows: Dataset, n_without: Mapping[str, int], notes: Sequence[str] = ()
 ) -> None:
-    found: list[str] = []
+    gaps: list[str] = []
     for name, n_null in n_without.items():
         if n_null:
-            null = "" if found else " without a value (NULL)"
-            found.append(f"{rows.told(n_null)}{null} in {name}")
-    if found:
+            null = "" if gaps else " without a value (NULL)"
+            gaps.append(f"{rows.told(n_null)}{null} in {name}")
+    if gaps:
         raise bad_request(
             "null",
-            " ".join([f"{capital(', '.join(found))}.", *notes]),
+            " ".join([f"{capital(', '.join(gaps))}.", *notes]),
             "Leave these rows out by missing drop, complete_on or WHERE ... IS NOT NULL, or fill them in a view.",
         )
 

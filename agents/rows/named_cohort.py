@@ -145,15 +145,15 @@ def usable_cohort(settings: SiteSettings, cohort: NamedCohort) -> MadeCohort:
     # For its refusal alone: rows of a definition that was changed since are not read.
     approved_sql(settings, cohort)
     name = cohort.short_name
-    made = made_cohort(settings, name)
-    if made is None:
+    cohort_facts = made_cohort(settings, name)
+    if cohort_facts is None:
         why = f"The rows of the cohort {name} have not been made at this hospital yet."
-    elif made.sha256 != cohort.sha256:
+    elif cohort_facts.sha256 != cohort.sha256:
         why = f"The rows of the cohort {name} are those of another definition than the approved one."
-    elif made.unique_id.lower() != cohort.unique_id.lower():
+    elif cohort_facts.unique_id.lower() != cohort.unique_id.lower():
         why = f"The rows of the cohort {name} were made with another unique_id than that of the policy."
     else:
-        return made
+        return cohort_facts
     raise Refused(
         why,
         remedy=f"The hospital makes them by `./run agent cohorts refresh {name}`; then order again.",
@@ -171,12 +171,12 @@ def cohort_source(settings: SiteSettings, cohort: NamedCohort) -> Source:
     )
 
 
-def with_numbers(described: DescribedQuery, made: MadeCohort) -> DescribedQuery:
+def with_numbers(described: DescribedQuery, cohort_facts: MadeCohort) -> DescribedQuery:
     """The columns as the hospital's own database described them: a text of digits may be
     a number there.
     """
-    numbers = {name.lower() for name in made.numbers}
-    if made.unique_id.lower() in numbers:
+    numbers = {name.lower() for name in cohort_facts.numbers}
+    if cohort_facts.unique_id.lower() in numbers:
         numbers.add(UNIQUE_ID)
     columns = []
     for column in described.columns:

@@ -159,18 +159,20 @@ def _raise(error: BadRequest) -> None:
 
 
 def _check_family(rows: Dataset, label_name: str, family: str, doubles: Floats) -> None:
-    is_bad, asked = families.label_problem(pairs.canonical_pair(family), doubles)
+    is_bad, requirement = families.label_problem(pairs.canonical_pair(family), doubles)
     n_bad = int(np.count_nonzero(is_bad))
     if n_bad:
         raise bad_request(
             "label",
-            f"{capital(rows.told(n_bad))} with a label in {label_name} that is not {asked}, as {family} asks.",
+            f"{capital(rows.told(n_bad))} with a label in {label_name} that is not {requirement}, as {family} asks.",
             "Leave these rows out, or order a family that knows such labels, such as gaussian.",
         )
 
 
 def read_weights(rows: Dataset, name: str, *, are_counts: bool) -> Floats:
-    asked = "a whole number of 0 or more" if are_counts else "a number of 0 or more"
+    requirement = (
+        "a whole number of 0 or more" if are_counts else "a number of 0 or more"
+    )
     weights = np.full(rows.n_rows, np.nan)
     if rows.is_number(name):
         weights = doubles_of(rows, name)
@@ -181,7 +183,7 @@ def read_weights(rows: Dataset, name: str, *, are_counts: bool) -> Floats:
     if n_bad:
         raise bad_request(
             "weights",
-            f"{capital(rows.told(n_bad))} with a weight in {name} that is not {asked}.",
+            f"{capital(rows.told(n_bad))} with a weight in {name} that is not {requirement}.",
             "Leave these rows out, or give them a weight in a view.",
         )
     if not weights.any():
@@ -217,13 +219,13 @@ def _classes(rows: Dataset, label_name: str) -> NDArray[Any]:
                 "Use whole numbers or texts as classes, or order model_type linear.",
             )
     y = np.empty(rows.n_rows, dtype=object)
-    known: dict[str, Any] = {}
-    first = 0
+    classes: dict[str, Any] = {}
+    row = 0
     for frame in rows.frames(f"SELECT {text} AS label FROM rows"):  # noqa: S608
-        for one in frame["label"].tolist():
+        for label in frame["label"].tolist():
             # One object for all rows of a class.
-            if one not in known:
-                known[one] = int(one) if is_number else one
-            y[first] = known[one]
-            first += 1
+            if label not in classes:
+                classes[label] = int(label) if is_number else label
+            y[row] = classes[label]
+            row += 1
     return y

@@ -161,9 +161,11 @@ def _own_table(table: exp.Table, policy: Policy, *, dialect: str) -> TableRules 
     if not table.args.get("db") and _names_cte(table, dialect=dialect):
         return None
     rules = policy.table(dotted(table))
-    parts = [exp.to_identifier(part, quoted=True) for part in rules.name.split(".")]
-    schema = parts[0] if len(parts) > 1 else None
-    table.set("this", parts[-1])
+    identifiers = [
+        exp.to_identifier(part, quoted=True) for part in rules.name.split(".")
+    ]
+    schema = identifiers[0] if len(identifiers) > 1 else None
+    table.set("this", identifiers[-1])
     table.set("db", schema)
     return rules
 

@@ -215,14 +215,18 @@ def only(node: Node, *allowed: str) -> bool:
 
 
 def dotted(table: Node) -> str:
-    parts = [str(part.name) for part in (table.args.get("db"), table.this) if part]
-    if any("." in part for part in parts):
+    names = [
+        str(identifier.name)
+        for identifier in (table.args.get("db"), table.this)
+        if identifier
+    ]
+    if any("." in name for name in names):
         raise refused_sql(
             "tables",
             "A quoted table name in FROM holds a dot.",
             "Quote schema and table apart.",
         )
-    return ".".join(parts)
+    return ".".join(names)
 
 
 def kind_of(node: object) -> str:

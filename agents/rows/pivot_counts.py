@@ -110,7 +110,7 @@ def _counts_below(
             # pandas has NaN where DuckDB has NULL
             label = tuple(text if isinstance(text, str) else None for text in key)
             if label in at_place:
-                found = at_place[label]
+                label_counts = at_place[label]
                 of_rows = places(pivots[label], rows)
-                found += np.bincount(of_rows, minlength=len(found))
-    return {label: np.cumsum(found)[:-1] for label, found in at_place.items()}
+                label_counts += np.bincount(of_rows, minlength=len(label_counts))
+    return {label: np.cumsum(counts)[:-1] for label, counts in at_place.items()}

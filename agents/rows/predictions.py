@@ -95,7 +95,7 @@ def write_predictions(
         _write_table(rows, target, model_id=model_id)
 
 
-def _row(entry: Mapping[str, Any], model_id: int, made: datetime) -> dict[str, Any]:
+def _row(entry: Mapping[str, Any], model_id: int, made_at: datetime) -> dict[str, Any]:
     label, value = None, entry["label"]
     if entry.get("probabilities") is not None:
         label = str(entry["label"])
@@ -106,7 +106,7 @@ def _row(entry: Mapping[str, Any], model_id: int, made: datetime) -> dict[str, A
         "label": label,
         "value": value,
         "reason": entry.get("reason"),
-        "made": made.replace(tzinfo=None, microsecond=0),
+        "made": made_at.replace(tzinfo=None, microsecond=0),
     }
 
 
@@ -178,15 +178,15 @@ def _write_table(
     table = _table(name, schema)
     try:
         with engine.begin() as connection:
-            found = _columns_of(connection, dialect, name, schema)
-            if found and not set(_COLUMNS) <= found:
-                missing = ", ".join(sorted(set(_COLUMNS) - found))
+            present_columns = _columns_of(connection, dialect, name, schema)
+            if present_columns and not set(_COLUMNS) <= present_columns:
+                missing = ", ".join(sorted(set(_COLUMNS) - present_columns))
                 raise BadRequest(
                     f"The table {target.table} has no column {missing}.",
                     remedy="Name another table, or one that is not there: it is made.",
                     code="into",
                 )
-            if not found:
+            if not present_columns:
                 # Before a row is touched: MariaDB ends a transaction at CREATE, which
                 # must not come between the old rows' removal and the new ones.
                 table.create(connection)

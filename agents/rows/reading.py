@@ -82,14 +82,14 @@ def open_query(
     with ExitStack() as stack:
         room = Room(settings, stack)
         source, described = described_query(settings, query, room)
-        needed = columns
+        needed_columns = columns
         if columns is not None:
-            needed = list(dict.fromkeys([*columns, *complete_on]))
+            needed_columns = list(dict.fromkeys([*columns, *complete_on]))
         place = needed_place(unique_id, described.names)
         rows = read_query(
             source,
             described,
-            columns=needed,
+            columns=needed_columns,
             unique_id=described.names[place],
             connect=room.of_database,
         )
@@ -228,16 +228,16 @@ def open_dataset(
         opened = DataRequest(settings, policy, requester, columns, and_numbers, room)
 
         def dataset(connection: Any, facts: RowFacts) -> Dataset:
-            found = _dataset(
+            rows = _dataset(
                 connection,
                 facts,
                 complete_on=complete_on,
                 min_rows=opened.min_rows,
                 timeout_seconds=opened.timeout_seconds,
             )
-            if found.n_rows == 0:
+            if rows.n_rows == 0:
                 raise _no_rows(complete_on)
-            return found
+            return rows
 
         if snapshot is None:
             yield dataset(*opened.read(data_path, data_type))

@@ -63,15 +63,15 @@ def literal(text: str) -> str:
 
 def found_column(name: str, present: Sequence[str]) -> str | None:
     """The one column of this name, or else the one that differs by case alone."""
-    same = [other for other in present if other == name]
-    alike = same or [other for other in present if other.lower() == name.lower()]
+    exact = [column for column in present if column == name]
+    alike = exact or [column for column in present if column.lower() == name.lower()]
     return alike[0] if len(alike) == 1 else None
 
 
 def is_missing(name: str, present: Sequence[str]) -> bool:
     """Whether no column has this name, in whatever case."""
     lower = name.lower()
-    return not any(other.lower() == lower for other in present)
+    return not any(column.lower() == lower for column in present)
 
 
 def needed_place(name: str, present: Sequence[str]) -> int:
@@ -86,10 +86,10 @@ def needed_place(name: str, present: Sequence[str]) -> int:
             remedy="Rename one of them, by AS in SQL.",
             code="duplicate_column",
         )
-    found = found_column(name, present)
-    if found is None:
+    column = found_column(name, present)
+    if column is None:
         raise no_column(name, present)
-    return present.index(found)
+    return present.index(column)
 
 
 def check_name(name: str) -> None:
@@ -145,9 +145,9 @@ def _spill_folder(parent: Path) -> Path:
     """A private folder of this process; what processes that are gone have left is
     removed first.
     """
-    for left in make_private_folder(parent).iterdir():
-        if not Path("/proc", left.name.partition("-")[0]).exists():
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in make_private_folder(parent).iterdir():
+        if not Path("/proc", leftover.name.partition("-")[0]).exists():
+            shutil.rmtree(leftover, ignore_errors=True)
     return make_private_folder(parent / f"{os.getpid()}-{secrets.token_hex(8)}")
 
 
@@ -186,41 +186,47 @@ class Identity:
 
 
 def select_identified(
-    source: str, needed: Sequence[NamedCell], identity: Identity
+    source: str, named_cells: Sequence[NamedCell], identity: Identity
 ) -> str:
     """The rows of IDENTIFIED, as a SELECT from a relation.
 
     A digest is computed by DuckDB, row by row; the columns that it is of are in no
     result.
     """
-    selected = [f"{one.cell.sql} AS {quoted(one.name)}" for one in needed]
+    selected = [f"{column.cell.sql} AS {quoted(column.name)}" for column in named_cells]
     if identity.cell is not None:
         selected.append(f"{identity.cell.sql} AS {quoted(UNIQUE_ID)}")
         return f"SELECT {', '.join(selected)} FROM {source}"  # noqa: S608
     typed: list[str] = []
     texts: list[str] = []
     of_row: dict[str, str] = {}
-    for place, one in enumerate(identity.whole_row):
-        typed.append(f"{one.cell.sql} AS w{place}")
+    for place, row_column in enumerate(identity.whole_row):
+        typed.append(f"{row_column.cell.sql} AS w{place}")
         # Each text is used twice, and so written in a SELECT of its own.
-        texts.append(f"{canonical_sql(f'w{place}', one.cell.kind)} AS t{place}")
-        name = f"{one.name} {place}" if one.name in of_row else one.name
+        texts.append(f"{canonical_sql(f'w{place}', row_column.cell.kind)} AS t{place}")
+        name = (
+            f"{row_column.name} {place}"
+            if row_column.name in of_row
+            else row_column.name
+        )
         of_row[name] = f"t{place}"
-    rows = f"SELECT {', '.join([*_numbered(needed), *typed])} FROM {source}"  # noqa: S608
+    rows = f"SELECT {', '.join([*_numbered(named_cells), *typed])} FROM {source}"  # noqa: S608
     rows = f"SELECT *, {', '.join(texts)} FROM ({rows})"  # noqa: S608
-    selected = [f"n{i} AS {quoted(one.name)}" for i, one in enumerate(needed)]
+    selected = [
+        f"n{i} AS {quoted(column.name)}" for i, column in enumerate(named_cells)
+    ]
     selected.append(f"{row_sql(of_row)} AS {quoted(UNIQUE_ID)}")
     return f"SELECT {', '.join(selected)} FROM ({rows})"  # noqa: S608
 
 
-def _numbered(needed: Sequence[NamedCell]) -> list[str]:
-    return [f"{one.cell.sql} AS n{i}" for i, one in enumerate(needed)]
+def _numbered(named_cells: Sequence[NamedCell]) -> list[str]:
+    return [f"{column.cell.sql} AS n{i}" for i, column in enumerate(named_cells)]
 
 
 def insert_texts(
     connection: Any,
     rows: Sequence[Sequence[str | None]],
-    needed: Sequence[NamedCell],
+    named_cells: Sequence[NamedCell],
     identity: Identity,
 ) -> None:
     """Adds rows of texts c0, c1, ... to IDENTIFIED."""
@@ -234,15 +240,15 @@ def insert_texts(
     # A column without any value has no type.
     texts = ", ".join(f"CAST({name} AS VARCHAR) AS {name}" for name in frame.columns)
     source = f"(SELECT {texts} FROM batch)"  # noqa: S608
-    selected = select_identified(source, needed, identity)
+    selected = select_identified(source, named_cells, identity)
     connection.execute(f"INSERT INTO {IDENTIFIED} {selected}")
     connection.unregister("batch")
 
 
 def create_empty(
-    connection: Any, n_texts: int, needed: Sequence[NamedCell], identity: Identity
+    connection: Any, n_texts: int, named_cells: Sequence[NamedCell], identity: Identity
 ) -> None:
     """IDENTIFIED without rows, for `insert_texts` of so many texts a row."""
     empty = ", ".join(f"NULL::VARCHAR AS c{i}" for i in range(n_texts))
-    selected = select_identified(f"(SELECT {empty})", needed, identity)
+    selected = select_identified(f"(SELECT {empty})", named_cells, identity)
     connection.execute(f"CREATE TABLE {IDENTIFIED} AS {selected} LIMIT 0")

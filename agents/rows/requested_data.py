@@ -116,10 +116,10 @@ def described_query(
     if query.cohort is None:
         source = site_source(settings)
         return source, source.described(query, connect=room.to_describe)
-    made = usable_cohort(settings, query.cohort)
+    cohort_facts = usable_cohort(settings, query.cohort)
     source = cohort_source(settings, query.cohort)
     described = source.described(query, connect=room.to_describe)
-    return source, with_numbers(described, made)
+    return source, with_numbers(described, cohort_facts)
 
 
 def populations_of(query: CheckedQuery) -> tuple[str, ...]:
@@ -215,8 +215,10 @@ class DataRequest:
             check_name(name)
         text = data_path
         if data_type == "table" and not names_cohort(data_path):
-            asked = self.columns if self._is_listed(data_path, dialect) else None
-            text = _select(data_path, asked, dialect)
+            asked_columns = (
+                self.columns if self._is_listed(data_path, dialect) else None
+            )
+            text = _select(data_path, asked_columns, dialect)
         checked = self._checked(text, dialect)
         named = ""
         if len(checked.tables) == 1:
@@ -258,11 +260,11 @@ class DataRequest:
     def _needed(self, described: DescribedQuery) -> list[str] | None:
         if self.columns is None or not self.and_numbers:
             return self.columns
-        needed = {name.lower(): name for name in self.columns}
+        needed_columns = {name.lower(): name for name in self.columns}
         for column in described.columns:
             if column.is_number and column.name != UNIQUE_ID:
-                needed.setdefault(column.name.lower(), column.name)
-        return list(needed.values())
+                needed_columns.setdefault(column.name.lower(), column.name)
+        return list(needed_columns.values())
 
     def _unique_id(
         self, described: DescribedQuery, named: str, data_type: str
@@ -279,10 +281,10 @@ class DataRequest:
             check_name(name)
         if self.is_foreign:
             return UNIQUE_ID
-        found = found_column(named, described.names) if named else None
-        if found is None and data_type == "table":
+        id_column = found_column(named, described.names) if named else None
+        if id_column is None and data_type == "table":
             raise _no_unique_id(described.query, named)
-        return found
+        return id_column
 
     def _checked(self, text: str, dialect: str) -> CheckedQuery:
         """`check_sql` with the unique id of the one table that the text reads,
@@ -333,13 +335,13 @@ def _database_name(data_path: str, data_type: str) -> str:
 
 @contextmanager
 def _named_by_policy(
-    checked: CheckedQuery, unique_id: str, asked: Sequence[str]
+    checked: CheckedQuery, unique_id: str, asked_columns: Sequence[str]
 ) -> Iterator[None]:
     """Says of a missing column that nobody asked for why it is needed."""
     try:
         yield
     except BadRequest as error:
-        is_its_own = bool(unique_id) and unique_id not in asked
+        is_its_own = bool(unique_id) and unique_id not in asked_columns
         if not is_its_own or f"has no column {unique_id}." not in str(error):
             raise
         raise _no_unique_id(checked, unique_id) from None

@@ -183,10 +183,10 @@ def groups_of(
     rows = dataset.query("SELECT * EXCLUDE code FROM groups ORDER BY code")
     if len(rows) > MAX_GROUPS:
         raise too_many_groups()
-    found = [
+    groups = [
         Group(tuple(label), n_rows, n_complete) for *label, n_rows, n_complete in rows
     ]
-    return Groups(cells, found)
+    return Groups(cells, groups)
 
 
 def too_many_groups() -> TooLarge:
@@ -226,13 +226,13 @@ def rows_sql(
     labelled = f"SELECT {', '.join(named)} FROM rows WHERE {where}"  # noqa: S608
     if not labels:
         return labelled
-    wanted = ["code", *aliases("c", len(cells))]
+    selected = ["code", *aliases("c", len(cells))]
     # NULL is a label as any other, which = would not find.
     is_same = [
         f"labelled.{name} IS NOT DISTINCT FROM groups.{name}"
         for name in aliases("g", len(labels))
     ]
-    return f"SELECT {', '.join(wanted)}\nFROM ({labelled}) AS labelled\nJOIN groups ON {' AND '.join(is_same)}"
+    return f"SELECT {', '.join(selected)}\nFROM ({labelled}) AS labelled\nJOIN groups ON {' AND '.join(is_same)}"
 
 
 def aliases(prefix: str, n: int) -> list[str]:

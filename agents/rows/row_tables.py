@@ -93,50 +93,50 @@ def taken(table: NDArray[Any], places: Ints) -> NDArray[Any]:
         return table[places]
     if is_in_order(places, len(table)):
         return table
-    found = empty_beside(table, len(places))
+    new_table = empty_beside(table, len(places))
     if is_rising(places):
-        for part in row_chunks(len(places)):
-            found[part] = table[places[part]]
-            let_go(found)
+        for chunk in row_chunks(len(places)):
+            new_table[chunk] = table[places[chunk]]
+            let_go(new_table)
             let_go(table)
-        return found
-    _take_scattered(table, places, found)
-    return found
+        return new_table
+    _take_scattered(table, places, new_table)
+    return new_table
 
 
-def _take_scattered(table: NDArray[Any], places: Ints, found: NDArray[Any]) -> None:
-    """Writes the rows at these places, in whatever order, to `found`.
+def _take_scattered(table: NDArray[Any], places: Ints, new_table: NDArray[Any]) -> None:
+    """Writes the rows at these places, in whatever order, to `new_table`.
 
     A look at each row where it stands would have all of the table in memory, a page for
     each row. So the table is read from its first row to its last, and each row is put
     into the block that it belongs to; then the rows of each block are put in order.
     """
-    n_rows = max(1, _BLOCK_BYTES // (found.nbytes // len(found)))
+    n_rows = max(1, _BLOCK_BYTES // (new_table.nbytes // len(new_table)))
     n_blocks = -(-len(places) // n_rows)
     # By block, where its next row is put.
     ends = n_rows * np.arange(n_blocks)
     goes_to = np.argsort(places, kind="stable")
-    for part in row_chunks(len(places)):
-        targets = goes_to[part]
+    for chunk in row_chunks(len(places)):
+        targets = goes_to[chunk]
         rows = table[places[targets]]
         blocks = targets // n_rows
         for block in np.unique(blocks).tolist():
             of_block = rows[blocks == block]
             end = int(ends[block])
-            found[end : end + len(of_block)] = of_block
+            new_table[end : end + len(of_block)] = of_block
             ends[block] += len(of_block)
             # The system may have given more of the file than was written.
-            let_go(found)
+            let_go(new_table)
         let_go(table)
     del goes_to
     for start in range(0, len(places), n_rows):
         block_rows = slice(start, start + n_rows)
         # As they came: in the order of the table.
         came = np.argsort(places[block_rows], kind="stable")
-        in_order = np.empty_like(found[block_rows], subok=False)
-        in_order[came] = found[block_rows]
-        found[block_rows] = in_order
-        let_go(found)
+        in_order = np.empty_like(new_table[block_rows], subok=False)
+        in_order[came] = new_table[block_rows]
+        new_table[block_rows] = in_order
+        let_go(new_table)
 
 
 def made_of(
@@ -148,16 +148,16 @@ def made_of(
     folder = folder_of(table)
     if folder is None:
         return make(table)
-    found = None
-    for part, rows in table_chunks(table):
-        made = make(rows)
-        if found is None:
-            shape = (len(table), *made.shape[1:])
-            found = empty_table(folder, shape, made.dtype)
-        found[part] = made
-        let_go(found)
-    assert found is not None, "a table on disk has rows"
-    return found
+    new_table = None
+    for chunk, rows in table_chunks(table):
+        new_rows = make(rows)
+        if new_table is None:
+            shape = (len(table), *new_rows.shape[1:])
+            new_table = empty_table(folder, shape, new_rows.dtype)
+        new_table[chunk] = new_rows
+        let_go(new_table)
+    assert new_table is not None, "a table on disk has rows"
+    return new_table
 
 
 def without_column(table: NDArray[Any], place: int) -> NDArray[Any]:
@@ -170,16 +170,16 @@ def is_in_order(places: Ints, n_rows: int) -> bool:
     if len(places) != n_rows:
         return False
     return all(
-        np.array_equal(places[part], np.arange(part.start, part.stop))
-        for part in row_chunks(n_rows)
+        np.array_equal(places[chunk], np.arange(chunk.start, chunk.stop))
+        for chunk in row_chunks(n_rows)
     )
 
 
 def is_rising(values: NDArray[Any]) -> bool:
     """Whether each of some values (n,) is above the one before it."""
-    for part in row_chunks(max(0, len(values) - 1)):
-        following = values[part.start + 1 : part.stop + 1]
-        if (following <= values[part]).any():
+    for chunk in row_chunks(max(0, len(values) - 1)):
+        following = values[chunk.start + 1 : chunk.stop + 1]
+        if (following <= values[chunk]).any():
             return False
     return True
 
@@ -191,6 +191,6 @@ def columns(table: NDArray[Any]) -> Iterator[NDArray[Any]]:
             yield table[:, place]
             continue
         column = np.empty(len(table), dtype=table.dtype)
-        for part, rows in table_chunks(table):
-            column[part] = rows[:, place]
+        for chunk, rows in table_chunks(table):
+            column[chunk] = rows[:, place]
         yield column

@@ -42,19 +42,19 @@ class Texts(Sequence[str]):
             start, stop, step = place.indices(len(self))
             if step == 1 and start < stop:
                 return self._of_chunk(slice(start, stop))
-            return [self[one] for one in range(start, stop, step)]
-        one = range(len(self))[place]
+            return [self[position] for position in range(start, stop, step)]
+        index = range(len(self))[place]
         return str(
-            self.letters[self.edges[one] : self.edges[one + 1]].tobytes(), "utf-8"
+            self.letters[self.edges[index] : self.edges[index + 1]].tobytes(), "utf-8"
         )
 
     def __iter__(self) -> Iterator[str]:
-        for part in row_chunks(len(self)):
-            yield from self._of_chunk(part)
+        for chunk in row_chunks(len(self)):
+            yield from self._of_chunk(chunk)
 
-    def _of_chunk(self, part: slice) -> list[str]:
+    def _of_chunk(self, chunk: slice) -> list[str]:
         # A copy: what it is of on disk is let go before these are used.
-        edges = np.array(self.edges[part.start : part.stop + 1])
+        edges = np.array(self.edges[chunk.start : chunk.stop + 1])
         letters = self.letters[edges[0] : edges[-1]].tobytes()
         self._let_go()
         places = (edges - edges[0]).tolist()
@@ -69,8 +69,8 @@ class Texts(Sequence[str]):
     def longest(self) -> int:
         """How many bytes the longest one has."""
         longest = 0
-        for part in row_chunks(len(self)):
-            edges = self.edges[part.start : part.stop + 1]
+        for chunk in row_chunks(len(self)):
+            edges = self.edges[chunk.start : chunk.stop + 1]
             longest = max(longest, int(np.diff(edges).max()))
         return longest
 
@@ -81,13 +81,15 @@ class Texts(Sequence[str]):
         return _packed(self._moved(places), folder_of(self.edges))
 
     def _moved(self, places: Ints) -> Iterator[_Packed]:
-        for part in row_chunks(len(places)):
-            of_part = places[part]
-            begins = np.asarray(self.edges[of_part])
-            lengths = self.edges[of_part + 1] - begins
+        for chunk in row_chunks(len(places)):
+            of_chunk = places[chunk]
+            begins = np.asarray(self.edges[of_chunk])
+            lengths = self.edges[of_chunk + 1] - begins
             # Of each letter where it stood: its place here, moved by that of its text.
-            here = np.cumsum(lengths) - lengths
-            stood = np.arange(int(lengths.sum())) + np.repeat(begins - here, lengths)
+            new_begins = np.cumsum(lengths) - lengths
+            stood = np.arange(int(lengths.sum())) + np.repeat(
+                begins - new_begins, lengths
+            )
             yield np.asarray(self.letters[stood]), np.asarray(lengths)
             self._let_go()
 

@@ -107,8 +107,8 @@ def tsql_error(number: int | None, message: str) -> ServerError:
         kind = "database" if number >= _FIRST_OF_LIBRARY else "sql"
     name = None
     if kind.startswith("missing"):
-        found = _TSQL_NAME.search(message.split("\n", 1)[0])
-        name = found[1] if found else None
+        match = _TSQL_NAME.search(message.split("\n", 1)[0])
+        name = match[1] if match else None
     return ServerError(kind, name)
 
 
@@ -123,6 +123,6 @@ def _oracle_error(error: Any) -> ServerError:
     name = None
     if kind.startswith("missing"):
         line = str(getattr(error, "message", "")).split("\n", 1)[0]
-        found = _ORACLE_NAME.search(line)
-        name = found[0].replace('"', "") if found else None
+        match = _ORACLE_NAME.search(line)
+        name = match[0].replace('"', "") if match else None
     return ServerError(kind, name)

@@ -119,13 +119,13 @@ def oracle_columns(description: Sequence[Any]) -> list[SourceColumn]:
     """
     columns = []
     for name, kind, _, _, digits, after_point, *_ in description:
-        known = _ORACLE.get(kind.name)
+        source_column = _ORACLE.get(kind.name)
         if kind.name == "DB_TYPE_NUMBER":
-            known = _oracle_number(digits, after_point)
-        if known is None:
+            source_column = _oracle_number(digits, after_point)
+        if source_column is None:
             word = kind.name.removeprefix("DB_TYPE_").lower()
-            known = SourceColumn("", no_form=word)
-        columns.append(named_column(known, str(name)))
+            source_column = SourceColumn("", no_form=word)
+        columns.append(named_column(source_column, str(name)))
     return columns
 
 

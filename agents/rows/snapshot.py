@@ -93,11 +93,11 @@ def snapshot_facts(connection: Any, path: Path) -> SnapshotFacts:
     """What is noted in a snapshot; of one of an earlier version only the types."""
     file = literal(str(path))
     sql = f"SELECT key, value FROM parquet_kv_metadata({file})"  # noqa: S608
-    told: dict[str, bytes] = {}
+    metadata: dict[str, bytes] = {}
     for key, value in connection.execute(sql).fetchall():
-        told[str(key, "utf-8")] = value
-    if _FACTS in told:
-        facts = json.loads(told[_FACTS])
+        metadata[str(key, "utf-8")] = value
+    if _FACTS in metadata:
+        facts = json.loads(metadata[_FACTS])
         return SnapshotFacts(
             tuple(facts["types"]),
             tuple(facts["populations"]),
@@ -107,7 +107,7 @@ def snapshot_facts(connection: Any, path: Path) -> SnapshotFacts:
         )
     # an order that began under an earlier version goes on with the types that it began
     # with
-    types = told[_TYPES].decode().split(";") if _TYPES in told else []
+    types = metadata[_TYPES].decode().split(";") if _TYPES in metadata else []
     return SnapshotFacts(tuple(types))
 
 
@@ -124,5 +124,5 @@ def select_snapshot(connection: Any, path: Path, facts: SnapshotFacts) -> str:
     for name, kind in zip(names, kinds, strict=True):
         cells[name] = Cell(f"CAST({quoted(name)} AS {kind})", kind)
     id_cell = cells.pop(UNIQUE_ID, None)
-    needed = [NamedCell(name, cell) for name, cell in cells.items()]
-    return select_identified(source, needed, Identity(id_cell, tuple(needed)))
+    named_cells = [NamedCell(name, cell) for name, cell in cells.items()]
+    return select_identified(source, named_cells, Identity(id_cell, tuple(named_cells)))

@@ -136,35 +136,38 @@ def postgres_columns(
     types = look_up(sorted(unknown)) if unknown else {}
     columns = []
     for column in description:
-        known = _POSTGRES.get(column.type_code)
+        source_column = _POSTGRES.get(column.type_code)
         if column.type_code == _POSTGRES_NUMERIC:
             # NaN is no value
             text = "NULLIF(CAST({} AS text), 'NaN')"
-            known = decimal_column(column.precision, column.scale, text)
-        elif known is None:
-            known = _postgres_text(column, types.get(column.type_code))
-        columns.append(named_column(known, column.name))
+            source_column = decimal_column(column.precision, column.scale, text)
+        elif source_column is None:
+            source_column = _postgres_text(column, types.get(column.type_code))
+        columns.append(named_column(source_column, column.name))
     return columns
 
 
-def _postgres_text(column: Any, found: PostgresType | None) -> SourceColumn:
+def _postgres_text(column: Any, postgres_type: PostgresType | None) -> SourceColumn:
     is_bit = column.type_code == _POSTGRES_BIT and column.display_size == 1
     text = "CAST({} AS text)"
-    if found is None:
+    if postgres_type is None:
         return SourceColumn("", select=text, no_form="unknown")
-    has_form = found.category in _POSTGRES_CATEGORIES or found.name in _POSTGRES_NAMES
+    has_form = (
+        postgres_type.category in _POSTGRES_CATEGORIES
+        or postgres_type.name in _POSTGRES_NAMES
+    )
     return SourceColumn(
         "",
         select=text,
         is_number=is_bit,
-        no_form="" if has_form else _postgres_type(found),
+        no_form="" if has_form else _postgres_type(postgres_type),
     )
 
 
-def _postgres_type(found: PostgresType) -> str:
-    if found.category == "A":
-        return f"array of {found.name.lstrip('_')}"
-    return found.name
+def _postgres_type(postgres_type: PostgresType) -> str:
+    if postgres_type.category == "A":
+        return f"array of {postgres_type.name.lstrip('_')}"
+    return postgres_type.name
 
 
 def decimal_column(
@@ -233,16 +236,16 @@ def mysql_columns(description: Sequence[Any]) -> list[SourceColumn]:
     """
     columns = []
     for name, code, _, width, _, after_point, _ in description:
-        known = _MYSQL.get(code, SourceColumn("", no_form="unknown"))
+        source_column = _MYSQL.get(code, SourceColumn("", no_form="unknown"))
         if code == _MYSQL_BIT:
             bits = f"LPAD(BIN({{}} + 0), {int(width)}, '0')"
-            known = SourceColumn("", select=bits, is_number=width == 1)
+            source_column = SourceColumn("", select=bits, is_number=width == 1)
         if code in _MYSQL_DECIMALS:
             # The width has a place for the sign, unless the column is unsigned: one
             # digit more than there is does no harm.
             digits = width - (1 if after_point else 0)
-            known = decimal_column(digits, after_point, "{}")
-        columns.append(named_column(known, str(name)))
+            source_column = decimal_column(digits, after_point, "{}")
+        columns.append(named_column(source_column, str(name)))
     return columns
 
 

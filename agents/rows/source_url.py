@@ -164,11 +164,11 @@ def _no_driver(dialect: str) -> BadRequest:
 
 
 def _check_options(url: sa.URL, dialect: str) -> None:
-    known = (*_OPTIONS[dialect], _INSECURE)
+    options = (*_OPTIONS[dialect], _INSECURE)
     for name, value in url.query.items():
-        if name not in known:
+        if name not in options:
             raise unusable(
-                f"Of {NAMES[dialect]} it has no option {name}; options are {', '.join(known)}."
+                f"Of {NAMES[dialect]} it has no option {name}; options are {', '.join(options)}."
             )
         if not isinstance(value, str):
             raise unusable(f"It names the option {name} twice.")

@@ -59,16 +59,16 @@ def prepare(
     """
     check_enough_rows(rows.n_rows, rows.min_rows)
     derived = DerivedSql(rows, study.derived, study.in_order)
-    decide = list(study.complete_on)
-    if study.missing == "drop" and not decide:
-        decide = [*study.columns, *labels]
+    deciding_columns = list(study.complete_on)
+    if study.missing == "drop" and not deciding_columns:
+        deciding_columns = [*study.columns, *labels]
     n_undefined = _count_undefined(rows, study, derived)
-    found = with_derived(rows, derived, decide)
+    remaining = with_derived(rows, derived, deciding_columns)
     remedy = "Shorten complete_on, leave out the attributes with most gaps, or order missing mean."
-    _check_left(found.n_rows, rows.n_rows, rows.min_rows, remedy)
-    _check_gaps(found, study, labels, n_undefined)
-    flow = Flow(rows.n_rows, found.n_rows, n_undefined)
-    return PreparedRows(found, flow)
+    _check_left(remaining.n_rows, rows.n_rows, rows.min_rows, remedy)
+    _check_gaps(remaining, study, labels, n_undefined)
+    flow = Flow(rows.n_rows, remaining.n_rows, n_undefined)
+    return PreparedRows(remaining, flow)
 
 
 def prepare_question(
@@ -98,15 +98,15 @@ def prepare_question(
     rows = _with_numbers_of_texts(rows, question)
     derived = DerivedSql(rows, question.derived, question.in_order)
     _check_undefined(rows, question, derived, min_rows)
-    decide = list(dict.fromkeys(complete_on))
+    deciding_columns = list(dict.fromkeys(complete_on))
     if question.missing == "drop":
-        decide = list(dict.fromkeys([*columns, *complete_on]))
-    found = with_derived(rows, derived, decide)
+        deciding_columns = list(dict.fromkeys([*columns, *complete_on]))
+    remaining = with_derived(rows, derived, deciding_columns)
     remedy = "Shorten complete_on, leave missing out, or leave out the column with most gaps."
-    _check_left(found.n_rows, rows.n_rows, rows.min_rows, remedy)
+    _check_left(remaining.n_rows, rows.n_rows, rows.min_rows, remedy)
     if question.missing == "refuse":
-        without_value(found, columns)
-    return found
+        without_value(remaining, columns)
+    return remaining
 
 
 def _with_numbers_of_texts(rows: Dataset, question: QuestionRows) -> Dataset:
@@ -114,8 +114,8 @@ def _with_numbers_of_texts(rows: Dataset, question: QuestionRows) -> Dataset:
     expression uses them so, as in every statistic.
     """
     numbers: set[str] = set()
-    for one in question.derived.values():
-        for name in one.numbers:
+    for expression in question.derived.values():
+        for name in expression.numbers:
             if name not in question.derived and not rows.is_number(name):
                 number_of(rows, name)
                 numbers.add(name)
@@ -130,14 +130,14 @@ def _check_undefined(
         return
     # What asks whether a value is there may choose among rows without one, too.
     choosing: dict[str, str] = {}
-    for name, one in question.derived.items():
-        if any(node.op == "missing" for node in one.root.every()):
+    for name, expression in question.derived.items():
+        if any(node.op == "missing" for node in expression.root.every()):
             lacks = f"NOT ({derived.has_value(name)})"
             choosing[name] = f"count(*) FILTER (WHERE {lacks})"
     if choosing:
         sql = f"SELECT {', '.join(choosing.values())} FROM {derived.source(IDENTIFIED)}"  # noqa: S608
-        (found,) = rows.query(sql)
-        undefined |= dict(zip(choosing, found, strict=True))
+        (row_counts,) = rows.query(sql)
+        undefined |= dict(zip(choosing, row_counts, strict=True))
     few = [name for name, n_rows in undefined.items() if 0 < n_rows < min_rows]
     if few:
         raise Refused(
@@ -150,14 +150,16 @@ def _check_undefined(
         )
 
 
-def with_derived(rows: Dataset, derived: DerivedSql, decide: Sequence[str]) -> Dataset:
-    """The dataset with derived columns, of the rows with a value in `decide`."""
-    if not derived.columns and not decide:
+def with_derived(
+    rows: Dataset, derived: DerivedSql, deciding_columns: Sequence[str]
+) -> Dataset:
+    """The dataset with derived columns, of the rows with a value in `deciding_columns`."""
+    if not derived.columns and not deciding_columns:
         return rows
     selected = [quoted(name) for name in [*rows.columns, UNIQUE_ID]]
     for name, column in derived.columns.items():
         selected.append(f"{column} AS {quoted(name)}")
-    conditions = [derived.has_value(name) for name in decide]
+    conditions = [derived.has_value(name) for name in deciding_columns]
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     source = derived.source(IDENTIFIED)
     with safe_reading(rows.timeout_seconds):
@@ -199,12 +201,12 @@ def _count_undefined(
         return {}
     counts: list[str] = []
     for name in study.in_order:
-        has_all = [derived.has_value(used) for used in study.derived[name].names]
+        has_all = [derived.has_value(column) for column in study.derived[name].names]
         is_undefined = " AND ".join([*has_all, f"NOT ({derived.has_value(name)})"])
         counts.append(f"count(*) FILTER (WHERE {is_undefined})")
     sql = f"SELECT {', '.join(counts)} FROM {derived.source(IDENTIFIED)}"  # noqa: S608
-    (found,) = rows.query(sql)
-    return dict(zip(study.in_order, found, strict=True))
+    (row_counts,) = rows.query(sql)
+    return dict(zip(study.in_order, row_counts, strict=True))
 
 
 def _check_left(n_left: int, n_selected: int, min_rows: int, remedy: str) -> None:

@@ -37,19 +37,19 @@ def smallest_cells(
     places = ", ".join(str(place) for place in range(1, 1 + len(labels)))
     by_label = f" GROUP BY {places}" if labels else ""
     selected = ", ".join([*labels, *distinct])
-    found = dataset.query(f"SELECT {selected} FROM rows WHERE {complete}{by_label}")  # noqa: S608
+    counts = dataset.query(f"SELECT {selected} FROM rows WHERE {complete}{by_label}")  # noqa: S608
 
     n_labels = len(labels)
     two_valued: dict[Label, list[int]] = {}
-    for row in found:
+    for row in counts:
         of_group = [place for place, n in enumerate(row[n_labels:]) if n == 2]
         if of_group:
             two_valued[tuple(row[:n_labels])] = of_group
-    asked = sorted(set().union(*two_valued.values()))
-    if not asked:
+    asked_places = sorted(set().union(*two_valued.values()))
+    if not asked_places:
         return {}
 
-    values = [numbers[place].double for place in asked]
+    values = [numbers[place].double for place in asked_places]
     n_keys = n_labels + len(values)
     keys = ", ".join(str(place) for place in range(1, 1 + n_keys))
     selected = ", ".join([*labels, *values])
@@ -65,7 +65,7 @@ def smallest_cells(
         n_rows = table[:, -1].astype(np.int64)
         is_high = []
         for place in of_label:
-            column = table[:, asked.index(place)]
+            column = table[:, asked_places.index(place)]
             is_high.append((column == column.max()).astype(np.int64))
         smallest[label] = _smallest(is_high, n_rows)
     return smallest

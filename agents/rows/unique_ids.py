@@ -102,9 +102,9 @@ def _order_of_keys(keys: NDArray[Any]) -> tuple[Ints, int]:
         return np.arange(len(keys)), 0
     order = np.argsort(keys, kind="stable")
     n_equal = 0
-    for part in row_chunks(len(keys) - 1):
-        following = order[part.start + 1 : part.stop + 1]
-        n_equal += int(np.count_nonzero(keys[order[part]] == keys[following]))
+    for chunk in row_chunks(len(keys) - 1):
+        following = order[chunk.start + 1 : chunk.stop + 1]
+        n_equal += int(np.count_nonzero(keys[order[chunk]] == keys[following]))
     return order, n_equal
 
 
@@ -125,14 +125,16 @@ def _keys(ids: Texts) -> NDArray[Any] | None:
 
 
 def _are_whole(ids: Texts) -> bool:
-    return all(all(map(_INTEGER.fullmatch, ids[part])) for part in row_chunks(len(ids)))
+    return all(
+        all(map(_INTEGER.fullmatch, ids[chunk])) for chunk in row_chunks(len(ids))
+    )
 
 
 def _written_keys(ids: Texts, written: str, kind: Any) -> NDArray[Any]:
     keys = np.empty(len(ids), dtype=kind)
-    for part in row_chunks(len(ids)):
-        texts = [text.encode() for text in ids[part]]
-        keys[part] = np.array(texts, dtype=written).astype(kind)
+    for chunk in row_chunks(len(ids)):
+        texts = [text.encode() for text in ids[chunk]]
+        keys[chunk] = np.array(texts, dtype=written).astype(kind)
     return keys
 
 
