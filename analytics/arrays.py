@@ -35,8 +35,8 @@ def row_chunks(n_rows: int) -> Iterator[slice]:
 
 def table_chunks(table: NDArray[Any]) -> Iterator[tuple[slice, NDArray[Any]]]:
     """The same with the rows themselves; of a table on disk one chunk is in memory."""
-    for part in row_chunks(len(table)):
-        yield part, np.asarray(table[part])
+    for chunk in row_chunks(len(table)):
+        yield chunk, np.asarray(table[chunk])
         let_go(table)
 
 
@@ -72,7 +72,7 @@ def check_name(
 ) -> None:
     """Raise ValueError unless `name` is one of `allowed`."""
     if name not in allowed:
-        names = ", ".join(str(one) for one in allowed)
+        names = ", ".join(str(allowed_name) for allowed_name in allowed)
         raise ValueError(f"{field} is {name!r}; allowed are {names}.")
 
 

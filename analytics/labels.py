@@ -53,27 +53,27 @@ def class_warnings(classes: Mapping[int, Sequence[Label]]) -> list[ClassWarning]
     """
     if len(classes) < 2:
         return []
-    found = []
+    warnings = []
     every: set[Label] = set()
-    for own in classes.values():
-        every.update(own)
+    for own_labels in classes.values():
+        every.update(own_labels)
     for texts in differing_by_case(every):
         sentence = (
             f"Classes that differ by case alone are {len(texts)} classes: {_named(texts)}."
             " Write them alike in a view if they mean the same."
         )
-        found.append(ClassWarning("case", sentence))
-    for hospital, own in sorted(classes.items()):
+        warnings.append(ClassWarning("case", sentence))
+    for hospital, own_labels in sorted(classes.items()):
         elsewhere: set[Label] = set()
-        for other, theirs in classes.items():
-            if other != hospital:
-                elsewhere.update(theirs)
-        lonely = [str(label) for label in own if label not in elsewhere]
+        for other_hospital, other_labels in classes.items():
+            if other_hospital != hospital:
+                elsewhere.update(other_labels)
+        lonely = [str(label) for label in own_labels if label not in elsewhere]
         if lonely:
             word = "class" if len(lonely) == 1 else "classes"
             sentence = f"At hospital {hospital} only: {word} {_named(lonely)}."
-            found.append(ClassWarning("one_hospital", sentence))
-    return found
+            warnings.append(ClassWarning("one_hospital", sentence))
+    return warnings
 
 
 def case_note(labels: Iterable[Sequence[str | None]]) -> str | None:

@@ -83,9 +83,9 @@ def grouped_answer(
     """
     columns = [*request.label_columns, *request.value_columns]
     table: list[list[Cell]] = []
-    for shown, found in rows.items():
-        for values in found:
-            cells = _label_cells(request, shown)
+    for shown_label, value_rows in rows.items():
+        for values in value_rows:
+            cells = _label_cells(request, shown_label)
             table.append([*cells, *values])
     n_hidden = 0
     if withheld or absent:

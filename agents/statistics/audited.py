@@ -57,26 +57,26 @@ def totals_over(
     parts: what else is in the total; the rows of every other provider unless given.
     """
     if parts is None:
-        others = [user for user in party.request.providers if user != party.me]
-        parts = dict.fromkeys(others, Fraction(1))
-    named = list(columns)
-    asked = []
+        other_providers = [user for user in party.request.providers if user != party.me]
+        parts = dict.fromkeys(other_providers, Fraction(1))
+    column_names = list(columns)
+    total_sets = []
     for population in dataset.populations:
-        asked += asked_sets(
+        total_sets += asked_sets(
             members,
             party.policy,
             population=population,
-            columns=named,
+            columns=column_names,
             rows=rows,
             parts=parts,
         )
-    return asked
+    return total_sets
 
 
 def reserve_totals(
     party: AskedStatistics,
     dataset: Dataset,
-    whole: list[AskedSet],
+    whole_sets: list[AskedSet],
     groups: Collection[AskedSet] = (),
     *,
     cells: Collection[AskedSet] = (),
@@ -93,7 +93,7 @@ def reserve_totals(
     try:
         return reserve(
             memory_of(party),
-            whole,
+            whole_sets,
             receivers=_receivers(party),
             order_id=party.order_id,
             rules=AuditRules(

@@ -98,8 +98,8 @@ class _Agreed:
     def names(self) -> set[str]:
         """Of all shown groups, as the memory has them."""
         names: set[str] = set()
-        for part in self.parts:
-            names |= {key_of(label) for label in part.shown}
+        for shown_part in self.parts:
+            names |= {key_of(label) for label in shown_part.shown}
         return names
 
 
@@ -157,13 +157,13 @@ def _agree(party: AgreedStatistics, reading: Reading | None) -> _Agreed:
             min_rows=min_rows,
         )
     kinds = _joint_kinds(request.columns or [], everybody)
-    parts = []
+    shown_parts = []
     searched = {}
-    asked = parts_of(request, kinds)
+    asked_parts = parts_of(request, kinds)
     n_stated = {len(statement.parts) for statement in everybody}
-    if n_stated != {len(asked)}:
+    if n_stated != {len(asked_parts)}:
         raise bad_message("states the groups of other questions")
-    for place, part in enumerate(asked):
+    for place, part in enumerate(asked_parts):
         texts = {}
         for user, statement in statements.items():
             texts[user] = statement.parts[place].encode()
@@ -174,22 +174,24 @@ def _agree(party: AgreedStatistics, reading: Reading | None) -> _Agreed:
         )
         _check_names(part, stated.values())
         withheld = withheld_groups.joint_withheld(stated, min_providers)
-        shown = withheld_groups.shown_groups(stated, withheld)
+        shown_labels = withheld_groups.shown_groups(stated, withheld)
         if part.what == "missing":
-            shown = [label for label in shown if label[0] is None]
-        parts.append(ShownPart(part, shown, withheld))
+            shown_labels = [label for label in shown_labels if label[0] is None]
+        shown_parts.append(ShownPart(part, shown_labels, withheld))
         if part.what in SEARCHED:
             searched[part.name] = Agreed(
-                shown=shown,
+                shown=shown_labels,
                 withheld=withheld,
                 repeats=[],
                 min_rows=min_rows,
-                exact_quantiles=all(one.exact_quantiles for one in everybody),
-                extremes=all(one.extremes for one in everybody),
-                whole=all(place in one.whole for one in everybody),
+                exact_quantiles=all(
+                    statement.exact_quantiles for statement in everybody
+                ),
+                extremes=all(statement.extremes for statement in everybody),
+                whole=all(place in statement.whole for statement in everybody),
             )
     return _Agreed(
-        parts=parts,
+        parts=shown_parts,
         kinds=kinds,
         repeats=[],
         min_rows=min_rows,
@@ -241,29 +243,29 @@ def _joint_kinds(
 
 def _state(party: AgreedStatistics, reading: Reading) -> bytes:
     """This provider's statement."""
-    parts = []
-    whole = []
-    for place, own in enumerate(reading.parts.values()):
-        if own.whole:
-            whole.append(place)
-        labels = [_label(text) for text in own.tallies]
+    group_texts = []
+    whole_places = []
+    for place, part_reading in enumerate(reading.parts.values()):
+        if part_reading.whole:
+            whole_places.append(place)
+        labels = [_label(text) for text in part_reading.tallies]
         withheld = {}
-        for text, why in own.withheld.items():
+        for text, why in part_reading.withheld.items():
             withheld[_label(text)] = Withheld(*why)
         key = _key(party, place)
         groups = group_statements.encode_statement(labels, withheld, key=key)
-        parts.append(groups.decode())
+        group_texts.append(groups.decode())
     rules = party.rules
     is_searched = party.request.searches
     statement = _Statement(
         kinds=list(reading.kinds.values()),
-        parts=parts,
+        parts=group_texts,
         repeats=reading.repeats,
         min_rows=rules.min_rows,
         min_providers=rules.least_providers,
         extremes=is_searched and rules.extremes,
         exact_quantiles=is_searched and rules.exact_quantiles,
-        whole=whole,
+        whole=whole_places,
     )
     text = statement.model_dump_json(exclude_defaults=True)
     return text.encode()
@@ -317,13 +319,13 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     for name, of_question in searched.items():
         question = questions[name]
         of_groups = {}
-        for one in of_question:
-            values = found_values(question.request, question.agreed, one)
-            of_groups[one.label] = values
+        for group_search in of_question:
+            values = found_values(question.request, question.agreed, group_search)
+            of_groups[group_search.label] = values
         quartiles[name] = of_groups
         of_search = notes_of(question.request, question.agreed, of_question)
         notes.update(of_search)
-    found = finished(
+    joint_answer = finished(
         party.request,
         agreed.parts,
         numbers,
@@ -331,8 +333,8 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
         notes=notes,
         min_rows=agreed.min_rows,
     )
-    found.opened = opened
-    return Answered(found, rows=rows)
+    joint_answer.opened = opened
+    return Answered(joint_answer, rows=rows)
 
 
 def _note_opened(party: AgreedStatistics, agreed: _Agreed) -> list[str]:
@@ -374,24 +376,26 @@ def _add(
     how many sums there were.
     """
     sums = Sums(party, party.request.receivers)
-    found: _Numbers = {}
+    joint_numbers: _Numbers = {}
     n_rounds = 0
     moments = []
     counts = []
-    for one in agreed.parts:
-        if one.part.what == "moments":
-            moments.append(one)
-        elif one.part.what not in SEARCHED:
-            counts.append(one)
+    for shown_part in agreed.parts:
+        if shown_part.part.what == "moments":
+            moments.append(shown_part)
+        elif shown_part.part.what not in SEARCHED:
+            counts.append(shown_part)
     added = (
         (moments, WIDTHS["var"]),
         (counts, COUNT_BITS),
     )
-    for parts, width in added:
-        count = sum(len(one.shown) * one.n_numbers for one in parts)
+    for shown_parts, width in added:
+        count = sum(
+            len(shown_part.shown) * shown_part.n_numbers for shown_part in shown_parts
+        )
         joint: list[int] = []
         if count:
-            own_numbers = _own_numbers(reading, parts)
+            own_numbers = _own_numbers(reading, shown_parts)
             joint = sums.add(
                 own_numbers,
                 count=count,
@@ -399,34 +403,34 @@ def _add(
                 round=n_rounds,
             )
             n_rounds += 1
-        for one in parts:
+        for shown_part in shown_parts:
             of_groups = {}
             # At who opens nothing there are no numbers.
-            shown = one.shown if joint else ()
-            for label in shown:
-                of_groups[label] = joint[: one.n_numbers]
-                del joint[: one.n_numbers]
-            found[one.part.name] = of_groups
+            shown_labels = shown_part.shown if joint else ()
+            for label in shown_labels:
+                of_groups[label] = joint[: shown_part.n_numbers]
+                del joint[: shown_part.n_numbers]
+            joint_numbers[shown_part.part.name] = of_groups
             n_rows = [numbers[0] for numbers in of_groups.values()]
             check_counts(party, n_rows)
-    return found, n_rounds
+    return joint_numbers, n_rounds
 
 
 def _own_numbers(
     reading: Reading | None,
-    parts: Sequence[ShownPart],
+    shown_parts: Sequence[ShownPart],
 ) -> Callable[[], list[int]]:
     """This provider's integers of every shown group, one behind the other."""
 
     def own_numbers() -> list[int]:
         assert reading is not None
         numbers: list[int] = []
-        for one in parts:
-            tallies = reading.parts[one.part.name].tallies
+        for shown_part in shown_parts:
+            tallies = reading.parts[shown_part.part.name].tallies
             # Where it has no such rows: an addend's length says nothing of whose groups
             # they are.
-            zeros = [0] * one.n_numbers
-            for label in one.shown:
+            zeros = [0] * shown_part.n_numbers
+            for label in shown_part.shown:
                 numbers += tallies.get(key_of(label), zeros)
         return numbers
 
@@ -439,16 +443,16 @@ def _own_numbers(
 def _searched_questions(agreed: _Agreed, reading: Reading | None) -> dict[str, Ranked]:
     """By name the questions whose values are searched, of which a group is shown."""
     questions = {}
-    for one in agreed.parts:
-        name = one.part.name
+    for shown_part in agreed.parts:
+        name = shown_part.part.name
         of_part = agreed.searched.get(name)
-        if of_part is None or not one.shown:
+        if of_part is None or not shown_part.shown:
             continue
         tallies: dict[str, list[int]] = {}
         if reading is not None:
             tallies = reading.parts[name].tallies
         questions[name] = Ranked(
-            one.part.request,
+            shown_part.part.request,
             of_part,
             tallies,
         )
@@ -469,13 +473,13 @@ def _search(
     if not questions:
         return {}, first_round
     sums = Sums(party, party.request.openers, series=1)
-    asked = list(questions.values())
-    found, n_rounds = search_together(
+    ranked_questions = list(questions.values())
+    searched, n_rounds = search_together(
         party,
         reading,
-        asked,
+        ranked_questions,
         sums,
         first_round=first_round,
     )
-    by_name = dict(zip(questions, found, strict=True))
+    by_name = dict(zip(questions, searched, strict=True))
     return by_name, n_rounds

@@ -79,16 +79,16 @@ def read(party: AskedStatistics, levels: Mapping[str, tuple[str, ...]]) -> Readi
     with open_data(party, again=again, levels=levels) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         kinds = _kinds(dataset, party)
-        parts = []
+        own_parts = []
         for part in parts_of(party.request, kinds):
-            parts.append(_own_part(party, part, dataset))
-        reserved = _reserve(party, dataset, parts)
+            own_parts.append(_own_part(party, part, dataset))
+        reserved = _reserve(party, dataset, own_parts)
     if reserved is None:
         return Reading(n_rows=dataset.n_rows, repeats=True)
-    found = {}
-    for own in parts:
-        withheld = own.withheld(reserved[own.part.name])
-        found[own.part.name] = _part_reading(own, withheld)
+    part_readings = {}
+    for own_part in own_parts:
+        withheld = own_part.withheld(reserved[own_part.part.name])
+        part_readings[own_part.part.name] = _part_reading(own_part, withheld)
     return Reading(
         n_rows=dataset.n_rows,
         n_selected=dataset.n_rows + dataset.n_left_out,
@@ -96,13 +96,15 @@ def read(party: AskedStatistics, levels: Mapping[str, tuple[str, ...]]) -> Readi
         n_null=dataset.n_left_out,
         levels=dict(levels),
         kinds=kinds,
-        parts=found,
+        parts=part_readings,
     )
 
 
-def _part_reading(own: _OwnPart, withheld: Mapping[Label, Withheld]) -> PartReading:
+def _part_reading(
+    own_part: _OwnPart, withheld: Mapping[Label, Withheld]
+) -> PartReading:
     numbers = {}
-    for label, tally in own.tallies.items():
+    for label, tally in own_part.tallies.items():
         numbers[key_of(label)] = tally.numbers
     rules = {}
     for label, why in withheld.items():
@@ -111,7 +113,7 @@ def _part_reading(own: _OwnPart, withheld: Mapping[Label, Withheld]) -> PartRead
     return PartReading(
         tallies=numbers,
         withheld=rules,
-        whole=own.whole,
+        whole=own_part.whole,
     )
 
 
@@ -158,21 +160,21 @@ def _own_part(
         dataset,
         group_by=party.request.group_by or [],
     )
-    own = _OwnPart(
+    own_part = _OwnPart(
         part=part,
         party=single,
         tallies=tallies,
         near=set(),
     )
     if part.what in SEARCHED and shows_values(part.request, rules):
-        own.whole = is_whole(dataset, part.column)
+        own_part.whole = is_whole(dataset, part.column)
     if earlier_sketches.keeps_sketches(single):
         try:
-            own.is_near = is_near_sketch(single, dataset)
+            own_part.is_near = is_near_sketch(single, dataset)
         except Refused:
-            own.is_near = True
-        own.near = near_sketched_groups(single, dataset)
-    return own
+            own_part.is_near = True
+        own_part.near = near_sketched_groups(single, dataset)
+    return own_part
 
 
 def _tallies(
@@ -224,7 +226,7 @@ def _counted(n_rows_of: Mapping[Label, int]) -> dict[Label, Tally]:
 def _reserve(
     party: AskedStatistics,
     dataset: Dataset,
-    parts: Sequence[_OwnPart],
+    own_parts: Sequence[_OwnPart],
 ) -> dict[str, set[Label]] | None:
     """By question the groups that must be withheld because of what was answered before,
     or what the others of this order open; None where the last result stands again.
@@ -241,35 +243,35 @@ def _reserve(
     # Of the quartiles of all: no group is withheld because of them.
     afterwards: list[AskedSet] = []
     kept_as: dict[str, str] = {}
-    asked: dict[str, dict[str, Label]] = {}
-    for own in parts:
-        part = own.part
+    asked_labels: dict[str, dict[str, Label]] = {}
+    for own_part in own_parts:
+        part = own_part.part
         # What other rules withhold will not be opened.
-        withheld = own.withheld(set())
+        withheld = own_part.withheld(set())
         labels = {}
-        for label in _asked_labels(own):
+        for label in _asked_labels(own_part):
             if label not in withheld:
                 key = key_of(label)
                 labels[key] = label
-        asked[part.name] = labels
+        asked_labels[part.name] = labels
         if not labels:
             continue
-        whole, groups = sets_of(
-            own.party,
+        whole_sets, group_sets = sets_of(
+            own_part.party,
             dataset,
             labels.values(),
             (),
             members=members,
             only_missing=part.what == "missing",
         )
-        for one in [*whole, *groups]:
-            name = canonical([part.name, one.name])
-            kept_as[name] = one.name
-            named = replace(one, name=name)
+        for asked_set in [*whole_sets, *group_sets]:
+            name = canonical([part.name, asked_set.name])
+            kept_as[name] = asked_set.name
+            named_set = replace(asked_set, name=name)
             if part.what == "overall":
-                afterwards.append(named)
+                afterwards.append(named_set)
             else:
-                sets.append(named)
+                sets.append(named_set)
     reserved = audited.reserve_totals(
         party,
         dataset,
@@ -280,24 +282,24 @@ def _reserve(
     )
     if reserved is None:
         return None
-    found: dict[str, set[Label]] = {}
-    for own in parts:
-        found[own.part.name] = set()
+    withheld_labels: dict[str, set[Label]] = {}
+    for own_part in own_parts:
+        withheld_labels[own_part.part.name] = set()
     for name in reserved.withheld:
         part_name, key = json.loads(name)
-        labels = asked[part_name]
+        labels = asked_labels[part_name]
         if key not in WHOLE:
-            found[part_name].add(labels[key])
+            withheld_labels[part_name].add(labels[key])
             continue
         if party.order.repeats is not None:
             return None
         # As a question by itself that is refused.
-        found[part_name] |= set(labels.values())
-    return found
+        withheld_labels[part_name] |= set(labels.values())
+    return withheld_labels
 
 
-def _asked_labels(own: _OwnPart) -> list[Label]:
+def _asked_labels(own_part: _OwnPart) -> list[Label]:
     """The groups whose numbers would be opened."""
-    if own.part.what != "missing":
-        return list(own.tallies)
-    return [label for label in own.tallies if label[0] is None]
+    if own_part.part.what != "missing":
+        return list(own_part.tallies)
+    return [label for label in own_part.tallies if label[0] is None]

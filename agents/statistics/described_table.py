@@ -157,18 +157,18 @@ class _Table:
     def value(self, compute: Callable[[], Number | None], what: str) -> Number | None:
         """A value; where there is none, a note of why."""
         try:
-            found = compute()
+            number = compute()
         except ValueError as error:
             self.notes.add(str(error))
             return None
-        if found is None:
+        if number is None:
             self.notes.add(f"{what} of too few rows, or of equal ones, has no value.")
-        return found
+        return number
 
 
 def finished(
     request: StatisticsRequest,
-    parts: Sequence[ShownPart],
+    shown_parts: Sequence[ShownPart],
     numbers: Mapping[str, Mapping[Label, Sequence[int]]],
     *,
     quartiles: Mapping[str, Mapping[Label, Sequence[Number | None]]],
@@ -189,16 +189,16 @@ def finished(
     most_of_few = min_rows - 1
     few = f"0 to {most_of_few}"
     n_hidden = 0
-    for asked in parts:
-        part = asked.part
+    for shown_part in shown_parts:
+        part = shown_part.part
         name = part.name
         questions[name] = _Question(
-            asked,
+            shown_part,
             numbers.get(name, {}),
             quartiles.get(name, {}),
             few,
         )
-        for label, why in asked.withheld.items():
+        for label, why in shown_part.withheld.items():
             if isinstance(label, Hidden):
                 n_hidden += 1
                 answer.withheld[label] = why
@@ -222,15 +222,15 @@ def _groups(questions: Iterable[_Question], has_groups: bool) -> list[Label]:
     """The labels of all groups that anybody has named; () where there are none."""
     if not has_groups:
         return [()]
-    found: set[Label] = set()
+    group_labels: set[Label] = set()
     for question in questions:
         # The labels of bins end with the bin, and their groups are those of the moments;
         # what is of all groups has none.
         what = question.asked.part.what
         if what in ("bins", "overall"):
             continue
-        found |= {label[-1:] for label in question.named}
-    return sorted(found, key=label_order)
+        group_labels |= {label[-1:] for label in question.named}
+    return sorted(group_labels, key=label_order)
 
 
 def _describe_numbers(
@@ -251,12 +251,12 @@ def _describe_numbers(
             for quantity in ("n", "mean", "sd"):
                 add(quantity, None, sums.why)
             return
-        found = Moments(*sums.numbers)
-        add("n", found.n)
-        compute_mean = functools.partial(exact.mean, found, told)
+        joint_moments = Moments(*sums.numbers)
+        add("n", joint_moments.n)
+        compute_mean = functools.partial(exact.mean, joint_moments, told)
         mean = table.value(compute_mean, "A mean")
         add("mean", mean)
-        compute_sd = functools.partial(exact.std, found, 1)
+        compute_sd = functools.partial(exact.std, joint_moments, 1)
         sd = table.value(compute_sd, "A standard deviation")
         add("sd", sd)
 
@@ -367,10 +367,10 @@ def _describe_category(
         add = functools.partial(table.add, column, over)
         add(None, "missing", n_missing.n_rows, n_missing.why)
         add(None, "n", n_all.n_rows, n_all.why)
-        for level, found in of_level.items():
-            add(level, "n", found.n_rows, found.why)
-            share = _share(found.n_rows, n_all.n_rows)
-            why = found.why or n_all.why
+        for level, level_count in of_level.items():
+            add(level, "n", level_count.n_rows, level_count.why)
+            share = _share(level_count.n_rows, n_all.n_rows)
+            why = level_count.why or n_all.why
             add(level, "share", share, why)
 
     if table.has_groups:
@@ -401,9 +401,9 @@ def _show_n(
     column: str,
     level: str,
     over: Over,
-    found: _Found,
+    level_count: _Found,
 ) -> None:
-    table.add(column, over, level, "n", found.n_rows, found.why)
+    table.add(column, over, level, "n", level_count.n_rows, level_count.why)
 
 
 def _share(n_rows: int | None, n_all: int | None) -> Number | None:
@@ -457,10 +457,10 @@ def _of_means(moments: _Question, pair: Pair) -> Number | None:
     means = []
     variances = []
     for group in pair:
-        found = moments.find(group)
-        if found.numbers is None:
+        group_total = moments.find(group)
+        if group_total.numbers is None:
             raise _WithheldError
-        sums = Moments(*found.numbers)
+        sums = Moments(*group_total.numbers)
         mean = exact.mean(sums)
         variance = exact.variance(sums, 1)
         if mean is None or variance is None:

@@ -63,14 +63,14 @@ def rows_of(
     changed.
     """
     ordered = sorted(set(columns))
-    needed = sorted(set(complete))
+    complete_columns = sorted(set(complete))
     data = data_name(party, dataset)
-    name = canonical([data, ordered, needed])
-    sketch, n_rows = row_sketches.sketch(dataset, ordered, complete=needed)
+    name = canonical([data, ordered, complete_columns])
+    sketch, n_rows = row_sketches.sketch(dataset, ordered, complete=complete_columns)
     return AskedRows(name, sketch, n_rows)
 
 
-def is_near_earlier(party: AskedStatistics, asked: AskedRows) -> bool:
+def is_near_earlier(party: AskedStatistics, asked_rows: AskedRows) -> bool:
     """Compares rows with those of earlier orders on the same data, of which one of
     `party.readers` has an answer.
 
@@ -78,9 +78,9 @@ def is_near_earlier(party: AskedStatistics, asked: AskedRows) -> bool:
     last result stands again. Raises Refused (code earlier_cohort) for such a change in
     any other order.
     """
-    earlier = _near_sketches(party, asked)
+    earlier = _near_sketches(party, asked_rows)
     try:
-        disclosure.check_sketch(asked.sketch, earlier, party.rules)
+        disclosure.check_sketch(asked_rows.sketch, earlier, party.rules)
     except Refused:
         is_of_schedule = party.order.repeats is not None
         if not is_of_schedule:
@@ -89,14 +89,14 @@ def is_near_earlier(party: AskedStatistics, asked: AskedRows) -> bool:
     return False
 
 
-def _near_sketches(party: AskedStatistics, asked: AskedRows) -> Iterator[Sketch]:
+def _near_sketches(party: AskedStatistics, asked_rows: AskedRows) -> Iterator[Sketch]:
     """The sketches of earlier rows that may differ from these by fewer than min_rows;
     one at a time in memory.
     """
-    for packed in party.ledger.earlier(party.readers, asked.name):
+    for packed in party.ledger.earlier(party.readers, asked_rows.name):
         sketch = packed[:-1]
         n_rows = int(packed[-1])
-        n_come_or_gone = abs(n_rows - asked.n_rows)
+        n_come_or_gone = abs(n_rows - asked_rows.n_rows)
         # Columns of few different values change in few cells of a sketch, whatever
         # their rows do. Where min_rows have come or gone, the rows are other ones
         # whatever the sketch says.
@@ -153,13 +153,13 @@ def near_groups(party: AskedStatistics, groups: AskedGroups) -> set[Label]:
             earlier[digest] = line[1:]
         for label, sketch in groups.sketches.items():
             digest = _label_digest(label)
-            other = earlier.get(digest)
-            if other is None:
+            earlier_sketch = earlier.get(digest)
+            if earlier_sketch is None:
                 continue
             n_rows = int(sketch[0])
-            n_rows_before = int(other[0])
+            n_rows_before = int(earlier_sketch[0])
             n_come_or_gone = abs(n_rows_before - n_rows)
-            is_changed = other[1:] != sketch[1:]
+            is_changed = earlier_sketch[1:] != sketch[1:]
             n_changed_cells = np.count_nonzero(is_changed)
             if n_come_or_gone < min_rows and 0 < n_changed_cells < min_rows:
                 near.add(label)

@@ -58,15 +58,15 @@ def finished_answer(
         cells: Cells = [_noted(request, value_of, notes)]
         rows[label] = [cells]
     most_of_few = agreed.min_rows - 1
-    found = grouped_answer(
+    answer = grouped_answer(
         request,
         rows,
         agreed.withheld,
         absent=agreed.absent,
         few=f"0 to {most_of_few}",
     )
-    found.notes += sorted(notes)
-    return found
+    answer.notes += sorted(notes)
+    return answer
 
 
 def _noted(
@@ -125,7 +125,7 @@ def _of_test(
     """A row for each quantity of a test."""
     columns = [*request.label_columns, *request.value_columns]
     try:
-        found = tested.quantities(
+        quantities = tested.quantities(
             request,
             agreed,
             by_group,
@@ -141,7 +141,7 @@ def _of_test(
         # Its squares' squares are beyond a double, where the squares are not.
         return Answer(columns, [], notes=[TOO_LARGE])
     rows: list[Cells] = []
-    for name, value in found:
+    for name, value in quantities:
         is_count = name == "n" or name.startswith(("n[", "observed["))
         if not math.isfinite(value):
             rows.append([name, None])

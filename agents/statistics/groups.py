@@ -157,7 +157,7 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     )
     is_pooled = len(pooling) == len(statements) > 1
     if is_pooled and not repeats:
-        named = _named_cells(request, statements, key)
+        named_cells = _named_cells(request, statements, key)
         earlier: list[tuple[int, int]] = []
         own_min_rows = {}
         for user, statement in statements.items():
@@ -173,7 +173,7 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
         decided = pooled_cells.decide(
             party,
             reading,
-            named,
+            named_cells,
             agreed,
         )
         return _with_cells(request, of_all, decided)
@@ -190,10 +190,10 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
         )
     stated = _stated_groups(request, statements, key)
     withheld = withheld_groups.joint_withheld(stated, min_providers)
-    shown = withheld_groups.shown_groups(stated, withheld)
+    shown_labels = withheld_groups.shown_groups(stated, withheld)
     if request.is_binned:
-        shown, withheld = _every_bin(request, shown, withheld)
-    return replace(of_all, shown=shown, withheld=withheld)
+        shown_labels, withheld = _every_bin(request, shown_labels, withheld)
+    return replace(of_all, shown=shown_labels, withheld=withheld)
 
 
 def pools_cells(request: StatisticsRequest, rules: StatisticsRules) -> bool:
@@ -210,8 +210,8 @@ def pools_cells(request: StatisticsRequest, rules: StatisticsRules) -> bool:
         labels += request.columns or []
         labels += [provider.key_column for provider in request.data_providers]
     rows = request.rows
-    made = {*rows.derived, *rows.categorical}
-    return made.isdisjoint(labels)
+    computed_columns = {*rows.derived, *rows.categorical}
+    return computed_columns.isdisjoint(labels)
 
 
 def _exchange_statements(
@@ -381,7 +381,7 @@ def _label(text: str) -> Label:
 
 def _every_bin(
     request: StatisticsRequest,
-    shown: list[Label],
+    shown_labels: list[Label],
     withheld: _Reasons,
 ) -> tuple[list[Label], _Reasons]:
     """All bins of the groups that are named, shown and withheld.
@@ -396,22 +396,22 @@ def _every_bin(
             reasons_of_hidden.append(why)
         else:
             named[label] = why
-    all_bins = _bins_of_named_groups(request, [*shown, *named])
-    missing = all_bins - set(shown) - named.keys()
+    all_bins = _bins_of_named_groups(request, [*shown_labels, *named])
+    missing = all_bins - set(shown_labels) - named.keys()
     if not reasons_of_hidden:
-        all_shown = sorted([*shown, *missing], key=_order)
+        all_shown = sorted([*shown_labels, *missing], key=_order)
         return all_shown, withheld
     # Some bins hold few rows, and their statements hide which. All that nobody names
     # are withheld alike, by the rule of the largest threshold.
     why_few = max(reasons_of_hidden, key=_threshold)
     # Without groups every hidden bin is one of the missing ones, and must not be
     # counted beside it.
-    kept = withheld if request.grouping else named
+    reasons = withheld if request.grouping else named
     too_small = sorted(missing, key=_order)
-    joint = dict(kept)
+    joint = dict(reasons)
     for label in too_small:
         joint[label] = why_few
-    return shown, joint
+    return shown_labels, joint
 
 
 def _threshold(why: Withheld) -> int:

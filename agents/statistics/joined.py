@@ -82,8 +82,8 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
         # The circuit that is computed, before a key is matched: types may make it
         # another one than the policy has judged (decision 44).
         disclosure.check_weighing(circuit, party.me, party.rules)
-        found = totals.opened_totals(party.request, circuit)
-        total_rules.check_owners(found, party.me, party.rules)
+        opened_totals = totals.opened_totals(party.request, circuit)
+        total_rules.check_owners(opened_totals, party.me, party.rules)
     # A hospital that only receives has no rows to match.
     matched: Matched | None = None
     own_shares: dict[int, bytes] = {}
@@ -157,9 +157,11 @@ def _opened(
     request = party.request
     if circuit.is_row_level:
         return totals_in_words.values_in_words(request, circuit, n_rows=n_rows)
-    found = totals.opened_totals(request, circuit)
+    opened_totals = totals.opened_totals(request, circuit)
     n_hospitals = len(request.providers)
-    return totals_in_words.words_of(found, n_rows=n_rows, n_hospitals=n_hospitals)
+    return totals_in_words.words_of(
+        opened_totals, n_rows=n_rows, n_hospitals=n_hospitals
+    )
 
 
 def _announce_types(
@@ -233,8 +235,8 @@ def _send_shares(
     The first provider sends the keys of the rows, too.
     """
     receivers = party.request.receivers
-    others = [receiver for receiver in receivers if receiver != party.me]
-    for receiver in others:
+    other_receivers = [receiver for receiver in receivers if receiver != party.me]
+    for receiver in other_receivers:
         send(
             party,
             "share",
@@ -246,7 +248,7 @@ def _send_shares(
         def encode_keys() -> bytes:
             return encode_common_keys(matched.keys)
 
-        for receiver in others:
+        for receiver in other_receivers:
             send(
                 party,
                 "keys",
@@ -271,30 +273,32 @@ def _reveal(
     """
     request = party.request
     shares = dict(own_shares)
-    others = [provider for provider in request.providers if provider not in own_shares]
-    if others:
+    other_providers = [
+        provider for provider in request.providers if provider not in own_shares
+    ]
+    if other_providers:
         shares |= receive_all(
             party,
             "share",
-            others,
+            other_providers,
             party.me,
         )
-    found = shared_expression.reveal(circuit, shares)
-    cells = [_cell(value) for value in found.values]
+    revealed = shared_expression.reveal(circuit, shares)
+    cells = [_cell(value) for value in revealed.values]
     columns = [request.result_alias]
     if circuit.is_row_level:
         if matched and party.me == first_provider(request):
             keys = matched.keys
         else:
-            keys = _receive_keys(party, found.n_rows, digest)
+            keys = _receive_keys(party, revealed.n_rows, digest)
         columns = [request.data_providers[0].key_column, *columns]
         keyed = zip(keys, cells, strict=True)
         rows = sorted(keyed, key=_key_order)
         result = Answer(columns, rows)
     else:
         result = Answer(columns, [cells[:1]])
-    result.notes += _notes(circuit, found)
-    result.opened = _opened(party, circuit, n_rows=found.n_rows)
+    result.notes += _notes(circuit, revealed)
+    result.opened = _opened(party, circuit, n_rows=revealed.n_rows)
     return result
 
 
@@ -364,15 +368,15 @@ def _key_order(row: tuple[str, Cell]) -> tuple[int, int, str]:
     return (1, 0, key)
 
 
-def _notes(circuit: Plan, found: JoinedResult) -> list[str]:
+def _notes(circuit: Plan, revealed: JoinedResult) -> list[str]:
     notes = []
-    if found.n_missing:
+    if revealed.n_missing:
         notes.append(
-            f"{found.n_missing} joined rows have no value, because a column has none there."
+            f"{revealed.n_missing} joined rows have no value, because a column has none there."
         )
-    if found.n_divisions_by_zero:
+    if revealed.n_divisions_by_zero:
         notes.append(
-            f"{found.n_divisions_by_zero} times a row was divided by zero; it has no value."
+            f"{revealed.n_divisions_by_zero} times a row was divided by zero; it has no value."
         )
     if circuit.is_row_level and not circuit.is_boolean:
         notes.append(

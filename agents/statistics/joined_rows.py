@@ -46,17 +46,17 @@ def read_anew(party: AskedStatistics) -> Reading:
     key_column, normalisation = key_of(party)
     with open_provider_data(party) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
-        used = used_columns(request, party.me, dataset)
+        used_by_name = used_columns(request, party.me, dataset)
         # The column that is_investor_accredited adds up may be known only now, and the
         # policy may close it.
-        _check_row_level(party, list(used.values()))
+        _check_row_level(party, list(used_by_name.values()))
         if earlier_sketches.keeps_sketches(party):
-            columns = [key_column, *used.values()]
+            columns = [key_column, *used_by_name.values()]
             rows = earlier_sketches.rows_of(party, dataset, columns)
             if earlier_sketches.is_near_earlier(party, rows):
                 return Reading(n_rows=dataset.n_rows, repeats=True)
         types = {}
-        for name, column in used.items():
+        for name, column in used_by_name.items():
             full_name = f"{alias}.{name}"
             fixed = type_of(dataset, column, provider.digits)
             types[full_name] = (
@@ -65,14 +65,14 @@ def read_anew(party: AskedStatistics) -> Reading:
                 fixed.bits,
                 fixed.nullable,
             )
-        found = join_keys(dataset, key_column, normalisation)
+        row_keys = join_keys(dataset, key_column, normalisation)
     n_selected = dataset.n_rows + dataset.n_left_out
     return Reading(
         n_rows=dataset.n_rows,
         n_selected=n_selected,
         n_left_out=dataset.n_left_out,
         # Rows without a key are joined with none.
-        n_null=n_selected - len(found.keys),
+        n_null=n_selected - len(row_keys.keys),
         types=types,
     )
 
@@ -128,5 +128,5 @@ def _check_row_level(party: AskedStatistics, columns: Sequence[str]) -> None:
     if not expression_of(party.request).is_row_level:
         return
     provider = party.request.provider(party.me)
-    shown = [provider.key_column, *columns]
-    disclosure.check_row_level(shown, party.rules)
+    shown_columns = [provider.key_column, *columns]
+    disclosure.check_row_level(shown_columns, party.rules)

@@ -76,8 +76,8 @@ def agree_on_levels(
     columns = request.rows.categorical
     if reading is not None:
         named = named_levels(reading.level_counts, party.rules.min_rows)
-        own = canonical({"levels": named}).encode()
-        send(party, "levels", lambda: own, recipient=EVERYONE)
+        levels_body = canonical({"levels": named}).encode()
+        send(party, "levels", lambda: levels_body, recipient=EVERYONE)
     messages = receive_all(party, "levels", request.providers, EVERYONE)
     named_by = {}
     for user, body in messages.items():
@@ -85,14 +85,14 @@ def agree_on_levels(
         check_message(named_by[user], columns)
     union = joint_levels(columns, named_by)
     if reading is not None:
-        others = columns_with_others(
+        with_others = columns_with_others(
             reading.level_counts,
             union,
             min_rows=party.rules.min_rows,
             refuses_any=party.policy.cohort.rare_levels == "refuse",
         )
-        said = canonical({"columns": others}).encode()
-        send(party, "other_levels", lambda: said, recipient=EVERYONE)
+        others_body = canonical({"columns": with_others}).encode()
+        send(party, "other_levels", lambda: others_body, recipient=EVERYONE)
     # Nobody adds anything before all have found that none has a few of them.
     bodies = receive_all(party, "other_levels", request.providers, EVERYONE)
     read_others(bodies, columns)

@@ -72,25 +72,25 @@ def own_part(
     group_name, event_name = request.grouping
     group = label_sql(dataset, group_name)
     event = label_sql(dataset, event_name)
-    found = dataset.query(
+    lines = dataset.query(
         f"SELECT {group}, {event}, {time.double}, count(*) FROM rows"  # noqa: S608
         f" WHERE {time.cell} IS NOT NULL GROUP BY 1, 2, 3"
     )
-    _check_lines(found, request, column)
-    names = sorted({line[_GROUP] for line in found})
+    _check_lines(lines, request, column)
+    names = sorted({line[_GROUP] for line in lines})
     if len(names) > MOST_TEST_GROUPS:
         raise too_many_groups()
     place_of = {name: place for place, name in enumerate(names)}
     times = np.array(
-        [line[_TIME] for line in found],
+        [line[_TIME] for line in lines],
         dtype=np.float64,
     )
     is_event = np.array(
-        [line[_EVENT] == EVENT for line in found],
+        [line[_EVENT] == EVENT for line in lines],
         dtype=np.int64,
     )
     n_rows = np.array(
-        [line[_N_ROWS] for line in found],
+        [line[_N_ROWS] for line in lines],
         dtype=np.int64,
     )
     check_event_times(
@@ -105,7 +105,7 @@ def own_part(
     from analytics.statistics import survival
 
     places = np.array(
-        [place_of[line[_GROUP]] for line in found],
+        [place_of[line[_GROUP]] for line in lines],
         dtype=np.int64,
     )
     of_times = survival.event_times(
@@ -143,18 +143,18 @@ def weighting(request: StatisticsRequest) -> survival.Weighting:
 
 
 def _check_lines(
-    found: Sequence[tuple[str, str, float, int]],
+    lines: Sequence[tuple[str, str, float, int]],
     request: StatisticsRequest,
     column: str,
 ) -> None:
-    if any(line[_EVENT] not in (CENSORED, EVENT) for line in found):
+    if any(line[_EVENT] not in (CENSORED, EVENT) for line in lines):
         raise BadRequest(
             f"{request.event_name} has values other than 0 and 1.",
             remedy="Say 1 where the event happened and 0 where the row was last seen without it; derive makes such a"
             ' column: "derive": {"died": "status == 2"}.',
             code="event_values",
         )
-    if any(line[_TIME] <= 0 for line in found):
+    if any(line[_TIME] <= 0 for line in lines):
         raise BadRequest(
             f"{column} has times of 0 or below.",
             remedy="Leave these rows out, with a SELECT or a view, or count their time from an earlier moment.",
@@ -171,11 +171,11 @@ def _check_outcomes(
     assert request.event_name is not None
     time = number_of(dataset, column)
     event = label_sql(dataset, request.event_name)
-    found = dataset.query(
+    lines = dataset.query(
         f"SELECT '', {event}, min({time.double}), count(*) FROM rows"  # noqa: S608
         f" WHERE {time.cell} IS NOT NULL GROUP BY 1, 2"
     )
-    _check_lines(found, request, column)
+    _check_lines(lines, request, column)
 
 
 def too_many_groups() -> BadRequest:
@@ -186,9 +186,9 @@ def too_many_groups() -> BadRequest:
     )
 
 
-def groups_of(shown: Sequence[Label]) -> list[str]:
+def groups_of(shown_labels: Sequence[Label]) -> list[str]:
     """The groups that are compared, in order; the sums are of all but the last."""
-    return sorted({str(label[0]) for label in shown})
+    return sorted({str(label[0]) for label in shown_labels})
 
 
 def n_sums(request: StatisticsRequest, agreed: Agreed) -> int:

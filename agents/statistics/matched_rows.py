@@ -73,28 +73,28 @@ def match_rows(
 
     Disclosure: tags of the keys, which only their holders can make, to the coordinator.
     """
-    found = join_keys(dataset, *key_of(party))
+    row_keys = join_keys(dataset, *key_of(party))
     columns = _own_columns(
         party,
         dataset,
         circuit,
-        found.places,
+        row_keys.places,
     )
     has_values = _have_values(
         circuit,
         party.me,
         columns,
-        n_rows=len(found.keys),
+        n_rows=len(row_keys.keys),
     )
-    kept = np.flatnonzero(has_values)
+    kept_rows = np.flatnonzero(has_values)
     # Before the tags leave, as they say how many rows there are; again for those in
     # common.
-    disclosure.check_joined(len(kept), party.rules)
+    disclosure.check_joined(len(kept_rows), party.rules)
 
     # Under a key that the coordinator lacks: it compares tags, and cannot try out who
     # they are of.
     match_key = party.session.group_key(b"match")
-    kept_keys = [found.keys[row] for row in kept.tolist()]
+    kept_keys = [row_keys.keys[row] for row in kept_rows.tolist()]
     tags, order = matching.tags(match_key, kept_keys)
     send(
         party,
@@ -105,7 +105,7 @@ def match_rows(
     address = Address(party.order_id, "common")
     bitmap = party.exchange.get(address, COORDINATOR)
     common = matching.decode_bitmap(bitmap, n_tags=len(tags))
-    rows = kept[matching.common_rows(order, common)]
+    rows = kept_rows[matching.common_rows(order, common)]
 
     # The coordinator, which chose them by its answer, must not choose a few.
     disclosure.check_joined(len(rows), party.rules)
@@ -128,11 +128,11 @@ def match_rows(
         n_unmatched=len(tags) - len(rows),
     )
     return Matched(
-        keys=[found.keys[row] for row in rows.tolist()],
+        keys=[row_keys.keys[row] for row in rows.tolist()],
         columns=joined_columns,
         digest=matching.common_digest(tags, common),
-        places=found.places[rows],
-        n_without=len(found.keys) - len(kept),
+        places=row_keys.places[rows],
+        n_without=len(row_keys.keys) - len(kept_rows),
     )
 
 
@@ -144,9 +144,9 @@ def _own_columns(
 ) -> dict[str, Column]:
     """This provider's columns at these places, in the types that it has announced."""
     alias = party.request.alias(party.me)
-    used = used_columns(party.request, party.me, dataset)
+    used_by_name = used_columns(party.request, party.me, dataset)
     columns = {}
-    for name, column in used.items():
+    for name, column in used_by_name.items():
         full_name = f"{alias}.{name}"
         fixed = circuit.types[full_name]
         columns[full_name] = read_column(
@@ -170,11 +170,11 @@ def _have_values(
     All where each has a row in the result, else those that miss nothing here: the
     circuit of an aggregate takes it that no other row is there (decision 36).
     """
-    kept = np.ones(n_rows, dtype=bool)
+    has_values = np.ones(n_rows, dtype=bool)
     if circuit.is_row_level:
-        return kept
+        return has_values
     for column in columns.values():
-        kept &= column.valid
+        has_values &= column.valid
     for leaf in circuit.needed:
         if leaf.provider != me:
             continue
@@ -187,8 +187,8 @@ def _have_values(
             n_rows=n_rows,
         )
         computed = in_clear(compute_leaf)
-        kept &= computed.valid
-    return kept
+        has_values &= computed.valid
+    return has_values
 
 
 def _check_summands(
@@ -333,10 +333,10 @@ def comparison_of(
     keys: Sequence[str],
 ) -> Comparison:
     """What this provider remembers of a comparison over these people."""
-    used = used_columns(party.request, party.me, dataset)
+    used_by_name = used_columns(party.request, party.me, dataset)
     return Comparison(
         dataset=data_name(party, dataset),
-        columns=frozenset(used.values()),
+        columns=frozenset(used_by_name.values()),
         keys_digest=digest_of(party.ledger.hash_keys(keys)),
         question=question_of(party.request),
         order_id=party.order_id,
@@ -353,8 +353,8 @@ def _joined_rows_repeat(
     if _is_near_sketch(party, dataset, circuit, matched.keys):
         return True
     used_by_name = used_columns(party.request, party.me, dataset)
-    used = used_by_name.values()
-    members = audited.read_members(party, dataset, used)
+    columns = used_by_name.values()
+    members = audited.read_members(party, dataset, columns)
     totals_over = functools.partial(
         audited.totals_over,
         party,
@@ -363,8 +363,8 @@ def _joined_rows_repeat(
     )
     opened = totals.opened_totals(party.request, circuit)
     parts_of = totals.audited_columns(opened, party.me)
-    asked = []
-    for column in used:
+    total_sets = []
+    for column in columns:
         # Two totals of one column can be made of different columns of others.
         of_column = parts_of.get(column, [])
         for number, parts in enumerate(of_column, start=1):
@@ -373,15 +373,15 @@ def _joined_rows_repeat(
                 if hospital != party.me:
                     beside[hospital, name] = coefficient
             rows = {f"joined, total {number}": matched.places}
-            asked += totals_over(
+            total_sets += totals_over(
                 columns=[column],
                 rows=rows,
                 parts=beside,
             )
         if not of_column:
             rows = {"joined": matched.places}
-            asked += totals_over(columns=[column], rows=rows)
-    if audited.reserve_totals(party, dataset, asked) is None:
+            total_sets += totals_over(columns=[column], rows=rows)
+    if audited.reserve_totals(party, dataset, total_sets) is None:
         return True
     return not audited.check_hospitals(party)
 

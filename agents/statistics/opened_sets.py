@@ -48,16 +48,16 @@ def reserve_sets(
     before, and what pooled cells have to be compared with; None where the last result
     stands again. `withheld` are those that other rules withhold.
     """
-    whole, groups = sets_of(party, dataset, labels, withheld)
+    whole_sets, group_sets = sets_of(party, dataset, labels, withheld)
     reserve = functools.partial(
         audited.reserve_totals,
         party,
         dataset,
-        whole,
+        whole_sets,
     )
     if pools_cells(party.request, party.rules):
-        return reserve(cells=groups)
-    return reserve(groups)
+        return reserve(cells=group_sets)
+    return reserve(group_sets)
 
 
 def sets_of(
@@ -101,19 +101,19 @@ def sets_of(
     over = [*summed, *group_by]
     if is_by_group:
         over = group_by
-    whole = totals_over(
+    whole_sets = totals_over(
         columns=with_plain(over),
         rows=with_value,
     )
     if counts_missing:
-        whole += _totals_of_missing(
+        whole_sets += _totals_of_missing(
             party,
             dataset,
             members,
             has_value,
         )
     if not is_by_group and not is_tallied:
-        return whole, []
+        return whole_sets, []
 
     is_pooled = pools_cells(request, party.rules)
     # What other rules withhold will not be opened; of pooled cells the sum decides.
@@ -128,27 +128,27 @@ def sets_of(
         has_value,
         only_missing=only_missing,
     )
-    asked = {}
+    asked_rows = {}
     for name, label in label_of.items():
-        asked[name] = rows_of[label]
+        asked_rows[name] = rows_of[label]
     # Of every group the number of its people is told: of two questions a few people
     # apart in it, the difference.
-    groups = _totals_of_labels(
+    group_sets = _totals_of_labels(
         party,
         dataset,
         members,
-        asked,
+        asked_rows,
         label_of,
     )
     if is_pooled:
         nobody = np.zeros(0, dtype=np.int64)
-        asked[NO_CELL] = nobody
+        asked_rows[NO_CELL] = nobody
     if not is_tallied:
-        groups += totals_over(
+        group_sets += totals_over(
             columns=with_plain(summed),
-            rows=asked,
+            rows=asked_rows,
         )
-    return whole, groups
+    return whole_sets, group_sets
 
 
 def _rows_by_label(
@@ -169,9 +169,9 @@ def _rows_by_label(
         in_a_group = np.ones(dataset.n_rows, dtype=bool)
     if only_missing:
         # The numbers of a column are as many labels as rows, and none is asked for.
-        first, *others = asked_columns(request, party.me)
+        first, *other_columns = asked_columns(request, party.me)
         in_a_group = members.values[first] == 0
-        by_others = row_groups.grouped_rows(dataset, others)
+        by_others = row_groups.grouped_rows(dataset, other_columns)
         grouped = _with_no_value(by_others)
     else:
         grouped = _labelled_rows(request, party.me, dataset)
@@ -203,10 +203,10 @@ def _totals_of_missing(
     totals_over = functools.partial(audited.totals_over, party, dataset)
     summed = asked_columns(request, party.me)
     decides_alone = not pools_cells(request, party.rules)
-    asked = []
+    total_sets = []
     for column in summed:
         presence, name = _presence(members, column)
-        asked += totals_over(
+        total_sets += totals_over(
             presence,
             columns=[name],
             rows={ALL_ASKED: np.arange(dataset.n_rows)},
@@ -219,12 +219,12 @@ def _totals_of_missing(
         is_few = n_alone < party.rules.min_rows
         if is_few and decides_alone:
             continue
-        asked += totals_over(
+        total_sets += totals_over(
             members,
             columns=[column],
             rows={WITH_OWN_VALUE: np.flatnonzero(has_own)},
         )
-    return asked
+    return total_sets
 
 
 def _labelled_rows(
@@ -268,7 +268,7 @@ def _totals_of_labels(
     request = party.request
     totals_over = functools.partial(audited.totals_over, party, dataset)
     is_pooled = pools_cells(request, party.rules)
-    asked = []
+    total_sets = []
     for place, column in enumerate(_label_columns(request, party.me)):
         having: dict[str, Ints] = {}
         lacking: dict[str, Ints] = {}
@@ -283,14 +283,14 @@ def _totals_of_labels(
             else:
                 having[name] = rows[name]
         compared, name = _value_by_value(members, column)
-        asked += totals_over(
+        total_sets += totals_over(
             compared,
             columns=[name],
             rows=having,
         )
         presence, name = _presence(members, column)
         compared, name = _value_by_value(presence, name)
-        asked += totals_over(
+        total_sets += totals_over(
             compared,
             columns=[name],
             rows=lacking,
@@ -298,12 +298,12 @@ def _totals_of_labels(
     derived = _derived_labels(request, party.me)
     for column in request.rows.plain(derived):
         compared, name = _value_by_value(members, column)
-        asked += totals_over(
+        total_sets += totals_over(
             compared,
             columns=[name],
             rows=rows,
         )
-    return asked
+    return total_sets
 
 
 def _derived_labels(request: StatisticsRequest, user_id: int) -> list[str]:
@@ -396,8 +396,8 @@ def near_sketched_groups(party: AskedStatistics, dataset: Dataset) -> set[Label]
     request = party.request
     if request.group_by is None or request.counted_as in TALLIED:
         return set()
-    asked = asked_columns(request, party.me)
-    summed = request.rows.plain(asked)
+    column_names = asked_columns(request, party.me)
+    summed = request.rows.plain(column_names)
     groups = earlier_sketches.groups_of(party, dataset, summed)
     return earlier_sketches.near_groups(party, groups)
 
@@ -415,6 +415,6 @@ def bin_edges(request: StatisticsRequest) -> Floats:
     if request.method == "kaplan_meier":
         edges = np.array(request.bins, dtype=np.float64)
         return np.nextafter(edges, np.inf)
-    *others, last = request.bins
+    *lower_edges, last = request.bins
     above_last = np.nextafter(last, np.inf)
-    return np.array([*others, above_last])
+    return np.array([*lower_edges, above_last])

@@ -192,12 +192,14 @@ def policy_rules(hospital: Hospital, request: StatisticsRequest) -> list[Rule]:
     has the rest. An expression that cannot be parsed is refused by a rule, too.
     """
     policy, me = hospital.policy, hospital.me
-    found = policy.initiator_rules(request.initiator, own_user_id=me)
-    found += reader_rules(hospital, initiator=request.initiator, reader=request.reader)
+    hospital_rules = policy.initiator_rules(request.initiator, own_user_id=me)
+    hospital_rules += reader_rules(
+        hospital, initiator=request.initiator, reader=request.reader
+    )
     if me not in request.providers:
-        return found
+        return hospital_rules
     rules = policy.statistics
-    found.append(
+    hospital_rules.append(
         Rule(
             "receivers",
             lambda: policy.check_receivers(request.openers, own_user_id=me),
@@ -206,7 +208,7 @@ def policy_rules(hospital: Hospital, request: StatisticsRequest) -> list[Rule]:
     if request.derive:
         is_foreign = request.initiator != me
         derived = request.rows.derived
-        found += [
+        hospital_rules += [
             Rule("derive", lambda: policy.check_derive(is_foreign)),
             Rule("derive", lambda: derived_columns.check_unique_ids(derived, policy)),
         ]
@@ -214,8 +216,8 @@ def policy_rules(hospital: Hospital, request: StatisticsRequest) -> list[Rule]:
         row_level_columns = _row_level_columns(request, me)
         circuit = sketched_plan(request)
     except BadRequest as error:
-        return [*found, Rule(error.code, functools.partial(_raise, error))]
-    found += disclosure.request_rules(
+        return [*hospital_rules, Rule(error.code, functools.partial(_raise, error))]
+    hospital_rules += disclosure.request_rules(
         rules,
         methods=request.methods,
         n_providers=request.least_providers,
@@ -223,8 +225,8 @@ def policy_rules(hospital: Hospital, request: StatisticsRequest) -> list[Rule]:
         disclose=request.disclose,
     )
     if rules is not None:
-        found += _totals_rules(request, circuit, me, rules)
-    return found
+        hospital_rules += _totals_rules(request, circuit, me, rules)
+    return hospital_rules
 
 
 def _raise(error: BadRequest) -> None:
@@ -301,15 +303,18 @@ def columns_of(request: StatisticsRequest, user_id: int) -> list[str]:
     provider = request.provider(user_id)
     expression = ordered_expression(request)
     if expression is not None:
-        used = [provider.key_column, *expression.columns_of(request.alias(user_id))]
+        column_names = [
+            provider.key_column,
+            *expression.columns_of(request.alias(user_id)),
+        ]
     elif request.is_joined:
-        used = [provider.key_column]
+        column_names = [provider.key_column]
         if provider.value_column:
-            used.append(provider.value_column)
+            column_names.append(provider.value_column)
     else:
-        used = list(request.columns or [provider.key_column])
-        used += request.grouping
-    return list(dict.fromkeys(used))
+        column_names = list(request.columns or [provider.key_column])
+        column_names += request.grouping
+    return list(dict.fromkeys(column_names))
 
 
 def question_of(request: StatisticsRequest) -> str:
@@ -326,7 +331,7 @@ def question_of(request: StatisticsRequest) -> str:
             mode="json", include={"name", "data_alias", "key_column", "value_column"}
         )
         providers.append(of_provider)
-    said: list[Any] = [
+    question: list[Any] = [
         request.method,
         request.expression,
         comparison,
@@ -339,8 +344,8 @@ def question_of(request: StatisticsRequest) -> str:
     ]
     # Left out where nothing is said, so that questions of before stay the same ones.
     if request.missing is not None or request.derive:
-        said.append({"missing": request.missing, "derive": request.derive})
-    return canonical(said)
+        question.append({"missing": request.missing, "derive": request.derive})
+    return canonical(question)
 
 
 def data_name(party: AskedStatistics, dataset: Dataset) -> str:
@@ -360,8 +365,8 @@ def read_columns(request: StatisticsRequest, user_id: int) -> list[str]:
     """All columns of a provider's data that are read: those used, and those that a row
     must have a value in to be in the question.
     """
-    needed = [*columns_of(request, user_id), *(request.complete_on or [])]
-    return request.rows.plain(needed)
+    column_names = [*columns_of(request, user_id), *(request.complete_on or [])]
+    return request.rows.plain(column_names)
 
 
 def _row_level_columns(request: StatisticsRequest, user_id: int) -> list[str]:

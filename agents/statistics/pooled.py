@@ -175,14 +175,14 @@ def _read(
         if reserved is None:
             return Reading(n_rows=dataset.n_rows, repeats=True)
         min_changed = audited.least_rows(party, dataset)
-        whole = False
+        are_whole = False
         if shows_values(request, party.rules):
-            whole = is_whole(dataset, request.provider(party.me).key_column)
+            are_whole = is_whole(dataset, request.provider(party.me).key_column)
 
     not_told = reserved.withheld | reserved.near
     near_alone = near | {label for label in tallies if key_of(label) in not_told}
     withheld = _withhold(party, tallies, near_alone, refuse)
-    reading = _reading(dataset, request, tallies, withheld, whole=whole)
+    reading = _reading(dataset, request, tallies, withheld, are_whole=are_whole)
     reading = reading.model_copy(update={"levels": levels, "log_rank": event_times})
     if not pools_cells(request, party.rules):
         return reading
@@ -244,12 +244,12 @@ def _with_own_cells(
         facts[label] = replace(tally.facts, is_near=label in near)
         if tally.largest_square_share is not None:
             square_shares[label] = tally.largest_square_share
-    own = own_cells(facts, party.rules, square_shares=square_shares)
+    stated_cells = own_cells(facts, party.rules, square_shares=square_shares)
     withheld = {}
-    for label, why in own.named.items():
+    for label, why in stated_cells.named.items():
         if why is not None:
             withheld[key_of(label)] = (why.rule, why.threshold)
-    vetoed = [key_of(label) for label in own.vetoed]
+    vetoed = [key_of(label) for label in stated_cells.vetoed]
     return reading.model_copy(update={"withheld_of_pooled": withheld, "vetoed": vetoed})
 
 
@@ -279,7 +279,7 @@ def _reading(
     tallies: Mapping[Label, Tally],
     withheld: Mapping[Label, Withheld],
     *,
-    whole: bool,
+    are_whole: bool,
 ) -> Reading:
     n_rows_of = {}
     numbers = {}
@@ -298,7 +298,7 @@ def _reading(
         n_left_out=dataset.n_left_out,
         n_null=dataset.n_left_out + n_without - filled,
         n_filled=filled,
-        whole=whole,
+        whole=are_whole,
         n_rows_of=n_rows_of,
         tallies=numbers,
         withheld=rules,
@@ -340,12 +340,12 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
         opened += _note_opened(party, agreed)
     sums = Sums(party, party.request.openers)
     if party.request.method in RANKED:
-        found = rank(party, reading, agreed, sums)
+        joint_answer = rank(party, reading, agreed, sums)
     else:
-        found = _add(party, reading, agreed, sums)
-    if found is not None:
-        found.opened = opened
-    answered = Answered(found)
+        joint_answer = _add(party, reading, agreed, sums)
+    if joint_answer is not None:
+        joint_answer.opened = opened
+    answered = Answered(joint_answer)
     if agreed.is_pooled:
         # One hospital's numbers would tell its small cells by subtraction.
         answered.joint_rows = agreed.joint_rows
@@ -462,9 +462,9 @@ def _with_all_rows(reading: Reading | None, numbers: OwnNumbers) -> list[int]:
     withheld ones too.
     """
     assert reading is not None
-    own = numbers()
+    own_numbers = numbers()
     n_with_value = sum(reading.n_rows_of.values())
-    return [*own, n_with_value]
+    return [*own_numbers, n_with_value]
 
 
 def _with_event_sums(

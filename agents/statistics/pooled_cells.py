@@ -72,16 +72,16 @@ def decide(
     request = party.request
     key = party.session.group_key(b"cells")
     limits = agreed.tagged(key)
-    own = None
+    own_cell_list = None
     if reading is not None:
-        own = _own_cells(reading, key, limits)
+        own_cell_list = _own_cells(reading, key, limits)
         send(
             party,
             "cell_tags",
-            own.encode,
+            own_cell_list.encode,
             recipient=COORDINATOR,
         )
-    union = _agree_on_union(party, own, limits)
+    union = _agree_on_union(party, own_cell_list, limits)
     passed: set[bytes] = set()
     opened = []
     if union.cells:
@@ -181,9 +181,9 @@ def _compare(
         request.providers,
         EVERYONE,
     )
-    found = reveal(plan, shares)
+    revealed = reveal(plan, shares)
     passed = set()
-    for tag, passes in zip(union.cells, found.values, strict=True):
+    for tag, passes in zip(union.cells, revealed.values, strict=True):
         if passes:
             passed.add(tag)
     return passed
@@ -191,7 +191,7 @@ def _compare(
 
 def _agree_on_union(
     party: AgreedStatistics,
-    own: CellList | None,
+    own_cell_list: CellList | None,
     limits: Limits,
 ) -> CellList:
     """All hospitals' cells, of which all have the same list.
@@ -204,8 +204,8 @@ def _agree_on_union(
     union = CellList.decode(message)
     if union.limits != limits:
         raise cells.differ()
-    if own is not None:
-        own_cells = own.cells.items()
+    if own_cell_list is not None:
+        own_cells = own_cell_list.cells.items()
         if not own_cells <= union.cells.items():
             raise cells.differ()
         send(
@@ -326,14 +326,14 @@ def _few_since_older(reading: Reading, agreed: AgreedLimits) -> set[str]:
     """
     older = set(reading.earlier) - set(agreed.earlier)
     order_ids = {order_id for order_id, _ in older}
-    found = set()
+    cell_texts = set()
     for order_id in order_ids:
         changes = reading.changes[order_id]
         for text, change in changes.items():
             *_, is_few = change
             if is_few:
-                found.add(text)
-    return found
+                cell_texts.add(text)
+    return cell_texts
 
 
 def _n_answers(agreed: AgreedLimits) -> int:

@@ -148,10 +148,10 @@ def search_together(
     n_groups = sum(len(question.agreed.shown) for question in questions)
     n_rows = add_counts(own_n_rows, count=n_groups, round=first_round)
     check_counts(party, n_rows)
-    found = _begun(questions, n_rows)
+    searched = _begun(questions, n_rows)
     searches = []
-    for of_question in found:
-        searches += [one.search for one in of_question]
+    for of_question in searched:
+        searches += [group_search.search for group_search in of_question]
     with _open_ranked(party, reading) as dataset:
         count_own = functools.partial(_own_counts, party, dataset, questions)
         for round_ in itertools.count(first_round + 1):
@@ -168,7 +168,7 @@ def search_together(
                 end = begin + len(of_group)
                 _narrow(search, counts[begin:end])
                 begin = end
-    return found, round_
+    return searched, round_
 
 
 def _own_n_rows(questions: Sequence[Ranked]) -> list[int]:
@@ -187,15 +187,15 @@ def _own_n_rows(questions: Sequence[Ranked]) -> list[int]:
 def _begun(questions: Sequence[Ranked], n_rows: Sequence[int]) -> list[list[Searched]]:
     """A search for each group, from the joint numbers of rows."""
     numbers = iter(n_rows)
-    found = []
+    searched = []
     for question in questions:
         of_question = []
         for label in question.agreed.shown:
             n_group_rows = next(numbers)
             search = _search(question.request, question.agreed, n_group_rows)
             of_question.append(Searched(label, search, n_group_rows))
-        found.append(of_question)
-    return found
+        searched.append(of_question)
+    return searched
 
 
 # What is searched, and how finely
@@ -295,20 +295,20 @@ def _encode(pivots: Sequence[Pivots]) -> bytes:
     A pivot is a float64 or, of a search among whole numbers, a signed integer of 9
     bytes.
     """
-    parts = []
+    encoded_groups = []
     for of_group in pivots:
-        parts.append(struct.pack(">I", len(of_group)))
-        parts.append(_encode_group(of_group))
-    return b"".join(parts)
+        encoded_groups.append(struct.pack(">I", len(of_group)))
+        encoded_groups.append(_encode_group(of_group))
+    return b"".join(encoded_groups)
 
 
 def _encode_group(pivots: Pivots) -> bytes:
     if pivots.dtype != object:
         return pivots.astype(">f8").tobytes()
-    parts = []
+    encoded_pivots = []
     for pivot in pivots:
-        parts.append(pivot.to_bytes(_WHOLE_BYTES, "big", signed=True))
-    return b"".join(parts)
+        encoded_pivots.append(pivot.to_bytes(_WHOLE_BYTES, "big", signed=True))
+    return b"".join(encoded_pivots)
 
 
 def _decode(data: bytes, are_whole: Sequence[bool]) -> list[Pivots]:
@@ -318,26 +318,26 @@ def _decode(data: bytes, are_whole: Sequence[bool]) -> list[Pivots]:
     other kind do not follow from them, nor do those of more groups.
     """
     pivots = []
-    at = 0
-    for whole in are_whole:
-        begin = at + 4
-        n_pivots = int.from_bytes(data[at:begin], "big")
-        pivot_bytes = _WHOLE_BYTES if whole else 8
-        at = begin + n_pivots * pivot_bytes
-        if at > len(data):
+    end = 0
+    for is_whole in are_whole:
+        begin = end + 4
+        n_pivots = int.from_bytes(data[end:begin], "big")
+        pivot_bytes = _WHOLE_BYTES if is_whole else 8
+        end = begin + n_pivots * pivot_bytes
+        if end > len(data):
             raise _bad_pivots()
-        pivots.append(_decode_group(data[begin:at], whole=whole))
-    if at < len(data):
+        pivots.append(_decode_group(data[begin:end], is_whole=is_whole))
+    if end < len(data):
         raise _bad_pivots()
     return pivots
 
 
-def _decode_group(data: bytes, *, whole: bool) -> Pivots:
-    if not whole:
+def _decode_group(data: bytes, *, is_whole: bool) -> Pivots:
+    if not is_whole:
         return np.frombuffer(data, dtype=">f8").astype(np.float64)
     pivots = []
-    for at in range(0, len(data), _WHOLE_BYTES):
-        number = data[at : at + _WHOLE_BYTES]
+    for begin in range(0, len(data), _WHOLE_BYTES):
+        number = data[begin : begin + _WHOLE_BYTES]
         pivots.append(int.from_bytes(number, "big", signed=True))
     return np.array(pivots, dtype=object)
 
@@ -386,14 +386,14 @@ def _count_below(
     group_by = party.request.group_by or []
     is_whole = any(of_group.dtype == object for of_group in pivots.values())
     if is_whole:
-        whole = {label: of_group.tolist() for label, of_group in pivots.items()}
+        whole_pivots = {label: of_group.tolist() for label, of_group in pivots.items()}
         count_whole = pivot_counts.whole_counts_below
-        found = count_whole(dataset, column, whole, group_by=group_by)
+        below = count_whole(dataset, column, whole_pivots, group_by=group_by)
     else:
-        found = pivot_counts.counts_below(dataset, column, pivots, group_by=group_by)
+        below = pivot_counts.counts_below(dataset, column, pivots, group_by=group_by)
     counts: list[int] = []
     for label in pivots:
-        counts += found[label].tolist()
+        counts += below[label].tolist()
     return counts
 
 
@@ -418,12 +418,12 @@ def ranked_answer(
     """The answer from ended searches, one for each shown group, with notes."""
     shares = _shares(request, agreed)
     rows: dict[Label, list[tuple[Number | None, ...]]] = {}
-    for one in searched:
-        values = found_values(request, agreed, one)
+    for group_search in searched:
+        values = found_values(request, agreed, group_search)
         if request.method == "quantile":
-            rows[one.label] = list(zip(shares, values, strict=True))
+            rows[group_search.label] = list(zip(shares, values, strict=True))
         else:
-            rows[one.label] = [(value,) for value in values]
+            rows[group_search.label] = [(value,) for value in values]
     answer = grouped_answer(request, rows, agreed.withheld)
     answer.notes += notes_of(request, agreed, searched)
     if request.method in ("min", "max") and not agreed.extremes:
@@ -442,11 +442,11 @@ def found_values(
     shares = _shares(request, agreed)
     if searched.n_rows < searched.search.min_rows:
         return [None] * len(shares)
-    found: list[Number | None] = []
+    quantiles: list[Number | None] = []
     for share in shares:
         quantile = _between(searched.search, share, searched.n_rows)
-        found.append(quantile.value)
-    return found
+        quantiles.append(quantile.value)
+    return quantiles
 
 
 def notes_of(
@@ -457,11 +457,11 @@ def notes_of(
     """What has to be said beside the values."""
     all_exact = True
     all_shown = True
-    for one in searched:
-        all_shown = all_shown and one.n_rows >= one.search.min_rows
+    for group_search in searched:
+        all_shown = all_shown and group_search.n_rows >= group_search.search.min_rows
         for share in _shares(request, agreed):
-            found = _between(one.search, share, one.n_rows)
-            all_exact = all_exact and found.is_exact
+            quantile = _between(group_search.search, share, group_search.n_rows)
+            all_exact = all_exact and quantile.is_exact
     notes = []
     if not all_exact:
         notes.append(

@@ -181,5 +181,5 @@ def keep_reading(
 
     # A second reading after a crash could find other rows, and the two would differ by
     # a few people (decision 14).
-    kept = party.store.once(name, read)
-    return Reading.model_validate_json(kept)
+    reading_bytes = party.store.once(name, read)
+    return Reading.model_validate_json(reading_bytes)

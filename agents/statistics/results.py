@@ -214,15 +214,15 @@ def read_result(folder: Path, order_id: int) -> Result:
     NotFound (code no_result) if this hospital received none, Conflict if it is damaged.
     """
     order_folder = folder / str(order_id)
-    found = _results_of(order_folder, order_id)
-    if not found:
+    results = _results_of(order_folder, order_id)
+    if not results:
         _check_readable(order_folder)
         raise NotFound(
             f"This hospital holds no result of order {order_id}.",
             remedy="Only receivers of an order that ended with success hold its result; `results list` lists them.",
             code="no_result",
         )
-    result = found[0]
+    result = results[0]
     try:
         result.rows()
     except (ValueError, csv.Error):

@@ -88,12 +88,14 @@ class Sums:
             self._send_seed()
         if self._opens:
             providers = party.request.providers
-            others = [provider for provider in providers if provider != party.me]
-            if others:
+            other_providers = [
+                provider for provider in providers if provider != party.me
+            ]
+            if other_providers:
                 self._seeds |= receive_all(
                     party,
                     "unmask",
-                    others,
+                    other_providers,
                     party.me,
                     round=series,
                 )

@@ -92,15 +92,15 @@ def _withheld(request: StatisticsRequest, agreed: Agreed) -> Refused:
     of_rule = {}
     for why in agreed.withheld.values():
         of_rule[why.rule, why.threshold] = why
-    told = []
+    causes = []
     for rule, threshold in sorted(of_rule):
         if rule != "complement":
-            told.append(of_rule[rule, threshold])
-    if not told:
-        told = list(of_rule.values())
-    reasons = dict.fromkeys(why.reason for why in told)
+            causes.append(of_rule[rule, threshold])
+    if not causes:
+        causes = list(of_rule.values())
+    reasons = dict.fromkeys(why.reason for why in causes)
     sentences = " ".join(reasons)
-    first = told[0]
+    first = causes[0]
     remedy = (
         "Name the columns in categorical, which makes one level of rare values, derive fewer values, or leave the rows"
         " of small groups out."
@@ -227,11 +227,11 @@ def _of_table(
 
 def _levels(labels: Sequence[Label], place: int) -> list[str]:
     """The values of one column of the labels, in order."""
-    found = set()
+    values = set()
     for label in labels:
         if len(label) > place:
-            found.add(str(label[place]))
-    return sorted(found)
+            values.add(str(label[place]))
+    return sorted(values)
 
 
 def _are_numbers(texts: Sequence[str]) -> bool:

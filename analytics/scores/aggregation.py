@@ -96,7 +96,7 @@ def trimmed_mean(vectors: Floats, *, n_attackers: int) -> Floats:
         # Sorted, so that the sum is formed in an order that does not depend on the
         # hospitals'.
         ascending = np.sort(vectors, axis=0)
-        kept = ascending[n_trimmed : n - n_trimmed]
-        mean: Floats = kept.mean(axis=0)
+        kept_values = ascending[n_trimmed : n - n_trimmed]
+        mean: Floats = kept_values.mean(axis=0)
     check_result("The mean", mean)
     return mean

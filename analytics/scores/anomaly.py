@@ -197,7 +197,7 @@ def pca(points: Floats, *, k: float) -> Floats:
     _check_components(k)
     scaled, scale = to_unit_scale(points)
     centred = scaled - scaled.mean(axis=0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    left_vectors, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     zero = RELATIVE_ZERO * np.linalg.norm(scaled)
     rank = int((sizes > zero).sum())
     if k >= 1:
@@ -209,7 +209,7 @@ def pca(points: Floats, *, k: float) -> Floats:
     # A client's coordinates along the directions left out are what its reconstruction
     # lacks.
     left_out = slice(n_kept, rank)
-    lacking = left[:, left_out] * sizes[left_out]
+    lacking = left_vectors[:, left_out] * sizes[left_out]
     return _finite(scale * lengths(lacking))
 
 
@@ -379,10 +379,10 @@ def _all_but(chosen: list[int], n: int) -> Floats:
 
 def _nearest(between: Floats, k: int) -> Floats:
     """The k smallest distances to others in each row, ascending, (n, min(k, n - 1))."""
-    others = between.copy()
-    np.fill_diagonal(others, np.inf)
+    to_others = between.copy()
+    np.fill_diagonal(to_others, np.inf)
     n_nearest = min(k, len(between) - 1)
-    ascending = np.sort(others, axis=1)
+    ascending = np.sort(to_others, axis=1)
     return ascending[:, :n_nearest]
 
 
@@ -430,8 +430,8 @@ def _n_explaining(share: float, sizes: Floats) -> int:
     variances = sizes**2
     smallest_double = 5e-324
     total = float(variances.sum())
-    whole = max(total, smallest_double)
-    explained = np.cumsum(variances) / whole
+    divisor = max(total, smallest_double)
+    explained = np.cumsum(variances) / divisor
     least = share * (1 - RELATIVE_ZERO)
     place = int(np.searchsorted(explained, least))
     return place + 1

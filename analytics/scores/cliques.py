@@ -252,14 +252,14 @@ def _with(
     node: _Node,
     vertex: int,
 ) -> _Branch:
-    own = 1 << vertex
-    gone = own | problem.conflicts[vertex]
-    return _Branch(inside=node.inside | own, opened=node.opened & ~gone)
+    own_bit = 1 << vertex
+    gone_bits = own_bit | problem.conflicts[vertex]
+    return _Branch(inside=node.inside | own_bit, opened=node.opened & ~gone_bits)
 
 
 def _without(node: _Node, vertex: int) -> _Branch:
-    own = 1 << vertex
-    return _Branch(inside=node.inside, opened=node.opened & ~own)
+    own_bit = 1 << vertex
+    return _Branch(inside=node.inside, opened=node.opened & ~own_bit)
 
 
 def _narrowed(
@@ -389,14 +389,14 @@ def _bounds(
     # Beside the vertex the cheapest of as many other groups as are missing: without its
     # own, or the dearest of them.
     cheapest = np.minimum.reduceat(costs, starts)
-    taken = np.sort(cheapest)[:n_missing]
-    dearest_taken = taken[-1]
+    taken_costs = np.sort(cheapest)[:n_missing]
+    dearest_taken = taken_costs[-1]
     with np.errstate(invalid="ignore"):  # inf - inf: nobody of the group can be taken
         cheapest_of_own = cheapest[group_of]
         given_up = np.minimum(cheapest_of_own, dearest_taken)
-        others = taken.sum() - given_up
+        other_costs = taken_costs.sum() - given_up
         return _Bounds(
             vertices=vertices,
-            least=others + costs,
+            least=other_costs + costs,
             excess=costs - cheapest_of_own,
         )

@@ -50,10 +50,10 @@ def coverable(
     waiting = [(vertices, budget)]
     seen = set()
     while waiting:
-        left, left_budget = waiting.pop()
+        left_vertices, left_budget = waiting.pop()
         kernel = _kernel(
             conflicts,
-            left,
+            left_vertices,
             left_budget,
             effort,
         )
@@ -147,14 +147,14 @@ def conflict_groups(
     groups = []
     while vertices:
         effort.spend(vertices)
-        found = _least_in_conflict(conflicts, vertices, vertices)
-        group = 1 << found
-        candidates = conflicts[found] & vertices
+        vertex = _least_in_conflict(conflicts, vertices, vertices)
+        group = 1 << vertex
+        candidates = conflicts[vertex] & vertices
         while candidates:
             effort.spend(candidates)
-            found = _least_in_conflict(conflicts, candidates, vertices)
-            group |= 1 << found
-            candidates &= conflicts[found]
+            vertex = _least_in_conflict(conflicts, candidates, vertices)
+            group |= 1 << vertex
+            candidates &= conflicts[vertex]
         groups.append(group)
         vertices &= ~group
     return groups

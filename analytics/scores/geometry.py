@@ -249,8 +249,8 @@ def _gram_matrix(
     total = np.zeros((n, n))
     n_columns = 0
     with np.errstate(over="ignore", invalid="ignore"):
-        for width, part in _pieces(_piece_gram, blocks, n):
-            total = total + part
+        for width, gram in _pieces(_piece_gram, blocks, n):
+            total = total + gram
             n_columns += width
     return total, n_columns
 
@@ -273,9 +273,9 @@ def _piece_gram(block: Block, columns: slice) -> Floats:
 def _checked_width(block: Block, n: int) -> int:
     n_vectors = len(block)
     shapes = [np.shape(vector) for vector in block]
-    first, *others = shapes or [()]
+    first, *other_shapes = shapes or [()]
     is_vector = len(first) == 1
-    are_alike = all(shape == first for shape in others)
+    are_alike = all(shape == first for shape in other_shapes)
     if n_vectors != n or not is_vector or not are_alike:
         raise ValueError(
             f"A block holds {n_vectors} vectors; {n} of one length are expected."
@@ -306,8 +306,8 @@ def _by_cholesky(gram: Floats) -> Floats | None:
 
 def _by_qr(blocks: Iterable[Block], n: int) -> Floats:
     factor = np.zeros((0, n))
-    for _, part in _pieces(_piece_factor, blocks, n):
-        rows = np.vstack([factor, part])
+    for _, piece_factor in _pieces(_piece_factor, blocks, n):
+        rows = np.vstack([factor, piece_factor])
         factor = _reduced(rows)
     return _finished(factor, n)
 

@@ -337,7 +337,7 @@ class _Search:
             if 0 < n_persons < self._min_rows:
                 is_earlier = (combination != 0) & ~self._is_new
                 earlier = self._sets[is_earlier]
-                numbers = tuple(int(one) for one in earlier)
+                numbers = tuple(int(number) for number in earlier)
                 return Finding(Verdict.TELLS_FEW, numbers)
         return None
 
@@ -384,10 +384,10 @@ class _Search:
         inverses = inverted(words, prime)
         for i in range(len(words) - 1):
             word = words[i]
-            others = words[i + 1 :]
+            other_words = words[i + 1 :]
             inverse = inverses[i + 1 :]
             is_there = word != 0
-            are_there = others != 0
+            are_there = other_words != 0
             pair, cell = np.nonzero(are_there & is_there)
             if len(pair) == 0:
                 continue
@@ -399,12 +399,12 @@ class _Search:
             key = (pair << PRIME_BITS) + ratio
             order = np.argsort(key)
             starts = np.flatnonzero(np.diff(key[order], prepend=-1))
-            gone = np.add.reduceat(weights[cell[order]], starts)
+            vanished = np.add.reduceat(weights[cell[order]], starts)
 
             firsts = order[starts]
             pair = pair[firsts]
             ratio = ratio[firsts]
-            is_light = union[pair] - gone < self._min_rows
+            is_light = union[pair] - vanished < self._min_rows
             pair = pair[is_light]
             ratio = ratio[is_light]
             second = rows[i + 1 + pair] * ratio[:, np.newaxis] % prime

@@ -91,11 +91,11 @@ def turned(sets: Bitmaps) -> NDArray[np.uint64]:
     octets = np.zeros(shape, dtype=np.uint8)
     for start in range(0, n_bytes, TURNED_BYTES):
         stop = min(start + TURNED_BYTES, n_bytes)
-        part = slice(start, stop)
+        byte_range = slice(start, stop)
         members = octets[start * 8 : stop * 8]
         for first_set in range(0, n_sets, 8):
-            here = slice(first_set, first_set + 8)
-            block = sets[here, part]
+            set_range = slice(first_set, first_set + 8)
+            block = sets[set_range, byte_range]
             shape = (8, stop - start)
             eight_sets = np.zeros(shape, dtype=np.uint8)
             eight_sets[: len(block)] = block

@@ -203,9 +203,9 @@ def _finish(
         return Fraction(node.value)
     if node.op in AGGREGATES:
         return _aggregate(node, opened, n_rows)
-    parts = [_finish(arg, opened, n_rows) for arg in node.args]
-    numbers = [part for part in parts if part is not None]
-    if len(numbers) < len(parts):
+    arguments = [_finish(arg, opened, n_rows) for arg in node.args]
+    numbers = [argument for argument in arguments if argument is not None]
+    if len(numbers) < len(arguments):
         return None
     match node.op:
         case "+":

@@ -70,15 +70,15 @@ def plan(
                 f"{named} has no type.", "Let its provider announce one."
             )
     compiler = _Compiler(types, owners)
-    made = compiler.plan(expression)
-    joint_bits = made.bits(MOST_ROWS)
-    bits = max(joint_bits, made.own_bits)
+    circuit = compiler.plan(expression)
+    joint_bits = circuit.bits(MOST_ROWS)
+    bits = max(joint_bits, circuit.own_bits)
     if bits > MOST_BITS:
         raise ExpressionError(
             f"The expression needs numbers of {bits} bits; {MOST_BITS} are computed.",
             "Multiply fewer columns, or declare fewer digits.",
         )
-    return made
+    return circuit
 
 
 class _Compiler:
@@ -101,7 +101,7 @@ class _Compiler:
         value: int | None = None
         exists: int | None = None
         totals: list[Total] = []
-        needed: list[Leaf] = []
+        needed_leaves: list[Leaf] = []
         if expression.is_row_level:
             flags = self._flags(root)
             counted = self._counted(root)
@@ -110,10 +110,10 @@ class _Compiler:
                 exists = self._register(_all_of(flags))
         else:
             # Sorted, so that every party writes the same steps.
-            found = {node for node in root.every() if node.op in AGGREGATES}
-            aggregates = sorted(found, key=repr)
+            aggregate_nodes = {node for node in root.every() if node.op in AGGREGATES}
+            aggregates = sorted(aggregate_nodes, key=repr)
             totals = self._opened_totals(aggregates)
-            needed = self._needed(aggregates)
+            needed_leaves = self._needed(aggregates)
         return Plan(
             expression=expression,
             types=dict(self._types),
@@ -122,7 +122,7 @@ class _Compiler:
             value=value,
             valid=exists,
             totals=tuple(totals),
-            needed=tuple(needed),
+            needed=tuple(needed_leaves),
         )
 
     def _opened_totals(self, aggregates: Iterable[Node]) -> list[Total]:
@@ -137,13 +137,13 @@ class _Compiler:
 
     def _needed(self, aggregates: Iterable[Node]) -> list[Leaf]:
         """What has to have a value in a row that counts."""
-        parts: dict[Node, None] = {}  # an ordered set
+        needed_parts: dict[Node, None] = {}  # an ordered set
         for aggregate in aggregates:
             for summand in aggregate.args:
                 own_parts = _local_parts(summand)
-                parts.update(dict.fromkeys(own_parts))
+                needed_parts.update(dict.fromkeys(own_parts))
         leaves: list[Leaf] = []
-        for part in parts:
+        for part in needed_parts:
             [alias] = part.aliases
             owner = self._owners[alias]
             leaves.append(Leaf(owner, part))
@@ -235,15 +235,15 @@ class _Compiler:
         into = kind_of(node, self._types)
         terms: list[Term] = []
         constant = 0
-        for part in _grouped(node):
-            kind = kind_of(part, self._types)
+        for summand in _grouped(node):
+            kind = kind_of(summand, self._types)
             lift = multiplier(kind, into)
-            if part.op == "constant":
+            if summand.op == "constant":
                 constant = lift
-                if part.value < 0:
+                if summand.value < 0:
                     constant = -lift
             else:
-                register = self._register(part)
+                register = self._register(summand)
                 terms.append((register, lift))
         step = Linear(tuple(terms), constant)
         return self._write(step)
@@ -255,11 +255,11 @@ class _Compiler:
         """
         sign = 1
         register: int | None = None
-        for part in _grouped(node):
-            if part.op == "constant":
-                sign = sign_of(part.value)
+        for argument in _grouped(node):
+            if argument.op == "constant":
+                sign = sign_of(argument.value)
                 continue
-            factor = self._register(part)
+            factor = self._register(argument)
             if register is None:
                 register = factor
             else:
@@ -297,13 +297,13 @@ class _Compiler:
     def _indicator(self, node: Node) -> int:
         """x xor y = x + y - 2 x y over the hospitals' own shares of the bit."""
         bit = self._register(node)
-        parts = [self._write(Part(bit, provider)) for provider in self._providers]
-        register = parts[0]
-        for part in parts[1:]:
-            both = self._write(Product(register, part))
+        bit_shares = [self._write(Part(bit, provider)) for provider in self._providers]
+        register = bit_shares[0]
+        for bit_share in bit_shares[1:]:
+            both = self._write(Product(register, bit_share))
             terms = (
                 (register, 1),
-                (part, 1),
+                (bit_share, 1),
                 (both, -2),
             )
             register = self._write(Linear(terms))
@@ -317,12 +317,12 @@ class _Compiler:
                 bit = self._register(node.args[0])
                 return self._inverse(bit)
             case "and":
-                bits = [self._register(part) for part in _grouped(node)]
+                bits = [self._register(operand) for operand in _grouped(node)]
                 return self._conjunction(bits)
             case "or":  # not (not a and not b)
                 inverted: list[int] = []
-                for part in _grouped(node):
-                    bit = self._register(part)
+                for operand in _grouped(node):
+                    bit = self._register(operand)
                     inverted.append(self._inverse(bit))
                 is_neither = self._conjunction(inverted)
                 return self._inverse(is_neither)
@@ -410,14 +410,14 @@ def _grouped(node: Node) -> list[Node]:
             key = arg.aliases
         group = groups.setdefault(key, [])
         group.append(arg)
-    return [_joined(node.op, parts) for parts in groups.values()]
+    return [_joined(node.op, arguments) for arguments in groups.values()]
 
 
-def _joined(op: str, parts: list[Node]) -> Node:
-    if len(parts) == 1:
-        return parts[0]
+def _joined(op: str, arguments: list[Node]) -> Node:
+    if len(arguments) == 1:
+        return arguments[0]
     if op == "+":
-        return add(*parts)
+        return add(*arguments)
     if op == "*":
-        return multiply(*parts)
-    return Node(op, tuple(parts))
+        return multiply(*arguments)
+    return Node(op, tuple(arguments))

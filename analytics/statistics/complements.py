@@ -70,13 +70,13 @@ def complements(
         return None
     # Each column is the combination of the pivots' columns by its entries.
     is_used = of_failed[:n_pivots].any(axis=1)
-    found = []
+    taken_cells = []
     for row in np.flatnonzero(is_used).tolist():
         place = pivots[row]
         is_candidate = place >= n_passed
         if is_candidate:
-            found.append(ordered[place])
-    return found
+            taken_cells.append(ordered[place])
+    return taken_cells
 
 
 def _compressed(
@@ -89,8 +89,8 @@ def _compressed(
     most.
     """
     last = -1
-    for own in slices:
-        own_last = max(own, default=-1)
+    for cell_slices in slices:
+        own_last = max(cell_slices, default=-1)
         last = max(last, own_last)
     n_slices = last + 1
     n_cells = len(cells)
@@ -126,10 +126,10 @@ def _row_reduced(
         nonzero = np.flatnonzero(reduced[row:, column])
         if not nonzero.size:
             continue
-        found = row + int(nonzero[0])
-        swapped = [found, row]
+        pivot_row = row + int(nonzero[0])
+        swapped = [pivot_row, row]
         # Both rows at once: one by itself is a view, and a swap by name would lose it.
-        reduced[[row, found]] = reduced[swapped]
+        reduced[[row, pivot_row]] = reduced[swapped]
         pivot = int(reduced[row, column])
         inverse = pow(pivot, -1, prime)
         reduced[row] = reduced[row] * inverse % prime
@@ -138,10 +138,10 @@ def _row_reduced(
         factors[row] = 0
         # Columns to the left are unit vectors or combinations of them already.
         right = reduced[row, column:]
-        others = np.flatnonzero(factors)
-        change = factors[others, None] * right
-        left = reduced[others, column:] - change
-        reduced[others, column:] = left % prime
+        other_rows = np.flatnonzero(factors)
+        change = factors[other_rows, None] * right
+        changed_rows = reduced[other_rows, column:] - change
+        reduced[other_rows, column:] = changed_rows % prime
         pivots.append(column)
     return pivots, reduced
 

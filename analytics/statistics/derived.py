@@ -100,20 +100,20 @@ class Derived:
     @cached_property
     def numbers(self) -> tuple[str, ...]:
         """The names that it uses as numbers, sorted."""
-        found = _named(self.root, "column")
-        return tuple(sorted(found))
+        column_names = _named(self.root, "column")
+        return tuple(sorted(column_names))
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """The names that it compares with texts, sorted."""
-        found = _named(self.root, "same")
-        return tuple(sorted(found))
+        column_names = _named(self.root, "same")
+        return tuple(sorted(column_names))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All names that it uses, sorted."""
-        found = _named(self.root, "column", "same", "missing")
-        return tuple(sorted(found))
+        column_names = _named(self.root, "column", "same", "missing")
+        return tuple(sorted(column_names))
 
 
 def _named(root: Node, *ops: str) -> set[str]:
@@ -147,10 +147,10 @@ def parse_derived(text: str) -> Derived:
         raise ExpressionError(
             "The expression names no column.", "Name one of the same row."
         )
-    both = sorted(set(derived.numbers) & set(derived.texts))
-    if both:
+    mixed_names = sorted(set(derived.numbers) & set(derived.texts))
+    if mixed_names:
         raise ExpressionError(
-            f"The expression uses {both[0]} as a number and as a text.",
+            f"The expression uses {mixed_names[0]} as a number and as a text.",
             "Use it as one of them; cast it in a view.",
         )
     return derived
@@ -169,8 +169,8 @@ def in_order(derived: Mapping[str, Derived]) -> list[str]:
     waiting = dict(derived)
     while waiting:
         ready: list[str] = []
-        for name, one in waiting.items():
-            is_waiting = any(used in waiting for used in one.names)
+        for name, derived_column in waiting.items():
+            is_waiting = any(used_name in waiting for used_name in derived_column.names)
             if not is_waiting:
                 ready.append(name)
         if not ready:
@@ -181,7 +181,7 @@ def in_order(derived: Mapping[str, Derived]) -> list[str]:
             )
         for name in ready:
             names = derived[name].names
-            below = [depths.get(used, 0) for used in names]
+            below = [depths.get(used_name, 0) for used_name in names]
             depths[name] = 1 + max(below)
             del waiting[name]
     deepest = max(depths.values(), default=0)
@@ -208,43 +208,43 @@ def added_columns(
     >>> added_columns("c", {"c": parse_derived("x + 5")}) is None
     True
     """
-    found: dict[str, Mapping[str, int] | None] = {}
+    column_sums: dict[str, Mapping[str, int] | None] = {}
     below = _below(name, derived)
-    for one in in_order(below):
-        root = derived[one].root
-        found[one] = _added(root, found)
-    return found[name]
+    for derived_name in in_order(below):
+        root = derived[derived_name].root
+        column_sums[derived_name] = _added(root, column_sums)
+    return column_sums[name]
 
 
 def _below(name: str, derived: Mapping[str, Derived]) -> dict[str, Derived]:
     """A derived column and those that it uses, however far below."""
-    found = {name: derived[name]}
+    used_columns = {name: derived[name]}
     waiting = [name]
     while waiting:
-        one = derived[waiting.pop()]
-        for used in one.names:
-            if used in derived and used not in found:
-                found[used] = derived[used]
-                waiting.append(used)
-    return found
+        derived_column = derived[waiting.pop()]
+        for used_name in derived_column.names:
+            if used_name in derived and used_name not in used_columns:
+                used_columns[used_name] = derived[used_name]
+                waiting.append(used_name)
+    return used_columns
 
 
 def _added(
-    node: Node, known: Mapping[str, Mapping[str, int] | None]
+    node: Node, column_sums: Mapping[str, Mapping[str, int] | None]
 ) -> Mapping[str, int] | None:
     if node.op == "column":
         _, name = node.value
-        return known.get(name, {name: 1})
+        return column_sums.get(name, {name: 1})
     sign = 1
-    parts = node.args
-    if node.op == "*" and len(parts) == 2 and parts[0] == constant(-1):
+    summands = node.args
+    if node.op == "*" and len(summands) == 2 and summands[0] == constant(-1):
         sign = -1
-        parts = parts[1:]
+        summands = summands[1:]
     elif node.op != "+":
         return None
     total: dict[str, int] = {}
-    for part in parts:
-        added = _added(part, known)
+    for summand in summands:
+        added = _added(summand, column_sums)
         if added is None:
             return None
         for name, coefficient in added.items():
@@ -279,37 +279,39 @@ def written_out(root: Node, alias: str, derived: Mapping[str, Derived]) -> Node:
     return _put_in(root, alias, alias, roots)
 
 
-def _put_in(node: Node, own: str, alias: str, roots: Mapping[str, Node]) -> Node:
-    """The tree with alias.name for each column of `own`, and roots in place of names."""
+def _put_in(node: Node, own_alias: str, alias: str, roots: Mapping[str, Node]) -> Node:
+    """The tree with alias.name for each column of `own_alias`, and roots in place of
+    names.
+    """
     if node.op == "column":
         owner, name = node.value
-        if owner != own:
+        if owner != own_alias:
             return node
         of_data = Node("column", value=(alias, name))
         return roots.get(name, of_data)
-    args = [_put_in(arg, own, alias, roots) for arg in node.args]
+    args = [_put_in(arg, own_alias, alias, roots) for arg in node.args]
     n_nodes = sum(arg.n_nodes for arg in args)
     if n_nodes > MOST_NODES:
         raise ExpressionError(
             "Written out over columns of the data the expression is too long.",
             "Use derived columns fewer times, or compute them in a view.",
         )
-    made = Node(node.op, tuple(args), node.value)
+    new_node = Node(node.op, tuple(args), node.value)
     if node.op == "+":
-        made = add(*args)
+        new_node = add(*args)
     elif node.op == "*":
-        made = multiply(*args)
-    if made.depth > DEEPEST:
+        new_node = multiply(*args)
+    if new_node.depth > DEEPEST:
         raise too_deep()
-    return made
+    return new_node
 
 
 def plain_names(derived: Mapping[str, Derived]) -> list[str]:
     """The columns that derived ones are made of in the end, sorted."""
-    used: set[str] = set()
-    for one in derived.values():
-        used.update(one.names)
-    return sorted(used - set(derived))
+    used_names: set[str] = set()
+    for derived_column in derived.values():
+        used_names.update(derived_column.names)
+    return sorted(used_names - set(derived))
 
 
 def _check_doubles(root: Node) -> None:
@@ -331,8 +333,8 @@ def _is_spline(tree: Any) -> bool:
 def _spline(tree: Any) -> tuple[Any, tuple[float, ...]]:
     """What the spline is over, and its knots."""
     # Without arguments it has no knots, which is said below.
-    over, *others = tree.expressions or [None]
-    knots = [_knot(part) for part in others]
+    over, *knot_trees = tree.expressions or [None]
+    knots = [_knot(knot_tree) for knot_tree in knot_trees]
     is_increasing = all(a < b for a, b in itertools.pairwise(knots))
     is_number_allowed = 2 <= len(knots) <= MOST_KNOTS
     if not is_number_allowed or not is_increasing:
@@ -413,7 +415,7 @@ class _RowReader(Reader):
     def _extreme(self, tree: Any) -> Node:
         op = _EXTREMES[type(tree)]
         arguments = [tree.this, *tree.expressions]
-        numbers = [self.number(part) for part in arguments]
+        numbers = [self.number(argument) for argument in arguments]
         if len(numbers) < 2:
             raise ExpressionError(f"{op} has one argument.", "Give it two or more.")
         return Node(op, tuple(numbers))
@@ -424,12 +426,12 @@ class _RowReader(Reader):
                 "The expression asks by `is` for something else than null.",
                 "Write x is null, or compare by =.",
             )
-        asked = tree.this
-        if type(asked) is exp.Column:
+        operand = tree.this
+        if type(operand) is exp.Column:
             # Whether it is a number or a text does not matter.
-            name = _column_name(asked)
+            name = _column_name(operand)
             return Node("missing", value=(_OF_ROW, name))
-        number = self.number(asked)
+        number = self.number(operand)
         return Node("missing", (number,))
 
     def _in(self, tree: Any) -> Node:
@@ -439,10 +441,10 @@ class _RowReader(Reader):
                 "The expression asks by `in` for what is no list.",
                 "Write x in (1, 2).",
             )
-        found = [self._equal(tree.this, value) for value in values]
-        if len(found) == 1:
-            return found[0]
-        return connect("or", *found)
+        equalities = [self._equal(tree.this, value) for value in values]
+        if len(equalities) == 1:
+            return equalities[0]
+        return connect("or", *equalities)
 
     def compare(self, tree: Any) -> Node:
         left = tree.this

@@ -318,12 +318,12 @@ class _DigitSums:
 
     def carry(self) -> None:
         for exponent, sums in self._sums.items():
-            whole = np.array(sums, dtype=object)
+            exact_sums = np.array(sums, dtype=object)
             n_bits = exponent - self._least_exponent
-            self._carried += whole << n_bits
+            self._carried += exact_sums << n_bits
         self._sums.clear()
 
     def whole(self) -> list[int]:
         self.carry()
-        found: list[int] = self._carried.tolist()
-        return found
+        totals: list[int] = self._carried.tolist()
+        return totals

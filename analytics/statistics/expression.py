@@ -122,12 +122,12 @@ def constant(value: Fraction | int) -> Node:
 
 def add(*terms: Node) -> Node:
     """t_1 + t_2 + ...; terms that are sums themselves are taken apart."""
-    parts = _taken_apart("+", terms)
-    constants = [part.value for part in parts if part.op == "constant"]
+    operands = _taken_apart("+", terms)
+    constants = [operand.value for operand in operands if operand.op == "constant"]
     number = sum(constants, Fraction(0))
     return _with_constant(
         "+",
-        parts,
+        operands,
         number,
         neutral=Fraction(0),
     )
@@ -135,12 +135,12 @@ def add(*terms: Node) -> Node:
 
 def multiply(*factors: Node) -> Node:
     """f_1 f_2 ...; factors that are products themselves are taken apart."""
-    parts = _taken_apart("*", factors)
-    constants = [part.value for part in parts if part.op == "constant"]
+    operands = _taken_apart("*", factors)
+    constants = [operand.value for operand in operands if operand.op == "constant"]
     number = math.prod(constants, start=Fraction(1))
     return _with_constant(
         "*",
-        parts,
+        operands,
         number,
         neutral=Fraction(1),
     )
@@ -156,8 +156,8 @@ def subtract(left: Node, right: Node) -> Node:
 
 def connect(op: str, *booleans: Node) -> Node:
     """b_1 and b_2 and ..., or with or; those of the same kind are taken apart."""
-    parts = _taken_apart(op, booleans)
-    return Node(op, tuple(parts))
+    operands = _taken_apart(op, booleans)
+    return Node(op, tuple(operands))
 
 
 def invert(node: Node) -> Node:
@@ -176,24 +176,24 @@ def _taken_apart(
     op: str,
     nodes: Sequence[Node],
 ) -> list[Node]:
-    parts: list[Node] = []
+    operands: list[Node] = []
     for node in nodes:
         if node.op == op:
-            parts.extend(node.args)
+            operands.extend(node.args)
         else:
-            parts.append(node)
-    return parts
+            operands.append(node)
+    return operands
 
 
 def _with_constant(
     op: str,
-    parts: Sequence[Node],
+    operands: Sequence[Node],
     number: Fraction,
     *,
     neutral: Fraction,
 ) -> Node:
-    """One node of all parts, the constants among them made one, `number`."""
-    args = [part for part in parts if part.op != "constant"]
+    """One node of all operands, the constants among them made one, `number`."""
+    args = [operand for operand in operands if operand.op != "constant"]
     # Nothing is left out for a factor of 0: where a column has no value in a row, 0
     # times it has none either.
     if number != neutral or not args:
@@ -216,11 +216,11 @@ class Expression:
         return tuple(sorted(named))
 
     def columns_of(self, alias: str) -> tuple[str, ...]:
-        found = []
+        column_names = []
         for owner, column in self.columns:
             if owner == alias:
-                found.append(column)
-        return tuple(found)
+                column_names.append(column)
+        return tuple(column_names)
 
     @cached_property
     def aliases(self) -> tuple[str, ...]:

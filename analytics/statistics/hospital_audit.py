@@ -93,8 +93,8 @@ def audit_hospitals(
     every = np.arange(n_sets)
     before = every[:-n_new]
     primes = [prime() for _ in range(N_PRIMES)]
-    blocks = [_Blocks.of(cells, every, varying, one) for one in primes]
-    earlier = [_Blocks.of(cells, before, varying, one) for one in primes]
+    blocks = [_Blocks.of(cells, every, varying, modulus) for modulus in primes]
+    earlier = [_Blocks.of(cells, before, varying, modulus) for modulus in primes]
     rank = len(blocks[0].table)
     n_ranks = len(groups) * rank
     if n_ranks > RANK_LIMIT:
@@ -103,15 +103,15 @@ def audit_hospitals(
         unwilling = group - let_be_told
         if not unwilling:
             continue
-        told = _lost_rank(blocks, group)
-        if not told:
+        told_rank = _lost_rank(blocks, group)
+        if not told_rank:
             continue
-        harmless = _lost_rank(earlier, group)
+        harmless_rank = _lost_rank(earlier, group)
         letting = group & let_be_told
         if letting:
-            harmless += _lost_rank(blocks, letting)
-            harmless -= _lost_rank(earlier, letting)
-        if told > harmless:
+            harmless_rank += _lost_rank(blocks, letting)
+            harmless_rank -= _lost_rank(earlier, letting)
+        if told_rank > harmless_rank:
             hospitals = tuple(sorted(unwilling))
             return Finding(Verdict.TELLS_FEW, hospitals=hospitals)
     return PASSES
@@ -125,12 +125,12 @@ def _varying(
     Where a part has the same coefficient in all totals, it goes with one's own.
     """
     present: set[Part] = set()
-    for one in parts:
-        for part in one:
+    for coefficients in parts:
+        for part in coefficients:
             present.add(part)
     varying = {}
     for part in present:
-        column = [one.get(part, 0) for one in parts]
+        column = [coefficients.get(part, 0) for coefficients in parts]
         if len(set(column)) > 1:
             varying[part] = column
     return varying
@@ -155,15 +155,19 @@ def _groups(
     columns: dict[int, set[_Pattern]] = {}
     for part, column in varying.items():
         hospital = hospital_of(part)
-        own = columns.setdefault(hospital, set())
-        own.add(tuple(column))
+        hospital_patterns = columns.setdefault(hospital, set())
+        hospital_patterns.add(tuple(column))
     alike: dict[frozenset[_Pattern], list[int]] = {}
-    for hospital, own in columns.items():
-        patterns = frozenset(own)
+    for hospital, hospital_patterns in columns.items():
+        patterns = frozenset(hospital_patterns)
         together = alike.setdefault(patterns, [])
         together.append(hospital)
 
-    classes = [one for one in alike.values() if len(one) <= most]
+    classes = [
+        alike_hospitals
+        for alike_hospitals in alike.values()
+        if len(alike_hospitals) <= most
+    ]
     n_classes = len(classes)
     largest = min(most, n_classes)
     sizes = range(1, largest + 1)
@@ -216,7 +220,7 @@ class _Blocks:
         blocks = []
         hospitals = []
         for part, column in coefficients.items():
-            residues = [modulo(column[one], prime) for one in sets]
+            residues = [modulo(column[place], prime) for place in sets]
             p = np.array(residues, dtype=np.int64)
             scaled = null * p % prime
             blocks.append(scaled @ spanning % prime)
@@ -234,8 +238,8 @@ class _Blocks:
         """The rank of the blocks of all hospitals but a group."""
         is_in_group = np.isin(self.hospitals, list(group))
         is_other = ~is_in_group
-        others = self.table[:, is_other]
-        is_basis = eliminated(others, self.prime)
+        other_blocks = self.table[:, is_other]
+        is_basis = eliminated(other_blocks, self.prime)
         return int(is_basis.sum())
 
 
@@ -247,6 +251,6 @@ def _lost_rank(
     alone.
     """
     # Modulo a prime a rank can be too low, never too high.
-    rank = max(len(one.table) for one in blocks)
-    rank_without = max(one.rank_without(group) for one in blocks)
+    rank = max(len(of_prime.table) for of_prime in blocks)
+    rank_without = max(of_prime.rank_without(group) for of_prime in blocks)
     return rank - rank_without

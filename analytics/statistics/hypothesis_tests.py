@@ -95,17 +95,17 @@ def t_test(
 
     error = math.sqrt(part_1 + part_2)
     difference = first.mean - second.mean
-    found = _t_quantities(
+    quantities = _t_quantities(
         estimate=difference,
         error=error,
         df=df,
         name="difference",
     )
     cohen_d = difference / math.sqrt(pooled)
-    found.append(("cohen_d", cohen_d))
+    quantities.append(("cohen_d", cohen_d))
     for name, sample in samples.items():
-        found += _described(name, sample)
-    return found
+        quantities += _described(name, sample)
+    return quantities
 
 
 def _described(name: str, sample: Sample) -> Quantities:
@@ -126,7 +126,7 @@ def paired_t_test(differences: Moments, *, least_df: int) -> Quantities:
 
     of_mean = sample.variance / sample.n
     error = math.sqrt(of_mean)
-    found = _t_quantities(
+    quantities = _t_quantities(
         estimate=sample.mean,
         error=error,
         df=df,
@@ -134,9 +134,9 @@ def paired_t_test(differences: Moments, *, least_df: int) -> Quantities:
     )
     deviation = math.sqrt(sample.variance)
     cohen_d = sample.mean / deviation
-    found.append(("cohen_d", cohen_d))
-    found.append(("n", sample.n))
-    return found
+    quantities.append(("cohen_d", cohen_d))
+    quantities.append(("n", sample.n))
+    return quantities
 
 
 def _t_quantities(
@@ -199,7 +199,7 @@ def anova(
         f, df_within = _welch(n, means, variances)
     tail = stats.f.sf(f, df, df_within)
     eta2 = between / (between + within)
-    found: Quantities = [
+    quantities: Quantities = [
         ("F", f),
         ("df", df),
         ("df_within", df_within),
@@ -207,8 +207,8 @@ def anova(
         ("eta2", eta2),
     ]
     for name, sample in zip(groups, samples, strict=True):
-        found += _described(name, sample)
-    return found
+        quantities += _described(name, sample)
+    return quantities
 
 
 def _welch(
@@ -257,7 +257,7 @@ def chi_squared(
     n_fewest = min(table.shape)
     most = n * (n_fewest - 1)
     cramer_v = math.sqrt(plain.statistic / most)
-    found: Quantities = [
+    quantities: Quantities = [
         ("chi2", float(tested.statistic)),
         ("df", float(tested.dof)),
         ("p", float(tested.pvalue)),
@@ -265,20 +265,20 @@ def chi_squared(
         ("n", n),
     ]
     if is_small:
-        found += _odds(table)
+        quantities += _odds(table)
     for i, row in enumerate(names[0]):
         for j, column in enumerate(names[1]):
             cell = f"[{row}, {column}]"
             count = float(table[i, j])
             expected = float(tested.expected_freq[i, j])
-            found.append((f"n{cell}", count))
-            found.append((f"expected{cell}", expected))
-    return found
+            quantities.append((f"n{cell}", count))
+            quantities.append((f"expected{cell}", expected))
+    return quantities
 
 
 def _odds(table: Floats) -> Quantities:
     fisher = stats.fisher_exact(table)
-    found: Quantities = [("fisher_p", float(fisher.pvalue))]
+    quantities: Quantities = [("fisher_p", float(fisher.pvalue))]
     # With an empty cell neither the ratio nor its interval is finite.
     if (table > 0).all():
         (a, b), (c, d) = table.tolist()
@@ -289,12 +289,12 @@ def _odds(table: Floats) -> Quantities:
         half = float(quantile) * math.sqrt(variance)
         low = math.exp(log_ratio - half)
         high = math.exp(log_ratio + half)
-        found += [
+        quantities += [
             ("odds_ratio", ratio),
             ("low", low),
             ("high", high),
         ]
-    return found
+    return quantities
 
 
 def trend(table: Floats, scores: Floats) -> Quantities:
@@ -413,16 +413,16 @@ def kruskal(table: Floats, names: Sequence[str]) -> Quantities:
     epsilon2 = h / (n - 1)
     df = len(names) - 1
     tail = stats.chi2.sf(h, df)
-    found: Quantities = [
+    quantities: Quantities = [
         ("H", h),
         ("df", float(df)),
         ("p", float(tail)),
         ("epsilon2", epsilon2),
     ]
     for name, n_rows in zip(names, of_group, strict=True):
-        found.append((f"n[{name}]", float(n_rows)))
-    found.append(("n", n))
-    return found
+        quantities.append((f"n[{name}]", float(n_rows)))
+    quantities.append(("n", n))
+    return quantities
 
 
 def correlation_test(moments: JointMoments, *, least_df: int) -> Quantities:

@@ -98,12 +98,12 @@ def eliminate(
         pivot = int(table[row, column])
         inverse = pow(pivot, -1, prime)
         table[row] = table[row] * inverse % prime
-        others = np.flatnonzero(table[:, column])
-        others = others[others != row]
+        other_rows = np.flatnonzero(table[:, column])
+        other_rows = other_rows[other_rows != row]
         # Two numbers of 31 bits: their product fits into 63.
-        factors = table[others, column, np.newaxis]
-        left = table[others] - factors * table[row]
-        table[others] = left % prime
+        factors = table[other_rows, column, np.newaxis]
+        changed_rows = table[other_rows] - factors * table[row]
+        table[other_rows] = changed_rows % prime
         pivots[row] = block[place]
 
 

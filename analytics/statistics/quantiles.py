@@ -158,18 +158,18 @@ class Search:
         keys = self._pivot_keys()
         if len(counts) != len(keys):
             raise ValueError("There is not one count for each pivot.")
-        known: dict[int, int] = {}
+        known_counts: dict[int, int] = {}
         for key, count in zip(keys, counts, strict=True):
-            known[key] = int(count)
+            known_counts[key] = int(count)
         for bracket in self.brackets.values():
-            known[bracket.low] = bracket.n_below
-            known[bracket.high] = bracket.n_below + bracket.n_within
-        in_order_of_keys = [known[key] for key in sorted(known)]
+            known_counts[bracket.low] = bracket.n_below
+            known_counts[bracket.high] = bracket.n_below + bracket.n_within
+        in_order_of_keys = [known_counts[key] for key in sorted(known_counts)]
         if in_order_of_keys != sorted(in_order_of_keys):
             raise ValueError("The counts do not rise with the pivots.")
         going_on = set(self.brackets) - self._stopped
         for rank in going_on:
-            self._narrow_one(rank, known)
+            self._narrow_one(rank, known_counts)
         self._n_rounds += 1
 
     def found(self, rank: int) -> Found:
@@ -219,12 +219,12 @@ class Search:
     def _narrow_one(
         self,
         rank: int,
-        known: dict[int, int],
+        known_counts: dict[int, int],
     ) -> None:
         """The smallest run of sections around the rank that holds min_rows rows."""
         old = self.brackets[rank]
-        keys = [key for key in sorted(known) if old.low <= key <= old.high]
-        counts = [known[key] for key in keys]
+        keys = [key for key in sorted(known_counts) if old.low <= key <= old.high]
+        counts = [known_counts[key] for key in keys]
         # The section that the rank is in: between the last pivot with at most so many
         # rows below it and the first with more.
         right = bisect_right(counts, rank)

@@ -307,8 +307,8 @@ class Reader:
         """a + b - c, however many: the parser nests them to the left."""
         first, others = unnested(tree, (exp.Add, exp.Sub))
         terms = []
-        for kind, part in others:
-            term = self.number(part)
+        for kind, operand in others:
+            term = self.number(operand)
             if kind is exp.Sub:
                 term = negate(term)
             terms.append(term)
@@ -317,8 +317,8 @@ class Reader:
     def _factors(self, tree: Any) -> Node:
         first, others = unnested(tree, (exp.Mul, exp.Div))
         node = self.number(first)
-        for kind, part in others:
-            number = self.number(part)
+        for kind, operand in others:
+            number = self.number(operand)
             if kind is exp.Div:
                 node = divide(node, number)
             else:
@@ -328,8 +328,8 @@ class Reader:
     def _connect(self, op: str, tree: Any) -> Node:
         first, others = unnested(tree, (type(tree),))
         booleans = [self.boolean(first)]
-        for _, part in others:
-            booleans.append(self.boolean(part))
+        for _, operand in others:
+            booleans.append(self.boolean(operand))
         return connect(op, *booleans)
 
     def compare(self, tree: Any) -> Node:
@@ -351,10 +351,10 @@ class Reader:
         alias = str(table.this)
         column = str(this.this)
         if alias not in self._columns:
-            known = ", ".join(sorted(self._columns))
+            known_aliases = ", ".join(sorted(self._columns))
             raise ExpressionError(
                 f"The expression names an alias that no provider has: {alias}.",
-                f"Use {known}.",
+                f"Use {known_aliases}.",
             )
         known_columns = self._columns[alias]
         if known_columns is not None and column not in known_columns:
@@ -367,8 +367,8 @@ class Reader:
     def case(self, tree: Any) -> Node:
         branches = tree.args["ifs"]
         default = tree.args.get("default")
-        conditions = [self.condition(tree, part) for part in branches]
-        results = [part.args["true"] for part in branches]
+        conditions = [self.condition(tree, branch) for branch in branches]
+        results = [branch.args["true"] for branch in branches]
         if default is not None:
             results.append(default)
         values = [self.of_rows(self.read(result)) for result in results]

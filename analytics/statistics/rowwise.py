@@ -85,13 +85,13 @@ def compute(
     share.
     """
     sheet = _Sheet(columns, types, n_rows)
-    done = sheet.compute(node)
+    computed = sheet.compute(node)
     # A zero of the values' own type, so that they keep it.
     zero: Any = 0
-    if done.values.dtype != object:
-        zero = done.values.dtype.type(0)
-    values = np.where(done.valid, done.values, zero)
-    return Computed(values, done.valid, done.divided_by_zero)
+    if computed.values.dtype != object:
+        zero = computed.values.dtype.type(0)
+    values = np.where(computed.valid, computed.values, zero)
+    return Computed(values, computed.valid, computed.divided_by_zero)
 
 
 class _Sheet:
@@ -115,49 +115,49 @@ class _Sheet:
                 return self._constant(node)
             case "case":
                 return self._case(node)
-        parts = [self.compute(arg) for arg in node.args]
+        operands = [self.compute(arg) for arg in node.args]
         # A row has a value where all that it uses has one.
         valid = self._full(True)
         zeros = self._full(False)
-        for part in parts:
-            valid = valid & part.valid
-            zeros = zeros | part.divided_by_zero
+        for operand in operands:
+            valid = valid & operand.valid
+            zeros = zeros | operand.divided_by_zero
         match node.op:
             case "valid":
                 return Computed(valid, self._full(True), zeros)
             case "/":
                 return self._quotient(
                     node,
-                    parts,
+                    operands,
                     valid,
                     zeros,
                 )
             case "=" | "<":
-                compared = self._compared(node, parts)
+                compared = self._compared(node, operands)
                 return Computed(compared, valid, zeros)
-        values = self._values(node, parts)
+        values = self._values(node, operands)
         return Computed(values, valid, zeros)
 
     def _values(
         self,
         node: Node,
-        parts: Sequence[Computed],
+        operands: Sequence[Computed],
     ) -> Any:
         match node.op:
             case "+":
-                return self._total(node.args, parts)
+                return self._total(node.args, operands)
             case "*":
-                return self._product(node.args, parts)
+                return self._product(node.args, operands)
             case "indicator":
-                return parts[0].values.astype(np.int64)
+                return operands[0].values.astype(np.int64)
             case "and":
-                values = [part.values for part in parts]
+                values = [operand.values for operand in operands]
                 return np.all(values, axis=0)
             case "or":
-                values = [part.values for part in parts]
+                values = [operand.values for operand in operands]
                 return np.any(values, axis=0)
             case "not":
-                return ~parts[0].values
+                return ~operands[0].values
         raise ExpressionError(
             f"{node.op} is not computed row by row.", "Use an aggregate on its own."
         )
@@ -200,22 +200,22 @@ class _Sheet:
     def _product(
         self,
         nodes: Sequence[Node],
-        parts: Sequence[Computed],
+        operands: Sequence[Computed],
     ) -> NDArray[Any]:
         # As wide as any product of some of the factors may become.
         large = 1
         for node in nodes:
             kind = kind_of(node, self._types)
             large *= max(1, kind.bound)
-        product = _wide(parts[0].values, large)
-        for part in parts[1:]:
-            product = product * _wide(part.values, large)
+        product = _wide(operands[0].values, large)
+        for operand in operands[1:]:
+            product = product * _wide(operand.values, large)
         return product
 
     def _total(
         self,
         nodes: Sequence[Node],
-        parts: Sequence[Computed],
+        operands: Sequence[Computed],
     ) -> NDArray[Any]:
         kinds = [kind_of(node, self._types) for node in nodes]
         into = common_kind(kinds, sum)
@@ -224,17 +224,17 @@ class _Sheet:
         for kind, lift in zip(kinds, lifts, strict=True):
             large += max(1, kind.bound) * lift
         # One after the other, since each is an array of all rows.
-        total = _wide(parts[0].values, large) * lifts[0]
-        for part, lift in zip(parts[1:], lifts[1:], strict=True):
-            total = total + _wide(part.values, large) * lift
+        total = _wide(operands[0].values, large) * lifts[0]
+        for operand, lift in zip(operands[1:], lifts[1:], strict=True):
+            total = total + _wide(operand.values, large) * lift
         return total
 
     def _compared(
         self,
         node: Node,
-        parts: Sequence[Computed],
+        operands: Sequence[Computed],
     ) -> NDArray[Any]:
-        left, right = parts
+        left, right = operands
         negative = _negative(right.values)
         opposite = replace(right, values=negative)
         # Brought to one scale first: integers of two scales say nothing of each other.
@@ -248,7 +248,7 @@ class _Sheet:
     def _quotient(
         self,
         node: Node,
-        parts: Sequence[Computed],
+        operands: Sequence[Computed],
         valid: Bools,
         zeros: Bools,
     ) -> Computed:
@@ -259,7 +259,7 @@ class _Sheet:
         over, under = [kind.scale for kind in kinds]
         above = over.numerator * under.denominator
         below = over.denominator * under.numerator
-        x, y = [part.values for part in parts]
+        x, y = [operand.values for operand in operands]
         # Python's integers: times their scales the numbers outgrow 64 bits.
         dividends = x.astype(object) * above
         divisors = y.astype(object) * below
@@ -292,8 +292,8 @@ class _Sheet:
         branches = [self.compute(result) for result in results(node)]
         lifts = [self._lift(node, result) for result in results(node)]
         n_conditions = len(node.args) // 2
-        asked = node.args[: 2 * n_conditions : 2]
-        conditions = [self.compute(arg) for arg in asked]
+        condition_nodes = node.args[: 2 * n_conditions : 2]
+        conditions = [self.compute(arg) for arg in condition_nodes]
         bound = 1
         values: NDArray[Any] = np.zeros(self._n_rows, dtype=bool)
         if not node.is_boolean:
@@ -303,19 +303,19 @@ class _Sheet:
         zeros = self._full(False)
         undecided = self._full(True)  # rows that no branch was taken for
         for place, result in enumerate(branches):
-            here = undecided  # the rows of this branch
+            in_branch = undecided  # the rows of this branch
             if place < n_conditions:
                 condition = conditions[place]
                 missing = undecided & ~condition.valid
                 zeros = zeros | (missing & condition.divided_by_zero)
-                here = undecided & condition.valid & condition.values
-                undecided = undecided & ~missing & ~here
-            chosen = result.values[here]
+                in_branch = undecided & condition.valid & condition.values
+                undecided = undecided & ~missing & ~in_branch
+            chosen = result.values[in_branch]
             if not node.is_boolean:
                 chosen = _wide(chosen, bound) * lifts[place]
-            values[here] = chosen
-            valid = valid | (here & result.valid)
-            zeros = zeros | (here & result.divided_by_zero)
+            values[in_branch] = chosen
+            valid = valid | (in_branch & result.valid)
+            zeros = zeros | (in_branch & result.divided_by_zero)
         return Computed(values, valid, zeros)
 
     def _lift(self, node: Node, result: Node) -> int:

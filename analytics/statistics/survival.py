@@ -80,8 +80,8 @@ class EventTimes:
         # 0 ** 0 is 1 for NumPy: p or q of 0 takes its factor out, also where S is 0.
         of_alive = S**weighting.p
         of_gone = (1 - S) ** weighting.q
-        found = of_alive * of_gone
-        values = found.tolist()
+        weights = of_alive * of_gone
+        values = weights.tolist()
         return [Fraction(value) for value in values]
 
 
@@ -213,7 +213,7 @@ def log_rank(
     statistic = float(_quadratic(covariances, scores))
     # SciPy's upper tail keeps its digits where p is tiny.
     tail = stats.chi2.sf(statistic, n_tested)
-    found: Quantities = [
+    quantities: Quantities = [
         ("chi2", statistic),
         ("df", n_tested),
         ("p", float(tail)),
@@ -222,14 +222,14 @@ def log_rank(
     all_scores = [*scores, of_last]
     for name, score in zip(names, all_scores, strict=True):
         observed = n_events[name]
-        found.append((f"n[{name}]", n_rows[name]))
-        found.append((f"observed[{name}]", observed))
+        quantities.append((f"n[{name}]", n_rows[name]))
+        quantities.append((f"observed[{name}]", observed))
         if weighting.name == "logrank":
             expected = float(observed - score)
-            found.append((f"expected[{name}]", expected))
+            quantities.append((f"expected[{name}]", expected))
         else:
-            found.append((f"score[{name}]", float(score)))
-    return found
+            quantities.append((f"score[{name}]", float(score)))
+    return quantities
 
 
 def _symmetric(

@@ -84,14 +84,14 @@ def code_of(
 
     n_sets = len(sets)
     every = np.eye(n_sets, dtype=np.int64)
-    on_large, others = solved(
+    on_large, off_large = solved(
         every,
         large,
         columns,
         prime,
     )
     base, nowhere = solved(
-        others,
+        off_large,
         small,
         columns,
         prime,

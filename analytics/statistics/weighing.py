@@ -59,18 +59,18 @@ def weighing(plan: Plan, provider: int) -> Weighing | None:
     """
     sources = _sources(plan)
     sums = _sums(plan)
-    found: set[Weighing | None] = set()
+    weighings: set[Weighing | None] = set()
     for total in plan.totals:
         providers = sources[total.register]
         if provider in providers:
             coefficients = _coefficients(plan, total, sums)
-            found.add(_judged(coefficients, provider))
+            weighings.add(_judged(coefficients, provider))
     for leaf in plan.needed:
         is_own = leaf.provider == provider
         if is_own and _affine(leaf.node, provider) is None:
-            found.add(Weighing.COMBINED)
+            weighings.add(Weighing.COMBINED)
     for reason in Weighing:
-        if reason in found:
+        if reason in weighings:
             return reason
     return None
 
@@ -96,7 +96,7 @@ def compositions(plan: Plan) -> list[Composition]:
     """
     sources = _sources(plan)
     sums = _sums(plan)
-    found = []
+    total_compositions = []
     for total in plan.totals:
         coefficients = _coefficients(plan, total, sums)
         providers = sources[total.register]
@@ -107,8 +107,8 @@ def compositions(plan: Plan) -> list[Composition]:
             providers=providers,
             coefficients=coefficients,
         )
-        found.append(composition)
-    return found
+        total_compositions.append(composition)
+    return total_compositions
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def summands(plan: Plan, provider: int) -> list[Summand]:
     Its columns in a total are taken together, as that is what hides other hospitals'
     part, and is hidden by theirs: of (a.w + b.x) - (a.v + b.y) hospital a adds w - v.
     """
-    found: dict[Summand, None] = {}  # an ordered set
+    own_summands: dict[Summand, None] = {}  # an ordered set
     for composition in compositions(plan):
         total = composition.total
         coefficients = composition.coefficients
@@ -138,8 +138,8 @@ def summands(plan: Plan, provider: int) -> list[Summand]:
         else:
             nodes = _own_part(plan, coefficients, provider)
         for node in nodes:
-            found[Summand(node, is_shared)] = None
-    return list(found)
+            own_summands[Summand(node, is_shared)] = None
+    return list(own_summands)
 
 
 def _own_part(
@@ -208,15 +208,15 @@ def _coefficients(
         square = multiply(total.node, total.node)
         if step.node == square:
             return _affine(total.node, step.provider)
-    found = sums[total.register]
-    if found is None:
+    coefficients = sums[total.register]
+    if coefficients is None:
         return None
-    return _times(found, total.kind.scale)
+    return _times(coefficients, total.kind.scale)
 
 
 def _sources(plan: Plan) -> list[frozenset[int]]:
     """For each register, whose columns stand behind it, even where they cancel."""
-    found: list[frozenset[int]] = []
+    sources: list[frozenset[int]] = []
     for step in plan.steps:
         providers: set[int] = set()
         if isinstance(step, Leaf):
@@ -225,9 +225,9 @@ def _sources(plan: Plan) -> list[frozenset[int]]:
                 providers.add(step.provider)
         else:
             for register in _inputs(step):
-                providers |= found[register]
-        found.append(frozenset(providers))
-    return found
+                providers |= sources[register]
+        sources.append(frozenset(providers))
+    return sources
 
 
 def _inputs(step: Step) -> tuple[int, ...]:
@@ -250,7 +250,7 @@ def _inputs(step: Step) -> tuple[int, ...]:
 
 def _sums(plan: Plan) -> list[Coefficients | None]:
     """For each register, of which columns its integer is a sum; else None."""
-    found: list[Coefficients | None] = []
+    sums: list[Coefficients | None] = []
     for step in plan.steps:
         coefficients: Coefficients | None = None
         match step:
@@ -259,11 +259,11 @@ def _sums(plan: Plan) -> list[Coefficients | None]:
             case Linear(terms=terms):
                 added: list[tuple[Coefficients | None, Fraction]] = []
                 for register, factor in terms:
-                    summand = found[register]
+                    summand = sums[register]
                     added.append((summand, Fraction(factor)))
                 coefficients = _added(added)
-        found.append(coefficients)
-    return found
+        sums.append(coefficients)
+    return sums
 
 
 def _of_leaf(plan: Plan, leaf: Leaf) -> Coefficients | None:
@@ -311,17 +311,17 @@ def _added(
 
     Like columns are added first, and what cancels is not there.
     """
-    found: dict[tuple[int, str], Fraction] = defaultdict(Fraction)
+    combined: dict[tuple[int, str], Fraction] = defaultdict(Fraction)
     for coefficients, factor in terms:
         if coefficients is None:
             return None
         for column, coefficient in coefficients.items():
-            found[column] += factor * coefficient
-    left = {}
-    for column, total in found.items():
+            combined[column] += factor * coefficient
+    remaining = {}
+    for column, total in combined.items():
         if total != 0:
-            left[column] = total
-    return left
+            remaining[column] = total
+    return remaining
 
 
 def _times(coefficients: Coefficients, factor: Fraction) -> Coefficients:
