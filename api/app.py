@@ -254,21 +254,21 @@ async def _prune_daily(
     """At the start and each day. Sealed predictions and round files are kept for some
     days, so that who asked can ask again.
     """
-    kept = (
+    retentions = (
         Retention("Predictions", store.messages.prune, settings.retention_days),
         Retention("Round files", round_files.prune, settings.round_retention_days),
         Retention("Sessions of the page", store.sessions.prune, days=1.0),
         Retention("Files of no message", store.clean_up_bodies, ABANDONED_HOURS / 24),
     )
     while True:
-        for what, prune, days in kept:
+        for subject, prune, days in retentions:
             now = datetime.now(UTC).replace(tzinfo=None)
             try:
                 await to_thread.run_sync(prune, now - timedelta(days=days))
             # What cannot be pruned keeps nothing else from it.
             except Exception:
                 log.exception(
-                    "%s could not be pruned; it is tried again in a day", what
+                    "%s could not be pruned; it is tried again in a day", subject
                 )
         await asyncio.sleep(DAY_SECONDS)
 
@@ -304,8 +304,8 @@ def _add_error_handlers(app: FastAPI) -> None:
         # encoding.
         if error.status_code == 400:
             return failure_at(path, _not_json())
-        other = InvalidInput(f"{error.detail}.", remedy="See /docs.")
-        return failure_at(path, other, status=error.status_code)
+        problem = InvalidInput(f"{error.detail}.", remedy="See /docs.")
+        return failure_at(path, problem, status=error.status_code)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, _error: ClientDisconnect) -> JSONResponse:

@@ -50,8 +50,8 @@ class Rate:
         """Raises TooManyRequests when the bucket is empty."""
         if now is None:
             now = time.monotonic()
-        left = self.check(who, now=now)
-        self._buckets[who] = (left - 1, now)
+        remaining_calls = self.check(who, now=now)
+        self._buckets[who] = (remaining_calls - 1, now)
 
     def check(
         self,
@@ -63,16 +63,16 @@ class Rate:
         if now is None:
             now = time.monotonic()
         full = (self._burst, now)
-        left, earlier = self._buckets.get(who, full)
+        remaining_calls, earlier = self._buckets.get(who, full)
         passed_seconds = now - earlier
         refilled = passed_seconds * self._per_second
-        left = min(self._burst, left + refilled)
-        if left < 1:
+        remaining_calls = min(self._burst, remaining_calls + refilled)
+        if remaining_calls < 1:
             raise TooManyRequests(
                 f"This token makes more than {self._per_second:g} calls a second.",
                 remedy="Wait a second, then go on.",
             )
-        return left
+        return remaining_calls
 
 
 class SeenTokens:
@@ -104,8 +104,8 @@ class SeenTokens:
 
 async def current_caller(request: HTTPConnection) -> Caller:
     """Who makes a call of HTTP; looked up once for each, at the door."""
-    known: Caller | None = getattr(request.state, "caller", None)
-    return known or await caller_of(request)
+    caller: Caller | None = getattr(request.state, "caller", None)
+    return caller or await caller_of(request)
 
 
 async def caller_of(connection: HTTPConnection) -> Caller:
@@ -115,8 +115,8 @@ async def caller_of(connection: HTTPConnection) -> Caller:
     """
     state = connection.app.state
     header = connection.headers.get("authorization", "")
-    scheme, _, rest = header.partition(" ")
-    token = rest.strip()
+    scheme, _, credentials = header.partition(" ")
+    token = credentials.strip()
     if not header and not state.settings.authentication:
         return ANYBODY
     # A token that was sent is checked also where none is needed.

@@ -106,13 +106,13 @@ class Conditions:
     def troubles(self, user_id: int, name: str) -> list[Trouble]:
         """What is wrong there, the worst first."""
         condition = self._newest.get(user_id, Condition())
-        found = []
+        troubles = []
         if condition.disk_full:
             sentence = f"The disk of {name} is full. Its IT makes room, and the order goes on by itself."
-            found.append(Trouble("disk", sentence))
+            troubles.append(Trouble("disk", sentence))
         if condition.not_ready:
             sentence = f"{name} is not ready. Its IT reads the agent's log, and the order goes on by itself."
-            found.append(Trouble("site", sentence))
+            troubles.append(Trouble("site", sentence))
         if condition.clock_seconds:
             word = "ahead of" if condition.clock_seconds > 0 else "behind"
             seconds = abs(condition.clock_seconds)
@@ -120,8 +120,8 @@ class Conditions:
                 f"The clock of {name} is {seconds} seconds {word} the coordinator's. "
                 "Its IT turns on time synchronisation (NTP)."
             )
-            found.append(Trouble("clock", sentence))
-        return found
+            troubles.append(Trouble("clock", sentence))
+        return troubles
 
 
 def version_troubles(

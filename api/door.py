@@ -207,8 +207,10 @@ def _check_origin(scope: Scope) -> None:
 def _with_headers(scope: Scope, send: Send) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            made = headers.with_security(scope, list(message.get("headers", [])))
-            message = {**message, "headers": made}
+            secured_headers = headers.with_security(
+                scope, list(message.get("headers", []))
+            )
+            message = {**message, "headers": secured_headers}
         await send(message)
 
     return send_with_headers
@@ -259,9 +261,9 @@ class Body:
         # By what has come, not by what was stated: who promises much and sends nothing
         # has as long as who sends a word.
         allowed = BODY_SECONDS + self._n_bytes / LEAST_BYTES_PER_SECOND
-        left = self._began + allowed - time.monotonic()
+        remaining_seconds = self._began + allowed - time.monotonic()
         try:
-            return await asyncio.wait_for(self._receive(), max(left, 0.0))
+            return await asyncio.wait_for(self._receive(), max(remaining_seconds, 0.0))
         except TimeoutError:
             raise _too_slow() from None
 

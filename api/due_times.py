@@ -79,20 +79,20 @@ def check_timing(
             "interval_seconds is out of range.",
             f"Give {LEAST_SECONDS} to {MOST_SECONDS}.",
         )
-    kept = timing.model_dump(mode="json", exclude_none=True)
+    stored_timing = timing.model_dump(mode="json", exclude_none=True)
     if seconds is not None:
         # The store and Prefect count from one moment, so both have the same times.
         anchor = now.replace(microsecond=0)
-        kept["anchor"] = anchor.isoformat()
+        stored_timing["anchor"] = anchor.isoformat()
     try:
-        due_after(kept, now)
+        due_after(stored_timing, now)
     except ValueError:
         raise bad_request(
             "cron",
             "cron names a time that never comes.",
             "Name a day that there is.",
         ) from None
-    return kept
+    return stored_timing
 
 
 def _is_in_range(seconds: int) -> bool:
@@ -120,14 +120,14 @@ def _zone_remedy(name: str) -> str:
         if not zone.startswith("Etc/"):
             city = lower.rpartition("/")[2]
             cities[city] = zone
-    wanted = name.strip().lower()
-    wanted = wanted.replace(" ", "_")
-    city = wanted.rpartition("/")[2]
+    lower_name = name.strip().lower()
+    lower_name = lower_name.replace(" ", "_")
+    city = lower_name.rpartition("/")[2]
     if _CHINA.fullmatch(city):
         return "For the time of China write Asia/Shanghai."
-    meant = zones.get(wanted) or cities.get(city)
-    if meant is not None and _is_zone(meant):
-        return f"Write {meant}."
+    meant_zone = zones.get(lower_name) or cities.get(city)
+    if meant_zone is not None and _is_zone(meant_zone):
+        return f"Write {meant_zone}."
     return "Write a place, as Asia/Shanghai or Europe/Berlin, or UTC."
 
 

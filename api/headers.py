@@ -51,8 +51,10 @@ def with_security(scope: Scope, headers: Headers) -> Headers:
         if name.encode() not in names:
             ours[name] = text
     # Ours instead of a route's own: no route can weaken them.
-    kept = [header for header in headers if header[0].lower().decode() not in ours]
-    return kept + encoded(ours)
+    route_headers = [
+        header for header in headers if header[0].lower().decode() not in ours
+    ]
+    return route_headers + encoded(ours)
 
 
 def encoded(headers: Mapping[str, str]) -> Headers:
@@ -74,17 +76,19 @@ def is_encrypted(scope: Scope) -> bool:
 
 def is_own_origin(scope: Scope, origin: str) -> bool:
     """Whether a page of this very address sends the call."""
-    parts = urlsplit(origin)
+    split_origin = urlsplit(origin)
     host = header(scope, b"host")
     # A proxy may end TLS and not say so: then the browser names https, and the call
     # came without.
     schemes = ("https",) if is_encrypted(scope) else ("http", "https")
-    return parts.scheme in schemes and parts.netloc.lower() == host.lower()
+    return (
+        split_origin.scheme in schemes and split_origin.netloc.lower() == host.lower()
+    )
 
 
 def header(scope: Scope, name: bytes) -> str:
     """A header of a call; empty where there is none."""
-    for found, text in scope.get("headers", ()):
-        if found == name:
+    for header_name, text in scope.get("headers", ()):
+        if header_name == name:
             return str(text.decode("latin-1"))
     return ""

@@ -146,8 +146,8 @@ class Inbox:
     ) -> None:
         if self.say is None:
             number = self._newest + 1
-            told = [(user_id, what, order_id)]
-            self.hear(number, told)
+            entries = [(user_id, what, order_id)]
+            self.hear(number, entries)
         else:
             # It comes back with its number, as to all others.
             self.say(
@@ -168,11 +168,11 @@ class Inbox:
     def hear(
         self,
         number: int,
-        told: Iterable[tuple[int, str, int]],
+        entries: Iterable[tuple[int, str, int]],
     ) -> None:
         """News that are told at one time, under one number."""
         self._newest = number
-        for user_id, what, order_id in told:
+        for user_id, what, order_id in entries:
             news = News(
                 number,
                 user_id,
@@ -198,7 +198,7 @@ class Inbox:
 
         Who was away for longer looks at its pool anyway.
         """
-        found = []
+        entries = []
         for news in self._news:
             is_new = news.number > cursor
             if is_new and news.user_id in (user_id, EVERYONE):
@@ -206,8 +206,8 @@ class Inbox:
                     "what": news.what,
                     "order_id": news.order_id,
                 }
-                found.append(entry)
-        return self._newest, found
+                entries.append(entry)
+        return self._newest, entries
 
 
 class Waits:
@@ -281,12 +281,12 @@ class Waits:
         """Who has been missing for so long."""
         now = time.monotonic()
         waited_for = self._since.get(run, {})
-        found = []
-        for user, since in waited_for.items():
+        missing_users = []
+        for user_id, since in waited_for.items():
             missing_seconds = now - since
             if missing_seconds >= seconds:
-                found.append(user)
-        return sorted(found)
+                missing_users.append(user_id)
+        return sorted(missing_users)
 
 
 class Presence:
@@ -403,11 +403,11 @@ class Presence:
 
     def _there_elsewhere(self) -> set[int]:
         now = time.monotonic()
-        found = set()
-        for (_, user), until in self._elsewhere.items():
+        users_there = set()
+        for (_, user_id), until in self._elsewhere.items():
             if until > now:
-                found.add(user)
-        return found
+                users_there.add(user_id)
+        return users_there
 
     def _is_here(self, user_id: int) -> bool:
         last = self._last.get(user_id)
@@ -420,9 +420,9 @@ class Presence:
 
     def there(self) -> set[int]:
         """The hospitals whose agents are there."""
-        known = list(self._last)
-        here = {user_id for user_id in known if self._is_here(user_id)}
-        return here | self._there_elsewhere()
+        seen_users = list(self._last)
+        users_here = {user_id for user_id in seen_users if self._is_here(user_id)}
+        return users_here | self._there_elsewhere()
 
     def away_seconds(self, user_id: int) -> float:
         """How long this agent has been away, as far as this process knows; 0 for one
@@ -441,11 +441,11 @@ class Presence:
 
 async def rang(event: Waiter, deadline: float) -> bool:
     """False when the deadline came first, or the end of this process."""
-    left = deadline - time.monotonic()
-    if left <= 0 or event.over:
+    remaining_seconds = deadline - time.monotonic()
+    if remaining_seconds <= 0 or event.over:
         return False
     try:
-        await asyncio.wait_for(event.wait(), left)
+        await asyncio.wait_for(event.wait(), remaining_seconds)
     except TimeoutError:
         return False
     return not event.over
@@ -473,6 +473,6 @@ async def read_until(
             # Before the reading: what rings while it is made ends the wait behind it at
             # once.
             event.clear()
-            found = await read()
-            if is_enough(found) or not await rang(event, deadline):
-                return found
+            reading = await read()
+            if is_enough(reading) or not await rang(event, deadline):
+                return reading

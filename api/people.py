@@ -71,28 +71,28 @@ def page_of(path: str, query: str = "") -> str | None:
     >>> page_of("/exchange/inbox") is None
     True
     """
-    given = parse_qs(query, max_num_fields=None) if len(query) < 2_000 else {}
+    query_values = parse_qs(query, max_num_fields=None) if len(query) < 2_000 else {}
 
     def number(name: str) -> str | None:
-        values = given.get(name, [])
+        values = query_values.get(name, [])
         if len(values) != 1 or not _NUMBER.fullmatch(values[0]):
             return None
         return values[0]
 
-    if found := _ORDER.fullmatch(path):
-        return f"/page/orders/{found[1]}"
-    if found := _SCHEDULE.fullmatch(path):
-        return f"/page/statistics?schedule_id={found[1]}"
+    if path_match := _ORDER.fullmatch(path):
+        return f"/page/orders/{path_match[1]}"
+    if path_match := _SCHEDULE.fullmatch(path):
+        return f"/page/statistics?schedule_id={path_match[1]}"
     if path in _OF_AN_ORDER:
         order = number(_OF_AN_ORDER[path])
         return f"/page/orders/{order}" if order else "/page/orders"
-    found = _SCORE.fullmatch(path)
-    if found or path in _OF_SCORES:
-        asked = {"order_id": number("order_id"), "round": number("round")}
-        if found and found[1] != "report":
-            asked["score"] = found[1]
-        kept = {name: text for name, text in asked.items() if text}
-        return f"/page/scores?{urlencode(kept)}" if kept else "/page/scores"
+    path_match = _SCORE.fullmatch(path)
+    if path_match or path in _OF_SCORES:
+        score_fields = {"order_id": number("order_id"), "round": number("round")}
+        if path_match and path_match[1] != "report":
+            score_fields["score"] = path_match[1]
+        filled = {name: text for name, text in score_fields.items() if text}
+        return f"/page/scores?{urlencode(filled)}" if filled else "/page/scores"
     return _PAGES.get(path)
 
 
@@ -102,8 +102,8 @@ def _wants_html(accept: str) -> bool:
     `*/*` names nothing: programs send that.
     """
     weights = {"text/html": 0.0, "application/json": 0.0}
-    for part in accept.lower().split(","):
-        kind, *parameters = [piece.strip() for piece in part.split(";")]
+    for media_range in accept.lower().split(","):
+        kind, *parameters = [piece.strip() for piece in media_range.split(";")]
         if kind in weights:
             weights[kind] = _weight(parameters)
     return weights["text/html"] > weights["application/json"]

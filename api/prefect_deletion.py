@@ -68,16 +68,16 @@ async def delete_runs_of(
         if not n_deleted:
             break
     any_state = FlowRunFilter(tags=of_orders)
-    left: set[int] = set()
+    remaining_orders: set[int] = set()
     offset = 0
     while True:
         runs = await client.read_flow_runs(
             flow_run_filter=any_state, limit=PAGE, offset=offset
         )
         for run in runs:
-            left.update(by_tag[tag] for tag in run.tags if tag in by_tag)
+            remaining_orders.update(by_tag[tag] for tag in run.tags if tag in by_tag)
         if len(runs) < PAGE:
-            return left
+            return remaining_orders
         offset += PAGE
 
 
@@ -106,12 +106,12 @@ async def _delete(client: PrefectClient, run_ids: list[UUID], before: datetime) 
             # Somebody else may have just deleted it.
             with contextlib.suppress(ObjectNotFound):
                 await client.delete_artifact(artifact.id)
-    wanted = FlowRunFilter(**_ended(run_ids, before))
+    ended = FlowRunFilter(**_ended(run_ids, before))
     answer = await client.request(
         "POST",
         "/flow_runs/bulk_delete",  # type: ignore[arg-type]
         json={
-            "flow_runs": wanted.model_dump(mode="json", exclude_unset=True),
+            "flow_runs": ended.model_dump(mode="json", exclude_unset=True),
             "limit": AT_ONCE,
         },
     )

@@ -103,7 +103,7 @@ class Runs:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        asked = time.monotonic()
+        asked_at = time.monotonic()
         try:
             yield
         # Prefect is there: it has answered that it has no such thing.
@@ -112,7 +112,7 @@ class Runs:
             raise
         except AWAY as error:
             kind = type(error).__name__
-            self._outage.missed(PREFECT, kind, asked=asked)
+            self._outage.missed(PREFECT, kind, asked=asked_at)
             raise PrefectAway(
                 f"Prefect does not answer ({kind}).",
                 remedy="Check the Prefect server; the order is kept.",
@@ -140,9 +140,9 @@ class Runs:
         """
 
         async def start_once() -> str:
-            found = await self._client.read_deployment_by_name(deployment)
+            found_deployment = await self._client.read_deployment_by_name(deployment)
             run = await self._client.create_flow_run_from_deployment(
-                found.id,
+                found_deployment.id,
                 parameters={"order_id": order_id},
                 name=f"order-{order_id}",
                 tags=[f"order-{order_id}", *tags],
@@ -165,7 +165,7 @@ class Runs:
             with contextlib.suppress(Exception):
                 await self._client.create_logs([line])
 
-    async def _flow_runs(self, wanted: FlowRunFilter) -> list[FlowRun]:
+    async def _flow_runs(self, run_filter: FlowRunFilter) -> list[FlowRun]:
         """On however many pages: an order has a run for each of its hospitals."""
 
         def flow_runs(
@@ -173,7 +173,7 @@ class Runs:
             offset: int,
         ) -> Awaitable[list[FlowRun]]:
             return self._client.read_flow_runs(
-                flow_run_filter=wanted,
+                flow_run_filter=run_filter,
                 limit=limit,
                 offset=offset,
             )
@@ -196,15 +196,15 @@ class Runs:
         """Those of these runs that Prefect has: none that somebody deleted, or of a
         database that was replaced.
         """
-        wanted = [UUID(flow_run_id) for flow_run_id in flow_run_ids]
-        found: set[str] = set()
+        run_ids = [UUID(flow_run_id) for flow_run_id in flow_run_ids]
+        known_ids: set[str] = set()
         with self._asking():
-            for start in range(0, len(wanted), PAGE):
-                ids = wanted[start : start + PAGE]
+            for start in range(0, len(run_ids), PAGE):
+                ids = run_ids[start : start + PAGE]
                 page = FlowRunFilter(id=FlowRunFilterId(any_=ids))
                 runs = await self._client.read_flow_runs(flow_run_filter=page)
-                found.update(str(run.id) for run in runs)
-        return found
+                known_ids.update(str(run.id) for run in runs)
+        return known_ids
 
     async def cancelled(self, order_ids: Iterable[int]) -> set[int]:
         """Those orders of which somebody has cancelled a run in Prefect: the
@@ -215,20 +215,20 @@ class Runs:
         tags = list(by_tag)
         types = [StateType.CANCELLING, StateType.CANCELLED]
         cancelled = FlowRunFilterStateType(any_=types)
-        found: set[int] = set()
+        cancelled_orders: set[int] = set()
         with self._asking():
             for start in range(0, len(tags), MOST_TAGS):
                 some_tags = tags[start : start + MOST_TAGS]
-                wanted = FlowRunFilter(
+                run_filter = FlowRunFilter(
                     state=FlowRunFilterState(type=cancelled),
                     tags=FlowRunFilterTags(any_=some_tags),
                 )
-                for run in await self._flow_runs(wanted):
+                for run in await self._flow_runs(run_filter):
                     if run.state is not None and run.state.message == LATE:
                         continue
                     own_tags = [tag for tag in run.tags if tag in by_tag]
-                    found.update(by_tag[tag] for tag in own_tags)
-        return found
+                    cancelled_orders.update(by_tag[tag] for tag in own_tags)
+        return cancelled_orders
 
     async def parts(
         self,
@@ -262,13 +262,13 @@ class Runs:
         it through the exchange.
         """
         scheduled = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
-        wanted = FlowRunFilter(
+        run_filter = FlowRunFilter(
             state=FlowRunFilterState(type=scheduled),
             tags=FlowRunFilterTags(all_=[f"order-{order_id}"]),
         )
         with self._asking():
             # All before the first is cancelled: those of later pages would move up.
-            runs = await self._flow_runs(wanted)
+            runs = await self._flow_runs(run_filter)
             for run in runs:
                 # Somebody else may have just deleted it.
                 with contextlib.suppress(ObjectNotFound):
@@ -364,7 +364,7 @@ class Runs:
         for schedule_id in schedule_ids:
             by_name[f"schedule-{schedule_id}"] = schedule_id
         names = list(by_name)
-        wanted = DeploymentFilter(name=DeploymentFilterName(any_=names))
+        deployment_filter = DeploymentFilter(name=DeploymentFilterName(any_=names))
         flow = FlowFilter(name=FlowFilterName(any_=[SCHEDULED_FLOW]))
 
         def deployed(
@@ -373,17 +373,17 @@ class Runs:
         ) -> Awaitable[list[DeploymentResponse]]:
             return self._client.read_deployments(
                 flow_filter=flow,
-                deployment_filter=wanted,
+                deployment_filter=deployment_filter,
                 limit=limit,
                 offset=offset,
             )
 
         deployments = await self._in_time(lambda: _all(deployed))
-        found = {}
+        by_id = {}
         for deployment in deployments:
             schedule_id = by_name[deployment.name]
-            found[schedule_id] = _deployed(deployment, now)
-        return found
+            by_id[schedule_id] = _deployed(deployment, now)
+        return by_id
 
     async def delete_schedule(self, schedule_id: int) -> None:
         """Deletes the schedule's deployment and its runs that have not begun."""
@@ -392,8 +392,8 @@ class Runs:
 
         async def attempt() -> None:
             with contextlib.suppress(ObjectNotFound):
-                found = await self._client.read_deployment_by_name(name)
-                await self._client.delete_deployment(found.id)
+                deployment = await self._client.read_deployment_by_name(name)
+                await self._client.delete_deployment(deployment.id)
 
         await self._in_time(attempt)
 
@@ -407,13 +407,13 @@ arguments, and answers 500 above.
 
 async def _all(page: Callable[[int, int], Awaitable[list[R]]]) -> list[R]:
     """Prefect answers a page at a time; what is made meanwhile may be on two."""
-    found: dict[UUID, R] = {}
+    by_id: dict[UUID, R] = {}
     for offset in itertools.count(0, PAGE):
-        more = await page(PAGE, offset)
-        for one in more:
-            found[one.id] = one
-        if len(more) < PAGE:
-            return list(found.values())
+        entries = await page(PAGE, offset)
+        for entry in entries:
+            by_id[entry.id] = entry
+        if len(entries) < PAGE:
+            return list(by_id.values())
     raise AssertionError("unreachable")
 
 
@@ -479,9 +479,9 @@ async def _insist(attempt: Callable[[], Awaitable[T]]) -> T:
     return await attempt()
 
 
-def _not_deployed(what: str) -> Unavailable:
+def _not_deployed(missing: str) -> Unavailable:
     return Unavailable(
-        f"Prefect knows no {what}.",
+        f"Prefect knows no {missing}.",
         remedy="Run: ./run server deploy",
         code="not_deployed",
     )

@@ -97,9 +97,9 @@ def positive_number(name: str, default: str, kind: Callable[[str], T]) -> T:
         if not is_in_range:
             raise ValueError
     except ValueError:
-        what = "a whole number" if kind is int else "a number"
+        number_kind = "a whole number" if kind is int else "a number"
         raise BadRequest(
-            f"{name} is not {what} above 0.",
+            f"{name} is not {number_kind} above 0.",
             remedy=f"Unset it, or write {name}={default}.",
             code=name,
         ) from None
@@ -122,10 +122,10 @@ def _prefect_url(api_port: int) -> str:
     """Prefect's API, another server's or the one that `./run` starts beside the
     coordinator's API.
     """
-    given = os.environ.get("CONSILIUM_PREFECT_URL")
-    if given is not None:
-        _check_prefect_url(given)
-        return given
+    given_url = os.environ.get("CONSILIUM_PREFECT_URL")
+    if given_url is not None:
+        _check_prefect_url(given_url)
+        return given_url
     port = port_number("CONSILIUM_PREFECT_PORT", "4200")
     if port == api_port:
         raise BadRequest(
@@ -139,16 +139,16 @@ def _prefect_url(api_port: int) -> str:
 def _check_prefect_url(url: str) -> None:
     """https, or on this machine: the string that opens all of Prefect goes there."""
     try:
-        parts = urlsplit(url)
+        split_url = urlsplit(url)
     except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+        split_url = urlsplit("")
+    if split_url.scheme not in ("http", "https") or not split_url.hostname:
         raise BadRequest(
             "CONSILIUM_PREFECT_URL is no address.",
             remedy="Unset it, or write https://host:port/api.",
             code="CONSILIUM_PREFECT_URL",
         )
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+    if split_url.scheme == "http" and split_url.hostname not in LOOPBACK:
         raise BadRequest(
             "CONSILIUM_PREFECT_URL is http:// to another machine: Prefect's auth string "
             "would travel readably.",
@@ -181,8 +181,8 @@ def load_sign_in() -> SignInSettings | None:
     an error, never a page that lets nobody, or everybody, in.
     """
     names = (ISSUER, CLIENT, SECRET_FILE, ADDRESS, GROUPS)
-    given = {name: os.environ.get(name, "") for name in names}
-    missing = [name for name in names if not given[name]]
+    variables = {name: os.environ.get(name, "") for name in names}
+    missing = [name for name in names if not variables[name]]
     if len(missing) == len(names):
         return None
     if missing:
@@ -191,19 +191,19 @@ def load_sign_in() -> SignInSettings | None:
             f"is missing; people's sign-in needs {', '.join(missing)} as well.",
             "Set all of them, or none; see docs/settings.md.",
         )
-    _check_web_address(ISSUER, given[ISSUER])
-    _check_web_address(ADDRESS, given[ADDRESS])
-    if urlsplit(given[ADDRESS]).path:
+    _check_web_address(ISSUER, variables[ISSUER])
+    _check_web_address(ADDRESS, variables[ADDRESS])
+    if urlsplit(variables[ADDRESS]).path:
         raise _wrong_sign_in(
             ADDRESS, "has a path.", "Write https://host, or https://host:port."
         )
     return SignInSettings(
-        issuer=given[ISSUER],
-        client=given[CLIENT],
-        secret=_secret_of(Path(given[SECRET_FILE])),
-        address=given[ADDRESS],
+        issuer=variables[ISSUER],
+        client=variables[CLIENT],
+        secret=_secret_of(Path(variables[SECRET_FILE])),
+        address=variables[ADDRESS],
         claim=os.environ.get("CONSILIUM_SIGN_IN_CLAIM") or "groups",
-        groups=_groups_of(given[GROUPS]),
+        groups=_groups_of(variables[GROUPS]),
     )
 
 
@@ -214,15 +214,20 @@ def _wrong_sign_in(name: str, sentence: str, remedy: str) -> BadRequest:
 def is_safe_address(url: str) -> bool:
     """https, or http to this machine: nobody between can read or change it."""
     try:
-        parts = urlsplit(url)
+        split_url = urlsplit(url)
         # Read within: a port that is no number is an error only here.
-        has_port = parts.port != 0
+        has_port = split_url.port != 0
     except ValueError:
         return False
-    is_on_this_machine = parts.scheme == "http" and parts.hostname in LOOPBACK
-    is_safe = parts.scheme == "https" or is_on_this_machine
+    is_on_this_machine = split_url.scheme == "http" and split_url.hostname in LOOPBACK
+    is_safe = split_url.scheme == "https" or is_on_this_machine
     # https://provider@elsewhere leads elsewhere.
-    return is_safe and bool(parts.hostname) and "@" not in parts.netloc and has_port
+    return (
+        is_safe
+        and bool(split_url.hostname)
+        and "@" not in split_url.netloc
+        and has_port
+    )
 
 
 def _check_web_address(name: str, url: str) -> None:
@@ -263,7 +268,9 @@ def _groups_of(text: str) -> dict[str, int | None]:
     except (ValueError, RecursionError):
         pairs = None
     # A list of pairs comes of an object only; [] and {} are nothing both.
-    are_pairs = isinstance(pairs, list) and all(isinstance(one, tuple) for one in pairs)
+    are_pairs = isinstance(pairs, list) and all(
+        isinstance(pair, tuple) for pair in pairs
+    )
     if not pairs or not are_pairs:
         raise _wrong_sign_in(GROUPS, "is no JSON object.", remedy)
     groups: dict[str, int | None] = {}

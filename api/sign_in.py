@@ -150,8 +150,8 @@ class IdentityProvider:
             if "error" in answer:
                 # Anybody may have written it: `repr` keeps it on its own line of the
                 # log.
-                said = answer["error"][:100]
-                raise NotSignedIn("declined", f"it says {said!r}")
+                provider_error = answer["error"][:100]
+                raise NotSignedIn("declined", f"it says {provider_error!r}")
             code = answer.get("code", "")
             token = await self._token(described, begun, code)
             # Asked for each time: a key that the provider has withdrawn lets nobody in.
@@ -172,11 +172,11 @@ class IdentityProvider:
         # one is too late.
         self._used[begun.state] = now
         # In the order in which they came.
-        for used, when in list(self._used.items()):
-            is_young = now - when < BEGUN_SECONDS
+        for used_state, used_at in list(self._used.items()):
+            is_young = now - used_at < BEGUN_SECONDS
             if is_young and len(self._used) <= MOST_USED:
                 break
-            del self._used[used]
+            del self._used[used_state]
 
     def _check_sender(
         self,
@@ -214,23 +214,23 @@ class IdentityProvider:
 
     async def _new_description(self) -> Described:
         issuer = self._settings.issuer
-        about = issuer.rstrip("/") + WELL_KNOWN
-        told = await self._ask("GET", about)
-        if told.get("issuer") != issuer:
+        description_address = issuer.rstrip("/") + WELL_KNOWN
+        description = await self._ask("GET", description_address)
+        if description.get("issuer") != issuer:
             raise NotSignedIn("answer", "its description is of another issuer")
         addresses = []
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-            address = told.get(name)
+            address = description.get(name)
             if not isinstance(address, str) or not self._is_safe(address):
                 raise NotSignedIn("answer", f"{name} of its description is not https")
             addresses.append(address)
-        methods = told.get("token_endpoint_auth_methods_supported")
+        methods = description.get("token_endpoint_auth_methods_supported")
         takes_post_only = (
             isinstance(methods, list)
             and "client_secret_post" in methods
             and "client_secret_basic" not in methods
         )
-        names_itself = told.get("authorization_response_iss_parameter_supported")
+        names_itself = description.get("authorization_response_iss_parameter_supported")
         return Described(
             addresses[0],
             addresses[1],
@@ -265,7 +265,7 @@ class IdentityProvider:
         secret = self._settings.secret
         if described.takes_post_only:
             form |= {"client_id": client, "client_secret": secret}
-            told = await self._ask(
+            answer = await self._ask(
                 "POST",
                 described.token,
                 data=form,
@@ -273,13 +273,13 @@ class IdentityProvider:
         else:
             # RFC 6749, 2.3.1: both as in a form.
             auth = httpx.BasicAuth(quote_plus(client), quote_plus(secret))
-            told = await self._ask(
+            answer = await self._ask(
                 "POST",
                 described.token,
                 data=form,
                 auth=auth,
             )
-        token = told.get("id_token")
+        token = answer.get("id_token")
         if not isinstance(token, str):
             raise NotSignedIn("answer", "it gave no id token")
         return token
@@ -301,12 +301,12 @@ class IdentityProvider:
         if status != 200:
             raise NotSignedIn("answer", f"status {status} of {method} {address}")
         try:
-            told = json.loads(body)
+            answer = json.loads(body)
         except (ValueError, RecursionError):
-            told = None
-        if not isinstance(told, dict):
+            answer = None
+        if not isinstance(answer, dict):
             raise NotSignedIn("answer", f"no JSON object of {method} {address}")
-        return told
+        return answer
 
     # Who it is
 
@@ -327,10 +327,10 @@ class IdentityProvider:
         try:
             usable = [key for key in keys["keys"] if _is_usable(key)]
             key_set = KeySet.import_key_set({"keys": usable})
-            read = jwt.decode(token, key_set, algorithms=ALGORITHMS)
+            decoded_token = jwt.decode(token, key_set, algorithms=ALGORITHMS)
             claims = CodeIDToken(
-                read.claims,
-                read.header,
+                decoded_token.claims,
+                decoded_token.header,
                 expected,
                 params,
             )
@@ -347,16 +347,16 @@ class IdentityProvider:
             named = [named]
         if not isinstance(named, list):
             raise NotSignedIn("nobody", f"no {self._settings.claim} in the id token")
-        known = self._settings.groups
-        found = set()
+        groups = self._settings.groups
+        users = set()
         for group in named:
-            if isinstance(group, str) and group in known:
-                found.add(known[group])
-        if not found:
+            if isinstance(group, str) and group in groups:
+                users.add(groups[group])
+        if not users:
             raise NotSignedIn("nobody", "no group that is set")
-        if len(found) > 1:
+        if len(users) > 1:
             raise NotSignedIn("several", "groups of more than one")
-        return found.pop()
+        return users.pop()
 
 
 def _is_usable(key: Any) -> bool:

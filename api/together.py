@@ -91,8 +91,8 @@ class Together:
         self._presence = presence
         self._conditions = conditions
         self._waits = waits
-        for part in (bell, inbox, presence, conditions, waits):
-            part.say = self.say
+        for speaker in (bell, inbox, presence, conditions, waits):
+            speaker.say = self.say
 
     @contextlib.asynccontextmanager
     async def joined(self) -> AsyncIterator[None]:
@@ -146,12 +146,12 @@ class Together:
                     self._make_good()
                 # Out of the queue while it is said: what comes meanwhile must not push
                 # out what nobody has heard.
-                some = self._take()
+                texts = self._take()
                 try:
-                    await self._notify(connection, some)
+                    await self._notify(connection, texts)
                 except BaseException:
                     # What a broken connection did not say is said again.
-                    self._unsaid.extendleft(reversed(some))
+                    self._unsaid.extendleft(reversed(texts))
                     raise
                 if not self._unsaid and not self._has_lost:
                     self._most_unsaid = MOST_UNSAID
@@ -166,28 +166,28 @@ class Together:
 
     def _take(self) -> list[str]:
         """The oldest that fit into one notification."""
-        taken: dict[str, None] = {}
+        chosen_texts: dict[str, None] = {}
         n_bytes = 0
         while self._unsaid:
             text = self._unsaid[0]
-            if text not in taken:
+            if text not in chosen_texts:
                 n_bytes += len(text.encode()) + SEPARATOR_BYTES
-                if taken and n_bytes > MOST_BYTES:
+                if chosen_texts and n_bytes > MOST_BYTES:
                     break
             self._unsaid.popleft()
             # The same bell twice is heard as well once. At its last place: who is there,
             # gone and there again is there.
-            taken.pop(text, None)
-            taken[text] = None
-        return list(taken)
+            chosen_texts.pop(text, None)
+            chosen_texts[text] = None
+        return list(chosen_texts)
 
     async def _notify(
         self, connection: psycopg.AsyncConnection[Any], texts: list[str]
     ) -> None:
-        said = [json.loads(text) for text in texts]
+        sayings = [json.loads(text) for text in texts]
         async with connection.transaction():
             number = await _next_number(connection)
-            payload = json.dumps({"by": self._me, "number": number, "said": said})
+            payload = json.dumps({"by": self._me, "number": number, "said": sayings})
             await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
 
     # Hearing
@@ -221,19 +221,19 @@ class Together:
         finally:
             self._is_telling = False
 
-    def _hear(self, heard: dict[str, Any]) -> None:
-        news = [saying for saying in heard["said"] if saying[0] == "news"]
+    def _hear(self, payload: dict[str, Any]) -> None:
+        news = [saying for saying in payload["said"] if saying[0] == "news"]
         if news:
-            told = [(user, what, order_id) for _, user, what, order_id in news]
-            self._inbox.hear(heard["number"], told)
+            entries = [(user, what, order_id) for _, user, what, order_id in news]
+            self._inbox.hear(payload["number"], entries)
         # News come back to get their number; all the rest this process has done when it
         # said it.
-        if heard["by"] == self._me:
+        if payload["by"] == self._me:
             return
-        for kind, *content in heard["said"]:
-            self._hear_one(heard["by"], kind, content)
+        for kind, *content in payload["said"]:
+            self._hear_one(payload["by"], kind, content)
 
-    def _hear_one(self, by: str, kind: str, content: list[Any]) -> None:
+    def _hear_one(self, process: str, kind: str, content: list[Any]) -> None:
         match kind:
             case "bell" if content[0] is None:
                 self._bell.ring_all()
@@ -241,10 +241,10 @@ class Together:
                 key = content[0]
                 self._bell.ring_here(tuple(key) if isinstance(key, list) else key)
             case "here":
-                self._presence.hear(by, content[0], content[1])
+                self._presence.hear(process, content[0], content[1])
             case "condition":
-                user, told = content
-                condition = None if told is None else Condition.model_validate(told)
+                user, sent = content
+                condition = None if sent is None else Condition.model_validate(sent)
                 self._conditions.hear(user, condition)
             case "waits":
                 self._waits.hear(*content)
@@ -298,8 +298,8 @@ async def _next_number(connection: psycopg.AsyncConnection[Any]) -> int:
     all hear what was said.
     """
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (SPEAKING_LOCK,))
-    found = await connection.execute("SELECT pg_current_xact_id()::text::bigint")
-    row = await found.fetchone()
+    cursor = await connection.execute("SELECT pg_current_xact_id()::text::bigint")
+    row = await cursor.fetchone()
     assert row is not None
     return int(row[0])
 

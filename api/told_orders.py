@@ -65,72 +65,72 @@ class ToldOrders:
     @contextlib.contextmanager
     def one(self, order_id: int) -> Iterator[ToldOrder]:
         """While a stream lasts; the last one of an order ends its reading."""
-        told = self._told.get(order_id)
-        if told is None or told.has_been_read:
-            told = ToldOrder(order_id)
-            reading = asyncio.create_task(self._read(told))
-            told.reading = reading
-            has_ended = functools.partial(self._has_ended, told)
+        told_order = self._told.get(order_id)
+        if told_order is None or told_order.has_been_read:
+            told_order = ToldOrder(order_id)
+            reading = asyncio.create_task(self._read(told_order))
+            told_order.reading = reading
+            has_ended = functools.partial(self._has_ended, told_order)
             reading.add_done_callback(has_ended)
-            self._told[order_id] = told
-        told.n_streams += 1
+            self._told[order_id] = told_order
+        told_order.n_streams += 1
         try:
-            yield told
+            yield told_order
         finally:
-            told.n_streams -= 1
-            if not told.n_streams:
-                self._forget(told)
+            told_order.n_streams -= 1
+            if not told_order.n_streams:
+                self._forget(told_order)
 
     def _has_ended(
         self,
-        told: ToldOrder,
+        told_order: ToldOrder,
         reading: asyncio.Task[None],
     ) -> None:
         # What it failed by ends each stream, as if it had read by itself; where no
         # stream is left, asyncio would complain that nobody asked for it.
         if not reading.cancelled():
             reading.exception()
-        self._bell.ring_here(told.key)
+        self._bell.ring_here(told_order.key)
 
-    def _forget(self, told: ToldOrder) -> None:
-        assert told.reading is not None
-        told.reading.cancel()
+    def _forget(self, told_order: ToldOrder) -> None:
+        assert told_order.reading is not None
+        told_order.reading.cancel()
         # Another reading may stand in its place.
-        newest = self._told.get(told.order_id)
-        if newest is told:
-            del self._told[told.order_id]
+        newest = self._told.get(told_order.order_id)
+        if newest is told_order:
+            del self._told[told_order.order_id]
 
-    async def _read(self, told: ToldOrder) -> None:
+    async def _read(self, told_order: ToldOrder) -> None:
         """Until the order has ended, or this process does."""
-        order_id = told.order_id
+        order_id = told_order.order_id
         with self._bell.listening(("order", order_id)) as event:
             while not event.over:
                 event.clear()
-                await self._read_news(told)
-                self._bell.ring_here(told.key)
-                order = told.order
+                await self._read_news(told_order)
+                self._bell.ring_here(told_order.key)
+                order = told_order.order
                 if order is not None and order.has_ended:
                     return
                 deadline = time.monotonic() + LOOK_AGAIN_SECONDS
                 await rang(event, deadline)
 
-    async def _read_news(self, told: ToldOrder) -> None:
+    async def _read_news(self, told_order: ToldOrder) -> None:
         # The order first: an order that has ended has all of its rounds.
-        order = await in_thread(self._store.orders.get, told.order_id)
+        order = await in_thread(self._store.orders.get, told_order.order_id)
         recorded = await in_thread(
             self._store.rounds.of_order,
-            told.order_id,
-            skip=len(told.rounds),
+            told_order.order_id,
+            skip=len(told_order.rounds),
         )
-        for new in recorded:
-            shown = {
-                "fold": new.fold,
-                "round": new.round,
-                "loss": new.loss,
+        for recorded_round in recorded:
+            round_fields = {
+                "fold": recorded_round.fold,
+                "round": recorded_round.round,
+                "loss": recorded_round.loss,
             }
-            event = event_text("round", shown)
-            told.rounds.append(event)
-        told.order = order
+            event = event_text("round", round_fields)
+            told_order.rounds.append(event)
+        told_order.order = order
 
 
 def event_text(name: str, data: Any) -> str:

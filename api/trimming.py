@@ -57,10 +57,10 @@ async def trim(services: Services, *, settle_seconds: float) -> None:
     order_ids = list(old)
     n_deleted = 0
     for start in range(0, len(order_ids), ORDERS_AT_ONCE):
-        some = order_ids[start : start + ORDERS_AT_ONCE]
-        left = await services.runs.delete_ended(some, before=before)
-        for order_id in some:
-            if order_id not in left:
+        batch = order_ids[start : start + ORDERS_AT_ONCE]
+        remaining_orders = await services.runs.delete_ended(batch, before=before)
+        for order_id in batch:
+            if order_id not in remaining_orders:
                 n_deleted += 1
                 await in_thread(
                     # With the run's id: an inference that is asked for again has

@@ -193,19 +193,19 @@ class RunsFilter(Body):
         pool: str,
         owned: UUID | None,
     ) -> dict[str, Any]:
-        wanted: dict[str, Any] = {}
+        run_filter: dict[str, Any] = {}
         sent = self.flow_runs
         if sent is not None and sent.state is not None:
             types = sent.state.type.any_
-            wanted["state"] = {"type": {"any_": types}}
+            run_filter["state"] = {"type": {"any_": types}}
         if sent is not None and sent.id is not None:
             # Other pools' ids may stand among them: the pool below bounds what is
             # found.
             ids = [str(run) for run in sent.id.any_]
-            wanted["id"] = {"any_": ids}
+            run_filter["id"] = {"any_": ids}
         limit = MOST_RUNS if self.limit is None else self.limit
         return {
-            "flow_runs": wanted,
+            "flow_runs": run_filter,
             "work_pools": {"name": {"any_": [pool]}},
             "limit": limit,
             "offset": self.offset,

@@ -58,15 +58,15 @@ class Ownership:
         is there.
         """
         key = _key(kind, id_, pool)
-        known = self._known.get(key)
-        if known is None:
-            known = await self._ask(kind, id_, pool)
-        if known is None or known.pool != pool:
+        owned = self._known.get(key)
+        if owned is None:
+            owned = await self._ask(kind, id_, pool)
+        if owned is None or owned.pool != pool:
             raise NotFound(
                 f"This hospital has nothing of this id in {kind.value}.",
                 remedy="Ask for what runs in its own pool.",
             )
-        return known
+        return owned
 
     def learn(
         self,
@@ -87,30 +87,30 @@ class Ownership:
         pool: str,
     ) -> Owned | None:
         if kind is Kind.FLOW:
-            found = await self._flow_of(id_, pool)
+            record = await self._flow_of(id_, pool)
         else:
-            found = await self._relay.read(f"/{kind.value}/{id_}")
+            record = await self._relay.read(f"/{kind.value}/{id_}")
         # That there is none is not remembered: it may come to be.
-        if found is None:
+        if record is None:
             return None
         of_pool = pool
         if kind is not Kind.FLOW:
             # A queue or a run without a pool is nobody's.
-            of_pool = found.get("work_pool_name") or ""
+            of_pool = record.get("work_pool_name") or ""
         # Another pool's is remembered, too: who asks for it again and again costs
         # Prefect one call.
-        owned = Owned(of_pool, found["name"])
+        owned = Owned(of_pool, record["name"])
         key = _key(kind, id_, pool)
         self._keep(key, owned)
         return owned
 
     async def _flow_of(self, id_: UUID, pool: str) -> Any:
-        wanted = {
+        filters = {
             "flows": {"id": {"any_": [str(id_)]}},
             "work_pools": {"name": {"any_": [pool]}},
             "limit": 1,
         }
-        flows = await self._relay.find("/flows/filter", wanted)
+        flows = await self._relay.find("/flows/filter", filters)
         if not flows:
             return None
         return flows[0]

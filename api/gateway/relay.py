@@ -100,9 +100,9 @@ class Relay:
             return None
         return _parsed(answer, dict)
 
-    async def find(self, path: str, wanted: dict[str, Any]) -> list[Any]:
+    async def find(self, path: str, filters: dict[str, Any]) -> list[Any]:
         """What fits a filter."""
-        return _parsed(await self.send("POST", path, wanted), list)
+        return _parsed(await self.send("POST", path, filters), list)
 
 
 def _away(why: str) -> Away:
@@ -114,12 +114,12 @@ def _away(why: str) -> Away:
 
 def _parsed(answer: httpx.Response, form: type[T]) -> T:
     try:
-        found = answer.json()
+        parsed = answer.json()
     except ValueError:
         raise _away("no JSON") from None
-    if not isinstance(found, form):
+    if not isinstance(parsed, form):
         raise _away("another form")
-    return found
+    return parsed
 
 
 class EventStream:
@@ -169,8 +169,8 @@ class EventStream:
             proxy=None,
         ) as prefect:
             await prefect.send(json.dumps({"type": "auth", "token": self._auth}))
-            said = json.loads(await asyncio.wait_for(prefect.recv(), ANSWER_SECONDS))
-            if said.get("type") != "auth_success":
+            answer = json.loads(await asyncio.wait_for(prefect.recv(), ANSWER_SECONDS))
+            if answer.get("type") != "auth_success":
                 raise _away("the string is refused")
             yield prefect
 

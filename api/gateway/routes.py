@@ -132,7 +132,7 @@ ROUTES = (
         "POST",
         "/flow_runs/filter",
         body=bodies.RunsFilter,
-        runs=lambda found: found,
+        runs=lambda answer: answer,
     ),
 )
 
@@ -148,9 +148,9 @@ async def ask_prefect(request: Request, caller: CallerOf) -> Response:
     agent's own pool.
     """
     pool = pool_of(caller)
-    route, found = _route_of(request)
-    parts = found.groupdict()
-    named_pool = parts.get("pool")
+    route, path_match = _route_of(request)
+    path_values = path_match.groupdict()
+    named_pool = path_values.get("pool")
     # 404 as for an address that there is not: nobody learns which pools there are.
     if named_pool not in (None, pool):
         raise _no_such_address()
@@ -160,7 +160,7 @@ async def ask_prefect(request: Request, caller: CallerOf) -> Response:
         return route.here()
     owned = None
     if route.of is not None:
-        owned = UUID(parts["id"])
+        owned = UUID(path_values["id"])
         # Before Prefect is asked in the coordinator's name, to whom it shows
         # everything.
         await gateway.ownership.require(route.of, owned, pool)
@@ -169,16 +169,16 @@ async def ask_prefect(request: Request, caller: CallerOf) -> Response:
         content = body.rewritten(pool, owned)
     answer = await gateway.relay.send(
         route.method,
-        found.string,
+        path_match.string,
         content,
     )
     if not answer.content:
         return Response(status_code=answer.status_code)
-    told = answer.json()
-    runs = route.runs(told)
+    parsed_answer = answer.json()
+    runs = route.runs(parsed_answer)
     gateway.ownership.learn(pool, runs)
-    shown = route.shown(told)
-    return JSONResponse(shown, answer.status_code)
+    shown_answer = route.shown(parsed_answer)
+    return JSONResponse(shown_answer, answer.status_code)
 
 
 def _route_of(request: Request) -> tuple[Route, re.Match[str]]:
@@ -192,8 +192,8 @@ def _route_of(request: Request) -> tuple[Route, re.Match[str]]:
         raise _no_such_address()
     path = sent.removeprefix(PREFIX)
     for route in ROUTES:
-        found = route.match(request.method, path)
-        if found is None:
+        path_match = route.match(request.method, path)
+        if path_match is None:
             continue
         query = request.query_params.multi_items()
         names = {name for name, _ in query}
@@ -203,7 +203,7 @@ def _route_of(request: Request) -> tuple[Route, re.Match[str]]:
                 "This address takes no such query.",
                 remedy="Leave the query away.",
             )
-        return route, found
+        return route, path_match
     raise _no_such_address()
 
 

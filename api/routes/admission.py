@@ -112,8 +112,8 @@ async def _ask_hospitals(services: Services, order: OrderRow) -> None:
     which signs.
     """
     order_id = order.order_id
-    asked = order.asked or {}
-    for user, asking in asked.items():
+    askings = order.asked or {}
+    for user, asking in askings.items():
         if asking["run"] is not None:
             continue
         flow = APPROVAL_FLOW[order.kind]
@@ -212,8 +212,8 @@ async def forget_lost_runs(services: Services, active: list[OrderRow]) -> None:
         is_placed = order.kind in PLACED
         if is_placed and order.flow_run_id is not None:
             order_of[order.flow_run_id] = order.order_id
-    known = await services.runs.known(order_of)
-    lost = set(order_of) - known
+    known_runs = await services.runs.known(order_of)
+    lost = set(order_of) - known_runs
     for flow_run_id in lost:
         order_id = order_of[flow_run_id]
         is_forgotten = await in_thread(
@@ -259,8 +259,8 @@ async def ask_first(
         keeps_places=keeps_places,
     )
     _wake(services, order_id)
-    asked = await in_thread(services.store.orders.get, order_id)
-    await begin(services, asked)
+    asked_order = await in_thread(services.store.orders.get, order_id)
+    await begin(services, asked_order)
     raise OrderWaits(
         f"Order {order_id} waits for a person.",
         remedy="It goes on by itself when one has decided.",
@@ -406,8 +406,8 @@ def _judge_hospitals(
     if int(user) in order.late:  # as of one that has ended
         return RunVerdict("begin")
     runs = order.runs or {}
-    own = runs.get(user)
-    verdict = _of_its_own(order, run, own)
+    own_run = runs.get(user)
+    verdict = _of_its_own(order, run, own_run)
     if verdict.what != "begin" or order.has_ended:
         return verdict
     if int(user) in undecided(order.asked):
@@ -420,8 +420,8 @@ def _judge_approval(
     run: FoundRun,
     user: str,
 ) -> RunVerdict:
-    asked = order.asked or {}
-    asking = asked.get(user)
+    askings = order.asked or {}
+    asking = askings.get(user)
     if asking is None:
         sentence = f"Nobody at this hospital is asked about order {run.order_id}."
         return RunVerdict("end", sentence)
@@ -434,16 +434,16 @@ def _judge_approval(
 def _of_its_own(
     order: OrderRow,
     run: FoundRun,
-    own: str | None,
+    own_run: str | None,
 ) -> RunVerdict:
     """A run whose number has not been noted yet may be the order's own: its worker
     hears when it is.
     """
-    if own is not None and own != run.flow_run_id:
+    if own_run is not None and own_run != run.flow_run_id:
         return _stray(run)
     if order.has_ended:  # it finds that out, and ends with the order's own word
         return RunVerdict("begin")
-    if own is None or order.admitted is None:
+    if own_run is None or order.admitted is None:
         return RunVerdict("wait")
     return RunVerdict("begin")
 

@@ -62,9 +62,9 @@ async def _score(
         points = points_of(asked.files, entry, layers)
         return rule(points)
 
-    found = await asked.work(scores)
-    shown = by_client(entry, found)
-    return asked.answer(order, entry.round, shown)
+    rule_scores = await asked.work(scores)
+    client_scores = by_client(entry, rule_scores)
+    return asked.answer(order, entry.round, client_scores)
 
 
 @router.get("/anomaly/krum")
@@ -171,8 +171,8 @@ async def zeno(asked: ScoringOf, p: WeightOf = None) -> JSONResponse:
     entry = await asked.entry(order)
     compared = await compare(asked, entry, "zeno")
     scores = await asked.work(lambda: _zeno(compared, weight))
-    shown = by_client(entry, scores)
-    return asked.answer(order, entry.round, shown)
+    client_scores = by_client(entry, scores)
+    return asked.answer(order, entry.round, client_scores)
 
 
 def _zeno(compared: Compared, weight: float) -> Any:
@@ -313,8 +313,8 @@ def _side_by_side(
     for name, values in scores.items():
         column = by_client(entry, values)
         ranks = ranked(column)
-        shown = normalized(column) if is_normalized else column
-        for client, score in shown.items():
+        shown_scores = normalized(column) if is_normalized else column
+        for client, score in shown_scores.items():
             row = rows[str(client)]
             row[name] = {
                 "score": score,

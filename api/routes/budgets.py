@@ -143,19 +143,19 @@ class Budgets:
             order.held[sender] = max(0, held - n_freed)
 
     async def _order(self, run: int) -> _Order:
-        known = self._orders.get(run)
-        if known is None:
+        known_order = self._orders.get(run)
+        if known_order is None:
             plan = await in_thread(self._plan, run)
             held = await in_thread(self._store.messages.held, run)
             order = _Order(plan, held)
             # Another call may have been first: its counts stand.
-            known = self._orders.setdefault(run, order)
+            known_order = self._orders.setdefault(run, order)
         elif self._store.conninfo is not None:
-            known.held = await in_thread(self._store.messages.held, run)
+            known_order.held = await in_thread(self._store.messages.held, run)
         self._orders.move_to_end(run)
         while len(self._orders) > MOST_ORDERS:
             self._orders.popitem(last=False)
-        return known
+        return known_order
 
     def _plan(self, run: int) -> MessagePlan:
         order = self._store.orders.get(run)

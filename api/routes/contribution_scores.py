@@ -63,9 +63,9 @@ async def grad_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
             metric=measure,
         )
 
-    found = await asked.work(scores)
-    shown = by_client(entry, found)
-    return asked.answer(order, entry.round, shown)
+    distances = await asked.work(scores)
+    client_scores = by_client(entry, distances)
+    return asked.answer(order, entry.round, client_scores)
 
 
 @router.get("/contribution/perf_diff")
@@ -97,13 +97,13 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     scores = await asked.work(
         lambda: contribution.perf_diff(with_all, without, metric=measure)
     )
-    shown: dict[int, float | None] = dict.fromkeys(pairs)
+    client_scores: dict[int, float | None] = dict.fromkeys(pairs)
     for client, score in zip(measured, scores, strict=True):
-        shown[client] = finite(float(score))
+        client_scores[client] = finite(float(score))
     return asked.answer(
         order,
         round_,
-        shown,
+        client_scores,
         **_measured_by(order),
     )
 
@@ -169,14 +169,14 @@ def _pooled(
     """
     values = []
     weights = []
-    for own in report["hospitals"].values():
-        measured = own.get("test")
+    for client_report in report["hospitals"].values():
+        measured = client_report.get("test")
         if not isinstance(measured, dict):
             continue
         value = finite(measured.get(metric))
         if value is None:
             continue
-        n_rows = own.get("n_rows")
+        n_rows = client_report.get("n_rows")
         if n_rows is None:
             n_rows = 1
         values.append(value)

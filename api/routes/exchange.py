@@ -81,9 +81,9 @@ class _OfOrder(BaseModel):
     @classmethod
     def of(cls, request: Request) -> Self:
         """InvalidInput names every field that is wrong."""
-        said = {**request.query_params, **request.path_params}
+        parameters = {**request.query_params, **request.path_params}
         try:
-            return cls.model_validate(said)
+            return cls.model_validate(parameters)
         except ValidationError as error:
             raise describe(error) from None
 
@@ -123,10 +123,10 @@ async def put_message(request: Request) -> Response:
     Who works on an order before it has places says `takes_place=false`; everybody else
     hears OrderWaits then.
     """
-    asked = _Put.of(request)
-    address = asked.address
-    sender = asked.sender
-    recipient = asked.recipient
+    parameters = _Put.of(request)
+    address = parameters.address
+    sender = parameters.sender
+    recipient = parameters.recipient
     run = address.run
     caller = await current_caller(request)
     _check_sender(caller, sender)
@@ -143,7 +143,7 @@ async def put_message(request: Request) -> Response:
         sender,
         recipient,
         most_bytes,
-        asked.takes_place,
+        parameters.takes_place,
     )
     await _tell(services, address)
     return Response(status_code=201 if is_new else 200)
@@ -171,9 +171,9 @@ async def put_together(request: Request) -> Response:
     """Keeps several small messages of one sender, all or none, as `put_message` keeps
     one.
     """
-    asked = _PutTogether.of(request)
-    run = asked.run
-    sender = asked.sender
+    parameters = _PutTogether.of(request)
+    run = parameters.run
+    sender = parameters.sender
     caller = await current_caller(request)
     _check_sender(caller, sender)
     services = Services(request)
@@ -193,19 +193,19 @@ async def put_together(request: Request) -> Response:
         arrived.append(Arrived(address, message.recipient, body))
     with budgets.reserving(run, sender) as reserve:
         # Of all before any is kept: they stay within the room together.
-        reserve(sum(one.body.size for one in arrived))
+        reserve(sum(arrival.body.size for arrival in arrived))
         are_new = await in_thread(
             services.store.messages.put_together,
             run,
             sender,
             arrived,
-            takes_place=asked.takes_place,
+            takes_place=parameters.takes_place,
             most_bytes=budgets.most_held(run, sender),
         )
-    for one, is_new in zip(arrived, are_new, strict=True):
+    for arrival, is_new in zip(arrived, are_new, strict=True):
         if not is_new:
-            budgets.freed(run, {sender: one.body.size})
-        await _tell(services, one.address)
+            budgets.freed(run, {sender: arrival.body.size})
+        await _tell(services, arrival.address)
     return Response(status_code=201 if any(are_new) else 200)
 
 
@@ -252,37 +252,37 @@ async def gather_messages(request: Request) -> Response:
     time; with `present` those that are there when it is over, with `some` a part of them as
     soon as it is worth an answer.
     """
-    asked = _Gathered.of(request)
-    address = asked.address
+    parameters = _Gathered.of(request)
+    address = parameters.address
     run = address.run
     caller = await current_caller(request)
-    _check_recipient(caller, asked.recipient, asked.senders)
+    _check_recipient(caller, parameters.recipient, parameters.senders)
     services = Services(request)
     await _require_party(services.store, caller, run)
-    wanted = _user_ids(asked.senders)
+    senders = _user_ids(parameters.senders)
     # Whom the coordinator's flow waits for is whom the order waits for; a mere look is
     # no waiting.
-    is_waiting_flow = caller.role == COORDINATOR_ROLE and asked.wait > 0
+    is_waiting_flow = caller.role == COORDINATOR_ROLE and parameters.wait > 0
 
     def choose(n_bytes: dict[int, int]) -> list[int]:
-        if asked.some:
-            is_enough = is_worth_reading(n_bytes, len(wanted))
+        if parameters.some:
+            is_enough = is_worth_reading(n_bytes, len(senders))
             return read_at_once(n_bytes) if is_enough else []
-        return wanted if len(n_bytes) == len(wanted) else []
+        return senders if len(n_bytes) == len(senders) else []
 
     async def look() -> Found:
         found = await in_thread(
             services.store.messages.find_enough,
             address,
-            wanted,
-            asked.recipient,
+            senders,
+            parameters.recipient,
             choose,
-            takes_place=asked.takes_place,
+            takes_place=parameters.takes_place,
             reader=caller.user_id,
-            along=asked.along,
+            along=parameters.along,
         )
         if is_waiting_flow:
-            missing = set(wanted) - set(found.n_bytes)
+            missing = set(senders) - set(found.n_bytes)
             services.waits.note(run, missing)
         return found
 
@@ -291,15 +291,15 @@ async def gather_messages(request: Request) -> Response:
         run,
         look,
         is_enough=lambda found: bool(found.bodies),
-        seconds=min(asked.wait, LONGEST_WAIT_SECONDS),
+        seconds=min(parameters.wait, LONGEST_WAIT_SECONDS),
         or_key=_messages_at(address),
     )
-    if asked.present and not found.bodies:
+    if parameters.present and not found.bodies:
         found.bodies = await in_thread(
             services.store.messages.find,
             address,
             found.n_bytes,
-            asked.recipient,
+            parameters.recipient,
         )
     elif not found.bodies:
         return Response(status_code=204)
@@ -327,7 +327,7 @@ router.add_route(
 async def _frames(
     services: Services,
     run: int,
-    found: dict[int, Body],
+    bodies: dict[int, Body],
 ) -> Response:
     """The messages in one body, of large ones a piece in memory at a time.
 
@@ -337,7 +337,7 @@ async def _frames(
     pieces: list[Pieces] = []
     n_bytes = 0
     try:
-        for sender, body in found.items():
+        for sender, body in bodies.items():
             head = frame_head(sender, body.size)
             pieces.append(_bytes_once(head))
             if body.data is not None:
@@ -361,10 +361,10 @@ async def _frames(
     except BaseException:
         opened.close()
         raise
-    if all(body.data is not None for body in found.values()):
-        each = (piece() for piece in pieces)
-        whole = b"".join(itertools.chain.from_iterable(each))
-        return Response(whole, media_type=BYTES)
+    if all(body.data is not None for body in bodies.values()):
+        opened_pieces = (piece() for piece in pieces)
+        joined = b"".join(itertools.chain.from_iterable(opened_pieces))
+        return Response(joined, media_type=BYTES)
 
     def content() -> Iterator[bytes]:
         with opened:
@@ -406,18 +406,18 @@ async def discard_messages(
     """
     require_role(caller, COORDINATOR_ROLE)
     services = Services(request)
-    used = []
-    for one in body.used:
-        used.append(Used(one.address_in(run), one.recipient))
-    n_bytes = await in_thread(services.store.messages.discard, run, used)
+    used_messages = []
+    for message in body.used:
+        used_messages.append(Used(message.address_in(run), message.recipient))
+    n_bytes = await in_thread(services.store.messages.discard, run, used_messages)
     services.budgets.freed(run, n_bytes)
     return Response(status_code=204)
 
 
 def _check_sender(caller: Caller, sender: int) -> None:
     require_role(caller, AGENT, COORDINATOR_ROLE)
-    own = COORDINATOR if caller.role == COORDINATOR_ROLE else caller.user_id
-    if caller.role != OPEN and sender != own:
+    own_user = COORDINATOR if caller.role == COORDINATOR_ROLE else caller.user_id
+    if caller.role != OPEN and sender != own_user:
         raise Forbidden(
             "A message is put in one's own name only.",
             remedy="Use this hospital's own agent token.",
@@ -467,16 +467,16 @@ async def _require_party(
 
 
 def _user_ids(senders: str) -> list[int]:
-    parts = senders.split(",")
-    are_numbers = all(_is_number(part) for part in parts)
-    has_doubles = len(set(parts)) < len(parts)
+    texts = senders.split(",")
+    are_numbers = all(_is_number(text) for text in texts)
+    has_doubles = len(set(texts)) < len(texts)
     if not are_numbers or has_doubles:
         raise InvalidInput(
             "senders is not a list of user ids.",
             remedy="Write each once, with commas between.",
         )
-    return [int(part) for part in parts]
+    return [int(text) for text in texts]
 
 
-def _is_number(part: str) -> bool:
-    return part.isdecimal() and len(part) <= MOST_DIGITS
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= MOST_DIGITS

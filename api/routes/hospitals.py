@@ -119,9 +119,9 @@ async def list_hospitals(request: Request, caller: CallerOf) -> JSONResponse:
     """
     services = Services(request)
     hospitals = await in_thread(services.store.hospitals.all)
-    taken = await in_thread(services.store.places.taken)
+    taken_places = await in_thread(services.store.places.taken)
     rows = [
-        _shown(services, hospital, taken.get(hospital.user_id, 0))
+        _shown(services, hospital, taken_places.get(hospital.user_id, 0))
         for hospital in hospitals
     ]
     return answer({"hospitals": rows})

@@ -59,7 +59,7 @@ async def infer(
     await check_model(services, body.model_id, [user_id])
     keys = await identities(services, [user_id])
     identity = keys[user_id]
-    own = HospitalSql(secrets.token_bytes(KEY_BYTES), body.input_data.asked)
+    hospital_sql = HospitalSql(secrets.token_bytes(KEY_BYTES), body.input_data.asked)
     # To this key the hospital seals what this process opens; none where a reader's own
     # key takes its place.
     reply = secrets.token_bytes(KEY_BYTES) if body.reader is None else None
@@ -69,15 +69,15 @@ async def infer(
             order_id,
             body.model_id,
             user_id,
-            own.commitment,
+            hospital_sql.commitment,
             reply,
             reader=body.reader,
         )
-        box = own.seal(user_id, identity.seal_key)
-        sealed = SealedBox(box, own.commitment)
+        box = hospital_sql.seal(user_id, identity.seal_key)
+        sealed = SealedBox(box, hospital_sql.commitment)
         return Prepared(document, {user_id: sealed})
 
-    order_id, made = await in_thread(
+    order_id, is_new = await in_thread(
         services.store.orders.add,
         kind="infer",
         initiator=user_id,
@@ -90,7 +90,7 @@ async def infer(
             body.model_dump(mode="json"),
         ),
     )
-    if made:
+    if is_new:
         if reply is not None:
             services.keep_key(order_id, reply)
         try:
@@ -177,10 +177,10 @@ async def check_model(
 def _kept(body: InferRequest) -> dict[str, Any]:
     """The request as the store has it."""
     # Neither SQL nor rows, which stand in the hospital's box alone.
-    kept = {"model_id": body.model_id, "user_id": body.input_data.user_id}
+    stored_request = {"model_id": body.model_id, "user_id": body.input_data.user_id}
     if body.reader is None:
-        return kept
-    return {**kept, "reader": body.reader}
+        return stored_request
+    return {**stored_request, "reader": body.reader}
 
 
 def _document(
@@ -295,9 +295,9 @@ async def _answer(
 
     Discloses the predictions to who asked, and to this process's memory.
     """
-    asked = await in_thread(services.store.orders.get, order_id)
-    if "reader" in asked.body:
-        return await _sealed(services, asked, wait)
+    asked_order = await in_thread(services.store.orders.get, order_id)
+    if "reader" in asked_order.body:
+        return await _sealed(services, asked_order, wait)
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
 
@@ -313,8 +313,8 @@ async def _answer(
             )
         return order, box
 
-    def is_enough(found: tuple[OrderRow, bytes | None]) -> bool:
-        order, box = found
+    def is_enough(reading: tuple[OrderRow, bytes | None]) -> bool:
+        order, box = reading
         return box is not None or order.has_ended
 
     order, box = await read_until(
@@ -364,18 +364,18 @@ async def _sealed(
 ) -> JSONResponse:
     """The predictions as the hospital has sealed them to the reader's own key."""
     order_id = order.order_id
-    order, found = await sealed_record(services, order, wait=wait)
+    order, sealed = await sealed_record(services, order, wait=wait)
     if order.state in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order.stop or {})
         return failure(cause, data={"order_id": order_id, "infer_status": order.state})
-    told = {
+    outcome = {
         "order_id": order_id,
         "infer_status": order.state,
         "result": None,
     }
-    if found is not None:
-        return answer({**told, "sealed": found.to_json()})
-    return answer(told, message="The hospital has not answered yet.")
+    if sealed is not None:
+        return answer({**outcome, "sealed": sealed.to_json()})
+    return answer(outcome, message="The hospital has not answered yet.")
 
 
 @router.get("/orders/{order_id}/request", include_in_schema=False)
@@ -398,8 +398,8 @@ async def read_request(
     boxes = await in_thread(services.store.orders.boxes, order_id)
     # With authentication off the caller has no number; an inference has one hospital.
     sealed = boxes[caller.user_id or order.initiator]
-    told = {
+    sealed_request = {
         "document": order.document,
         "box": sealed.box.hex(),
     }
-    return answer(told)
+    return answer(sealed_request)

@@ -59,7 +59,7 @@ async def add_schedule(
     once = Once.of(
         caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True)
     )
-    schedule_id, made = await in_thread(
+    schedule_id, is_new = await in_thread(
         services.store.schedules.add,
         {},
         name=body.name,
@@ -69,7 +69,7 @@ async def add_schedule(
         timing=check_timing(body.schedule, now=schedules.utc_now()),
         once=once,
     )
-    schedule = await schedules.deploy_or_drop(services, schedule_id, made=made)
+    schedule = await schedules.deploy_or_drop(services, schedule_id, is_new=is_new)
     return answer(await schedules.shown(services, schedule))
 
 

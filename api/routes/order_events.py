@@ -38,14 +38,14 @@ async def order_events(
 async def _events(services: Services, order_id: int) -> AsyncIterator[str]:
     n_sent, state, stage = 0, "", None
     with (
-        services.told_orders.one(order_id) as told,
-        services.bell.listening(told.key) as event,
+        services.told_orders.one(order_id) as told_order,
+        services.bell.listening(told_order.key) as event,
     ):
         while True:
             event.clear()
-            told.check()
+            told_order.check()
             # Both at one moment: what is read while a round is sent comes next.
-            order, rounds = told.order, told.rounds[n_sent:]
+            order, rounds = told_order.order, told_order.rounds[n_sent:]
             n_sent += len(rounds)
             for new in rounds:
                 yield new

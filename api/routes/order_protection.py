@@ -65,9 +65,9 @@ def protection(order: OrderRow) -> dict[str, Any]:
 
 
 def _members(order: OrderRow) -> str:
-    whole = f"all {len(order.members)}"
+    all_members = f"all {len(order.members)}"
     takes_everybody = order.body.get("aggregation", "mean") == "mean"
-    return whole if takes_everybody else f"the chosen of {whole}"
+    return all_members if takes_everybody else f"the chosen of {all_members}"
 
 
 SCORED = {

@@ -108,15 +108,15 @@ async def list_orders(
 ) -> JSONResponse:
     """Newest first; `before` is the order_id to go on from."""
     services = Services(request)
-    own = caller.user_id if caller.role in (HOSPITAL, AGENT) else None
-    found = await in_thread(
-        services.store.orders.newest, hospital=own, limit=limit, before=before
+    hospital = caller.user_id if caller.role in (HOSPITAL, AGENT) else None
+    orders = await in_thread(
+        services.store.orders.newest, hospital=hospital, limit=limit, before=before
     )
     counts = await in_thread(
-        services.store.rounds.counts, [order.order_id for order in found]
+        services.store.rounds.counts, [order.order_id for order in orders]
     )
-    rows = [_summary(order, counts.get(order.order_id, 0)) for order in found]
-    goes_on_from = found[-1].order_id if len(found) == limit else None
+    rows = [_summary(order, counts.get(order.order_id, 0)) for order in orders]
+    goes_on_from = orders[-1].order_id if len(orders) == limit else None
     return answer({"orders": rows, "next": goes_on_from})
 
 
@@ -163,12 +163,12 @@ async def show_order(
     counts = await in_thread(services.store.rounds.counts, [order_id])
     n_left_out = min(rounds_from, counts.get(order_id, 0))
     # The last of those left out may be the newest that there is.
-    known = max(0, n_left_out - 1)
-    recorded = await in_thread(services.store.rounds.of_order, order_id, skip=known)
+    n_skipped = max(0, n_left_out - 1)
+    recorded = await in_thread(services.store.rounds.of_order, order_id, skip=n_skipped)
     last = recorded[-1] if recorded else None
     return answer(
         {
-            **_summary(order, known + len(recorded)),
+            **_summary(order, n_skipped + len(recorded)),
             "state": await _status(services, order),
             "data_volum": data_volum(order),
             "round": last.round if last else None,
@@ -176,7 +176,7 @@ async def show_order(
             "loss": last.loss if last else None,
             "rounds": [
                 _round(recorded_round)
-                for recorded_round in recorded[rounds_from - known :]
+                for recorded_round in recorded[rounds_from - n_skipped :]
             ],
             "stage": order.stage,
             "summary": order.summary,

@@ -88,13 +88,13 @@ async def send(
     once: Once | None,
 ) -> JSONResponse:
     """Keeps an order, begins it, and answers when the hospitals have counted."""
-    order_id, made = await _add(
+    order_id, is_new = await _add(
         services,
         body,
         keys,
         once,
     )
-    if made:
+    if is_new:
         order = await in_thread(services.store.orders.get, order_id)
         await begin(services, order)
     return await _answer_with_rows(services, order_id)
@@ -171,7 +171,7 @@ async def _keep(
     rerun_of: int | None = None,
     due: DueTime | None = None,
 ) -> tuple[int, bool]:
-    commitments = {user: own.commitment for user, own in sealed.items()}
+    commitments = {user: box.commitment for user, box in sealed.items()}
     protocol = await order_protocol(services, body.hospitals, body)
 
     def prepare(order_id: int) -> Prepared:
@@ -266,8 +266,8 @@ async def _wait_for_rows(
         order = await in_thread(services.store.orders.get, order_id)
         return order, await not_counted(services, order)
 
-    def is_enough(found: tuple[OrderRow, list[str]]) -> bool:
-        order, missing = found
+    def is_enough(reading: tuple[OrderRow, list[str]]) -> bool:
+        order, missing = reading
         all_have_agreed = not missing and order.state != "pending"
         nobody_counts = order.admitted is None or order.has_ended
         return all_have_agreed or nobody_counts
@@ -367,7 +367,7 @@ async def run_again(
     form = EvaluationRequest if order.kind == "evaluate" else TrainingRequest
     body = form.model_validate(sent)
     sealed = await in_thread(services.store.orders.boxes, order_id)
-    again, made = await _keep(
+    new_order_id, is_new = await _keep(
         services,
         body,
         sealed,
@@ -375,7 +375,7 @@ async def run_again(
         rerun_of=order_id,
         due=due,
     )
-    if made:
-        new_order = await in_thread(services.store.orders.get, again)
+    if is_new:
+        new_order = await in_thread(services.store.orders.get, new_order_id)
         await begin(services, new_order)
-    return again
+    return new_order_id

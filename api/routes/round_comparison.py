@@ -49,7 +49,7 @@ class Compared:
 async def compare(
     asked: Scoring,
     entry: RoundEntry,
-    what: str,
+    score_name: str,
 ) -> Compared:
     """BadRequest for a round that has none before it."""
     rounds = asked.services.store.rounds
@@ -59,7 +59,7 @@ async def compare(
         before = await in_thread(rounds.file, entry.order_id, number_before)
     if before is None:
         raise BadRequest(
-            f"round is {entry.round}, and {what} compares a round with the one before it, which is not recorded.",
+            f"round is {entry.round}, and {score_name} compares a round with the one before it, which is not recorded.",
             remedy="Ask for a round whose predecessor is recorded.",
             code="first_round",
         )
@@ -76,11 +76,11 @@ async def compare(
     losses_now = _losses(report_now, entry)
 
     def all_layers() -> Floats:
-        parts = []
+        layer_scalars = []
         for layer in layers:
-            part = asked.files.between(entry, before, layer)
-            parts.append(part)
-        return _joined(parts)
+            scalars = asked.files.between(entry, before, layer)
+            layer_scalars.append(scalars)
+        return _joined(layer_scalars)
 
     between = await asked.work(all_layers)
     losses = (losses_before, losses_now)
@@ -96,8 +96,8 @@ def _losses(
     hospitals = facts.get("hospitals", {})
     losses = []
     for client in entry.clients:
-        own = hospitals.get(str(client), {})
-        measured = own.get("train") or {}
+        client_report = hospitals.get(str(client), {})
+        measured = client_report.get("train") or {}
         loss = finite(measured.get("loss"))
         if loss is None:
             loss = math.nan
@@ -105,14 +105,16 @@ def _losses(
     return np.array(losses)
 
 
-def _joined(parts: list[Floats]) -> Floats:
+def _joined(layer_scalars: list[Floats]) -> Floats:
     """The scalars of several layers together: lengths add by squares, inner products
     add.
     """
     lengths = [0, 1, 3]
     inner_product = 2
-    squares = sum(part[:, lengths] ** 2 for part in parts)
-    joined = np.zeros_like(parts[0])
+    squares = sum(scalars[:, lengths] ** 2 for scalars in layer_scalars)
+    joined = np.zeros_like(layer_scalars[0])
     joined[:, lengths] = np.sqrt(squares)
-    joined[:, inner_product] = sum(part[:, inner_product] for part in parts)
+    joined[:, inner_product] = sum(
+        scalars[:, inner_product] for scalars in layer_scalars
+    )
     return joined

@@ -59,8 +59,8 @@ async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     is_hospital = asked.caller.role in (HOSPITAL, AGENT)
     is_clear = entry.kind == "open" and order.kind == "train"
     if is_hospital and is_clear:
-        own = asked.caller.user_id
-        clients = [client for client in clients if client == own]
+        own_user = asked.caller.user_id
+        clients = [client for client in clients if client == own_user]
     layers_shown = _shown_layers(asked, entry)
     pieces = _client_values(
         asked.files,
@@ -121,8 +121,8 @@ async def _stream(
 
 
 def _shown_layers(asked: ScoreRequest, entry: RoundEntry) -> list[str]:
-    wanted = given.layers_of(asked.request) or list(entry.layers)
-    return known_layers(entry, wanted)
+    asked_layers = given.layers_of(asked.request) or list(entry.layers)
+    return known_layers(entry, asked_layers)
 
 
 def _client_values(
@@ -218,28 +218,28 @@ async def performance(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
     """
     count = given.integer("number", number, least=1)
     order = await asked.order("reports", is_score=False)
-    found = await reports_of(asked, order, count)
-    shown = {}
-    for round_, report in found.items():
-        shown[str(round_)] = _performance(report)
+    reports = await reports_of(asked, order, count)
+    by_round = {}
+    for round_, report in reports.items():
+        by_round[str(round_)] = _performance(report)
     if asked.round is not None and count in (None, 1):
-        own_round = shown[str(asked.round)]
+        own_round = by_round[str(asked.round)]
         return bare(order, own_round)
-    return bare(order, shown)
+    return bare(order, by_round)
 
 
 def _performance(report: dict[str, Any]) -> dict[str, Any]:
     """{"train" or "test": {client: {"accuracy", "loss"}}}; clients without such rows
     are left out.
     """
-    shown: dict[str, Any] = {
+    by_split: dict[str, Any] = {
         "train": {},
         "test": {},
     }
-    for part, clients in shown.items():
+    for split, clients in by_split.items():
         hospitals = report["hospitals"]
-        for client, own in hospitals.items():
-            measured = own.get(part)
+        for client, client_report in hospitals.items():
+            measured = client_report.get(split)
             if isinstance(measured, dict):
                 accuracy = finite(measured.get("accuracy"))
                 loss = finite(measured.get("loss"))
@@ -247,7 +247,7 @@ def _performance(report: dict[str, Any]) -> dict[str, Any]:
                     "accuracy": accuracy,
                     "loss": loss,
                 }
-    return shown
+    return by_split
 
 
 @router.get("/trained_clients")
@@ -257,11 +257,11 @@ async def trained_clients(asked: AskedOf, number: NumberOf = None) -> JSONRespon
     if asked.round is None:
         raise given.missing_argument("round", "the number of a recorded round")
     order = await asked.order("reports", is_score=False)
-    found = await reports_of(asked, order, count)
-    shown = {}
-    for round_, report in found.items():
-        shown[str(round_)] = _trained(report)
-    return bare(order, shown)
+    reports = await reports_of(asked, order, count)
+    by_round = {}
+    for round_, report in reports.items():
+        by_round[str(round_)] = _trained(report)
+    return bare(order, by_round)
 
 
 def _trained(report: dict[str, Any]) -> list[int]:

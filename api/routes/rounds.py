@@ -61,7 +61,7 @@ def _inlined(
     description.
     """
     if isinstance(schema, list):
-        return [_inlined(part, definitions) for part in schema]
+        return [_inlined(subschema, definitions) for subschema in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
@@ -69,9 +69,9 @@ def _inlined(
         name = address.rsplit("/", 1)[1]
         return _inlined(definitions[name], definitions)
     inlined = {}
-    for key, part in schema.items():
+    for key, subschema in schema.items():
         if key != "$defs":
-            inlined[key] = _inlined(part, definitions)
+            inlined[key] = _inlined(subschema, definitions)
     return inlined
 
 
@@ -151,12 +151,12 @@ async def put_round(
     if standing is None or not is_flow:
         standing = await _record(request, order, round_)
         services.bell.ring(("order", order_id))
-    told = {
+    recorded = {
         "order_id": order_id,
         "round": round_,
         **_entry(standing),
     }
-    return JSONResponse(told)
+    return JSONResponse(recorded)
 
 
 async def _record(
@@ -230,17 +230,17 @@ async def list_rounds(
     """The recorded round files, newest first; `before` is the round to go on from."""
     services = Services(request)
     await readable(services, caller, order_id)
-    found = await in_thread(
+    entries = await in_thread(
         services.store.rounds.files,
         order_id,
         limit=limit,
         before=before,
     )
     rows = []
-    for entry in found:
+    for entry in entries:
         row = {"round": entry.round, **_entry(entry)}
         rows.append(row)
-    next_before = found[-1].round if len(rows) == limit else None
+    next_before = entries[-1].round if len(rows) == limit else None
     return answer({"rounds": rows, "next": next_before})
 
 
@@ -344,7 +344,7 @@ def _write_json_round(body: bytes, part: Path) -> None:
 def _are_of_clients(gradients: Any) -> TypeGuard[dict[str, Any]]:
     if not isinstance(gradients, dict):
         return False
-    return all(_is_full_object(own) for own in gradients.values())
+    return all(_is_full_object(layers) for layers in gradients.values())
 
 
 def _is_full_object(value: Any) -> bool:
@@ -361,7 +361,7 @@ def _vectors(
             f"{owner} has to be an object of layers.",
             remedy='Send {"dense": [0.5, 1.5]}.',
         )
-    found = {}
+    vectors = {}
     for layer, values in layers.items():
         name = f"{owner}/{layer}"
         if not NAMES["external"].fullmatch(name):
@@ -375,8 +375,8 @@ def _vectors(
                 f"{shown(name)} has to be a list of numbers.",
                 remedy="Send a flat list of numbers.",
             )
-        found[name] = _as_floats(name, values)
-    return found
+        vectors[name] = _as_floats(name, values)
+    return vectors
 
 
 def _are_numbers(values: Any) -> bool:
@@ -425,20 +425,20 @@ def _as_report(
     """(loss, report) in the form of a training order's round: the row-weighted mean of
     the training losses.
     """
-    given = facts.model_dump(mode="json", exclude_none=True)
+    recorded_facts = facts.model_dump(mode="json", exclude_none=True)
     clients: dict[str, dict[str, Any]] = {}
     for number in checked.clients:
         clients[str(number)] = {}
-    sizes = given.get("sizes") or {}
+    sizes = recorded_facts.get("sizes") or {}
     for client, size in sizes.items():
         clients[client]["n_rows"] = size
-    performance = given["performance"]
-    for part, metrics in performance.items():
-        for client, own in metrics.items():
-            clients[client][part] = own
+    performance = recorded_facts["performance"]
+    for split, metrics in performance.items():
+        for client, client_metrics in metrics.items():
+            clients[client][split] = client_metrics
     losses = []
-    for own in clients.values():
-        measured = own.get("train", {})
+    for client_report in clients.values():
+        measured = client_report.get("train", {})
         losses.append(measured.get("loss"))
     weights = checked.sizes or [1] * len(losses)
     loss = _weighted_mean(losses, weights)
@@ -448,7 +448,7 @@ def _as_report(
         "loss": loss,
         "final": False,
         "hospitals": clients,
-        "leave_one_out": given["leave_one_out"],
+        "leave_one_out": recorded_facts["leave_one_out"],
     }
     return loss, report
 
@@ -458,14 +458,14 @@ def _weighted_mean(
     weights: list[int],
 ) -> float | None:
     """None where a value is missing, or the mean is no finite number."""
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    known_values = [value for value in values if value is not None]
+    if len(known_values) < len(values):
         return None
     total = sum(weights)
     # Halves, because the sum of shares of the largest numbers may leave the range of
     # float64.
     halves = []
-    for value, weight in zip(known, weights, strict=True):
+    for value, weight in zip(known_values, weights, strict=True):
         share = weight / total
         halves.append(value / 2 * share)
     mean = 2 * math.fsum(halves)

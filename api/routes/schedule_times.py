@@ -80,8 +80,8 @@ async def fire(
     skips_missed = schedule.timing["missed"] == "skip"
     if skips_missed and _away(services, schedule):
         settled = request.app.state.started + SETTLE_SECONDS
-        left = settled - time.monotonic()
-        await asyncio.sleep(max(0.0, left))
+        remaining_seconds = settled - time.monotonic()
+        await asyncio.sleep(max(0.0, remaining_seconds))
     # One at a time in this process: of two runs for one time, the second finds the entry
     # of the first. Of two processes the store has one entry stand.
     async with request.app.state.firing:
@@ -271,13 +271,13 @@ async def _wake_when_due(services: Services) -> None:
         timings = await in_thread(services.store.schedules.active_timings)
         for timing in timings:
             for due in due_after(timing, now):
-                left = due - now
-                pause = min(pause, left.total_seconds())
+                until_due = due - now
+                pause = min(pause, until_due.total_seconds())
         deadline = time.monotonic() + pause
         has_changed = await rang(event, deadline)
         if has_changed or pause == LOOK_SECONDS:
-            rest = LOOK_SECONDS if event.over else 0
-            await asyncio.sleep(rest)
+            rest_seconds = LOOK_SECONDS if event.over else 0
+            await asyncio.sleep(rest_seconds)
             return
     services.inbox.tell(COORDINATOR, "look", 0)
     # within the second in which it fell due it would be due again

@@ -88,22 +88,22 @@ async def add_schedule(
 ) -> JSONResponse:
     """A question that is asked again and again from now on."""
     services = Services(request)
-    timing, asked = await checked(services, caller, body)
+    timing, question = await checked(services, caller, body)
     once = Once.of(
         caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True)
     )
-    boxes = await seal_places(services, asked)
-    schedule_id, made = await in_thread(
+    boxes = await seal_places(services, question)
+    schedule_id, is_new = await in_thread(
         services.store.schedules.add,
         boxes,
         name=body.name,
-        initiator=asked.initiator,
-        hospitals=asked.hospitals,
-        body=without_places(asked),
+        initiator=question.initiator,
+        hospitals=question.hospitals,
+        body=without_places(question),
         timing=timing,
         once=once,
     )
-    schedule = await deploy_or_drop(services, schedule_id, made=made)
+    schedule = await deploy_or_drop(services, schedule_id, is_new=is_new)
     return answer(await shown(services, schedule))
 
 
@@ -115,27 +115,29 @@ async def checked(
     Nobody waits for the answer, so there is nobody to show values to.
     """
     not_asked = {"schedule", "name", "timeout_seconds"}
-    question = body.model_dump(mode="json", exclude_none=True, exclude=not_asked)
-    asked = await resolved(services, caller, StatisticsRequest.model_validate(question))
-    if asked.disclose:
+    question_fields = body.model_dump(mode="json", exclude_none=True, exclude=not_asked)
+    question = await resolved(
+        services, caller, StatisticsRequest.model_validate(question_fields)
+    )
+    if question.disclose:
         raise BadRequest(
             "disclose is true, and nobody waits for a schedule's answers.",
             remedy="Leave disclose out, and give a reader to whose own key each answer is sealed; each result is in the"
             " receivers' folders too.",
             code="disclose",
         )
-    check_no_window(asked)
-    return check_timing(body.schedule, now=utc_now()), asked
+    check_no_window(question)
+    return check_timing(body.schedule, now=utc_now()), question
 
 
 async def deploy_or_drop(
-    services: Services, schedule_id: int, *, made: bool
+    services: Services, schedule_id: int, *, is_new: bool
 ) -> ScheduleRow:
     """The schedule, which Prefect has when it was made now; whoever sent one that Prefect
     does not take hears that there is none, so there is none.
     """
     schedule: ScheduleRow = await in_thread(services.store.schedules.get, schedule_id)
-    if made:
+    if is_new:
         try:
             await _deploy(services, schedule, active=True)
         except ConsiliumError:
@@ -176,16 +178,16 @@ async def listed(
     reruns: bool,
 ) -> JSONResponse:
     """The answer of a list, of questions or of orders that are run again."""
-    found = await in_thread(
+    schedules = await in_thread(
         services.store.schedules.newest,
         hospital=_own(caller),
         limit=limit,
         before=before,
         reruns=reruns,
     )
-    deployed, message = await in_prefect(services, found)
-    rows = [await _shown_as(services, schedule, deployed) for schedule in found]
-    goes_on_from = found[-1].schedule_id if len(found) == limit else None
+    deployed, message = await in_prefect(services, schedules)
+    rows = [await _shown_as(services, schedule, deployed) for schedule in schedules]
+    goes_on_from = schedules[-1].schedule_id if len(schedules) == limit else None
     return answer({"schedules": rows, "next": goes_on_from}, message=message)
 
 
@@ -304,14 +306,14 @@ async def deleted(
 
 
 async def in_prefect(
-    services: Services, found: list[ScheduleRow]
+    services: Services, schedules: list[ScheduleRow]
 ) -> tuple[dict[int, Deployed] | None, str | None]:
     """What Prefect says of these schedules; None and a sentence while it does not
     answer.
     """
-    if not found:
+    if not schedules:
         return {}, None
-    numbers = [schedule.schedule_id for schedule in found]
+    numbers = [schedule.schedule_id for schedule in schedules]
     try:
         return await services.runs.schedules(numbers, now=utc_now()), None
     except Unavailable as error:
@@ -324,8 +326,8 @@ def is_active(schedule: ScheduleRow, deployed: dict[int, Deployed] | None) -> bo
     """
     if deployed is None:
         return schedule.active
-    here = deployed.get(schedule.schedule_id)
-    return here is not None and here.active
+    deployment = deployed.get(schedule.schedule_id)
+    return deployment is not None and deployment.active
 
 
 async def shown(services: Services, schedule: ScheduleRow) -> dict[str, Any]:
@@ -342,9 +344,9 @@ async def _shown_as(
     next_runs: list[str] | None = None if deployed is None else []
     prefect_page: str | None = None
     if deployed is not None and schedule_id in deployed:
-        here = deployed[schedule_id]
-        next_runs = [as_text(due) for due in here.next_runs]
-        prefect_page = f"{services.settings.prefect_page}/deployments/deployment/{here.deployment_id}"
+        deployment = deployed[schedule_id]
+        next_runs = [as_text(due) for due in deployment.next_runs]
+        prefect_page = f"{services.settings.prefect_page}/deployments/deployment/{deployment.deployment_id}"
     newest = await in_thread(
         services.store.schedules.history, schedule_id, limit=1, before=None
     )
@@ -399,11 +401,11 @@ async def times_of(
     """What became of each time of a schedule, and the entry to go on from."""
     schedule = await scheduled(services, schedule_id, reruns=reruns, or_deleted=True)
     require_reader(caller, schedule.hospitals)
-    found = await in_thread(
+    firings = await in_thread(
         services.store.schedules.history, schedule_id, limit=limit, before=before
     )
-    rows = [await _entry(services, firing) for firing in found]
-    return rows, found[-1].firing_id if found else None
+    rows = [await _entry(services, firing) for firing in firings]
+    return rows, firings[-1].firing_id if firings else None
 
 
 async def _all_orders(

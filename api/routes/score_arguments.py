@@ -268,20 +268,20 @@ def layers_of(request: Request) -> list[str] | None:
     >>> _split("['conv1', 'conv2']"), _split('["conv1","conv2"]'), _split("conv1, conv2"), _split("dense")
     (['conv1', 'conv2'], ['conv1', 'conv2'], ['conv1', 'conv2'], ['dense'])
     """
-    given: list[tuple[int, str]] = []
-    for name, value in request.query_params.multi_items():
-        found = INDEXED.fullmatch(name)
-        if found:
-            place = int(found[1] or 0)
-            given.append((place, value))
-    if not given:
+    placed_texts: list[tuple[int, str]] = []
+    for name, query_text in request.query_params.multi_items():
+        name_match = INDEXED.fullmatch(name)
+        if name_match:
+            place = int(name_match[1] or 0)
+            placed_texts.append((place, query_text))
+    if not placed_texts:
         return None
     names: list[str] = []
-    for _, text in sorted(given, key=lambda pair: pair[0]):
+    for _, text in sorted(placed_texts, key=lambda pair: pair[0]):
         names += _split(text)
     is_each_once = len(set(names)) == len(names)
     if not names or not all(names) or not is_each_once:
-        sent = ",".join(text for _, text in given)
+        sent = ",".join(text for _, text in placed_texts)
         raise bad_argument("layers", sent, "one or more layers, each named once")
     return names
 
@@ -300,7 +300,7 @@ def _split(text: str) -> list[str]:
         if not text:
             return []
     names = []
-    for part in text.split(","):
-        without_quotes = part.strip().strip("'\"")
+    for quoted_name in text.split(","):
+        without_quotes = quoted_name.strip().strip("'\"")
         names.append(without_quotes.strip())
     return names

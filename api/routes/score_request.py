@@ -50,7 +50,7 @@ class ScoreRequest:
 
     async def order(
         self,
-        what: Literal["files", "reports"] = "files",
+        record_kind: Literal["files", "reports"] = "files",
         *,
         is_score: bool = True,
     ) -> OrderRow:
@@ -63,16 +63,16 @@ class ScoreRequest:
             _require_reader(self.caller, order, is_score=is_score)
             return order
 
-        def may_read(found: OrderRow) -> bool:
+        def may_read(candidate: OrderRow) -> bool:
             try:
-                _require_reader(self.caller, found, is_score=is_score)
+                _require_reader(self.caller, candidate, is_score=is_score)
             except Forbidden:
                 return False
             return True
 
         newest = await in_thread(
             self.services.store.rounds.newest_order_with,
-            what,
+            record_kind,
             may_read,
         )
         if newest is None:
@@ -137,8 +137,8 @@ class Scoring(ScoreRequest):
         )
 
     def layers_in(self, entry: RoundEntry) -> list[str]:
-        wanted = self.layers or DEFAULT_LAYERS
-        return known_layers(entry, wanted)
+        asked_layers = self.layers or DEFAULT_LAYERS
+        return known_layers(entry, asked_layers)
 
     def answer(
         self,
@@ -197,10 +197,10 @@ def unknown_round(
     order_id: int,
     numbers: Iterable[int],
 ) -> NotFound:
-    there = _ranges(sorted(numbers))
+    round_ranges = _ranges(sorted(numbers))
     return NotFound(
         f"round is {round_}, and order {order_id} has no such round.",
-        remedy=f"It has rounds {there}.",
+        remedy=f"It has rounds {round_ranges}.",
         code="round",
     )
 
@@ -214,15 +214,15 @@ def _ranges(numbers: list[int]) -> str:
             newest.append(number)
         else:
             runs.append([number])
-    words = []
+    ranges = []
     for run in runs:
         first = run[0]
         last = run[-1]
         if first == last:
-            words.append(str(first))
+            ranges.append(str(first))
         else:
-            words.append(f"{first} to {last}")
-    return _shortened(words) or "none"
+            ranges.append(f"{first} to {last}")
+    return _shortened(ranges) or "none"
 
 
 def _shortened(words: list[str]) -> str:
@@ -233,23 +233,23 @@ def _shortened(words: list[str]) -> str:
 
 def known_layers(
     entry: RoundEntry,
-    wanted: list[str],
+    asked_layers: list[str],
 ) -> list[str]:
     """The wanted layers, all of which the round has.
 
     NotFound names the first that it has not, and those it has.
     """
-    for layer in wanted:
+    for layer in asked_layers:
         if layer not in entry.layers:
-            asked = given.shown(",".join(wanted))
+            asked_names = given.shown(",".join(asked_layers))
             missing = given.shown(layer)
-            there = _shortened(list(entry.layers))
+            layer_names = _shortened(list(entry.layers))
             raise NotFound(
-                f"layers is {asked}, and round {entry.round} has no {missing}.",
-                remedy=f"It has {there}.",
+                f"layers is {asked_names}, and round {entry.round} has no {missing}.",
+                remedy=f"It has {layer_names}.",
                 code="layer",
             )
-    return wanted
+    return asked_layers
 
 
 def bare(
@@ -294,9 +294,9 @@ def normalized(scores: Mapping[int, float | None]) -> dict[int, float | None]:
     """(score - smallest) / (largest - smallest); 0 where all are the same; null stays
     null.
     """
-    known = [score for score in scores.values() if score is not None]
-    smallest = min(known, default=0.0)
-    largest = max(known, default=0.0)
+    known_scores = [score for score in scores.values() if score is not None]
+    smallest = min(known_scores, default=0.0)
+    largest = max(known_scores, default=0.0)
     # Halves, because the difference may leave the range of float64.
     half_smallest = smallest / 2
     span = largest / 2 - half_smallest
@@ -314,12 +314,12 @@ def normalized(scores: Mapping[int, float | None]) -> dict[int, float | None]:
 
 def ranked(scores: Mapping[int, float | None]) -> dict[int, int | None]:
     """1 for the highest; equal scores have equal ranks; None has none."""
-    known = [score for score in scores.values() if score is not None]
+    known_scores = [score for score in scores.values() if score is not None]
     ranks: dict[int, int | None] = {}
     for client, score in scores.items():
         if score is None:
             ranks[client] = None
         else:
-            higher = [other for other in known if other > score]
+            higher = [other for other in known_scores if other > score]
             ranks[client] = 1 + len(higher)
     return ranks

@@ -56,9 +56,9 @@ async def sealed_answer(
             remedy="Send an order with reader, the public key that your client shows.",
             code="reader",
         )
-    order, found = await sealed_record(services, order, wait=wait)
-    if found is not None:
-        return answer(found.to_json())
+    order, sealed = await sealed_record(services, order, wait=wait)
+    if sealed is not None:
+        return answer(sealed.to_json())
     if order.state in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order.stop or {})
         return failure(cause, data={"order_id": order_id})
@@ -86,26 +86,26 @@ async def sealed_record(
 
     async def look() -> tuple[OrderRow, bytes | None]:
         # The answer last: an order that has ended in between has it by then.
-        now = await in_thread(services.store.orders.get, order.order_id)
+        current_order = await in_thread(services.store.orders.get, order.order_id)
         box = await in_thread(
             services.store.messages.read_box, address, order.initiator, COORDINATOR
         )
-        return now, box
+        return current_order, box
 
-    def is_enough(found: tuple[OrderRow, bytes | None]) -> bool:
-        now, box = found
-        return box is not None or now.has_ended
+    def is_enough(reading: tuple[OrderRow, bytes | None]) -> bool:
+        current_order, box = reading
+        return box is not None or current_order.has_ended
 
-    now, box = await read_until(
+    current_order, box = await read_until(
         services.bell, order.order_id, look, is_enough=is_enough, seconds=wait
     )
     if box is None:
-        return now, None
-    if now.kind == "infer" and not now.has_ended:
+        return current_order, None
+    if current_order.kind == "infer" and not current_order.has_ended:
         # Such an order ends when it is answered.
         if await in_thread(services.store.orders.end, order.order_id, "success"):
             services.bell.ring(ORDER_ENDED)
-        now = await in_thread(services.store.orders.get, order.order_id)
+        current_order = await in_thread(services.store.orders.get, order.order_id)
     place = AnswerPlace(order.order_id, _KINDS[order.kind], order.initiator)
     reader = reader_fingerprint(bytes.fromhex(order.body["reader"]))
-    return now, SealedAnswer(place, reader, box)
+    return current_order, SealedAnswer(place, reader, box)

@@ -86,12 +86,12 @@ class Services:
         """The hospitals that can work on an order now: their agents are there, and
         nothing holds orders up.
         """
-        found = set()
+        ready_users = set()
         for user in self.presence.there():
             is_held_up = self.conditions.held_up_seconds(user)
             if not is_held_up:
-                found.add(user)
-        return found
+                ready_users.add(user)
+        return ready_users
 
     def keep_key(
         self,
@@ -116,8 +116,8 @@ async def identities(
     never there.
     """
     registered = await in_thread(services.store.hospitals.all)
-    known = {hospital.user_id: hospital for hospital in registered}
-    unknown = [str(user) for user in hospitals if user not in known]
+    by_user = {hospital.user_id: hospital for hospital in registered}
+    unknown = [str(user) for user in hospitals if user not in by_user]
     if unknown:
         users = ", ".join(unknown)
         raise NotFound(
@@ -128,7 +128,7 @@ async def identities(
     keys: dict[int, PublicIdentity] = {}
     absent: list[str] = []
     for user in hospitals:
-        hospital = known[user]
+        hospital = by_user[user]
         if hospital.identity:
             keys[user] = PublicIdentity.decode(hospital.identity)
         else:
@@ -224,9 +224,9 @@ def progress(
     n_models = 1
     if validation.get("need_cv"):
         n_models += validation.get("n_splits", 5)
-    done = rounds_done(n_recorded, max_iter)
+    n_done = rounds_done(n_recorded, max_iter)
     n_rounds = n_models * max_iter
-    return {"done": done, "of": n_rounds}
+    return {"done": n_done, "of": n_rounds}
 
 
 def deleted_run(order: OrderRow) -> str | None:
@@ -338,13 +338,13 @@ async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
     """
     if order.has_ended:
         return []
-    own: list[Waiting] = []
+    own_waiting: list[Waiting] = []
     if services.disk.is_full():
         trouble = str(services.disk.trouble())
-        own.append(Waiting(COORDINATOR, "disk", trouble))
+        own_waiting.append(Waiting(COORDINATOR, "disk", trouble))
     if order.kind in PLACED and order.admitted is None:
-        others = await _waiting_for_places(services, order)
-        return own + others
+        for_places = await _waiting_for_places(services, order)
+        return own_waiting + for_places
     late = services.waits.longer_than(order.order_id, NAMED_AFTER_SECONDS)
     # Its flow waits for the initiator's word, and that for these.
     may_start = order.is_windowed and order.party is None
@@ -365,16 +365,16 @@ async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
             late,
             names,
         )
-        return own + to_start
-    found = []
-    stuck = own
+        return own_waiting + to_start
+    all_waiting = []
+    stuck = own_waiting
     for user in late:
         name = names.get(user, f"hospital {user}")
         waiting = _waiting(services, user, name)
-        found.append(waiting)
+        all_waiting.append(waiting)
         if waiting.cause in STUCK:
             stuck.append(waiting)
-    return stuck or found
+    return stuck or all_waiting
 
 
 def _waiting_to_start(
@@ -384,15 +384,15 @@ def _waiting_to_start(
     names: dict[int, str],
 ) -> list[Waiting]:
     """Who has not accepted yet an order that starts with who is there."""
-    found = []
+    all_waiting = []
     for user in missing:
         name = names.get(user, f"hospital {user}")
         waiting = _waiting(services, user, name)
         if user != order.initiator:
             message = f"{name} has not accepted yet. The order starts without it when its time is over."
             waiting = replace(waiting, message=message)
-        found.append(waiting)
-    return found
+        all_waiting.append(waiting)
+    return all_waiting
 
 
 def _waiting(services: Services, user: int, name: str) -> Waiting:
@@ -421,22 +421,22 @@ async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiti
         if queue.is_full or queue.is_kept:
             no_place[queue.user_id] = queue
     to_decide = undecided(order.asked)
-    found: list[Waiting] = []
+    all_waiting: list[Waiting] = []
     if not is_begun(order):
-        found.append(Waiting(COORDINATOR, "prefect", NOT_BEGUN))
+        all_waiting.append(Waiting(COORDINATOR, "prefect", NOT_BEGUN))
     # Each hospital is named once, with what has to pass first.
     for user in order.hospitals:
         name = names.get(user, f"hospital {user}")
         if user not in services.ready():
             waiting = _waiting(services, user, name)
-            found.append(waiting)
+            all_waiting.append(waiting)
         elif user in to_decide:
             message = f"{name} is asked first: a person may have to decide there."
-            found.append(Waiting(user, "approval", message))
+            all_waiting.append(Waiting(user, "approval", message))
         elif user in no_place:
             message = _say_full(name, no_place[user])
-            found.append(Waiting(user, "full", message))
-    return found
+            all_waiting.append(Waiting(user, "full", message))
+    return all_waiting
 
 
 def _say_full(name: str, queue: Queue) -> str:

@@ -90,13 +90,13 @@ async def run_statistics(
     result, or after timeout_seconds with status 202.
     """
     services = Services(request)
-    asked = await resolved(services, caller, body)
+    question = await resolved(services, caller, body)
     once = Once.of(
         caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True)
     )
-    sealed = await seal_places(services, asked)
-    order_id = await add_order(services, asked, sealed, once=once)
-    return await _answer_in_time(services, asked, order_id)
+    sealed = await seal_places(services, question)
+    order_id = await add_order(services, question, sealed, once=once)
+    return await _answer_in_time(services, question, order_id)
 
 
 @router.get("/statistics/result")
@@ -122,11 +122,13 @@ async def ask_again(
     """A new order of the same question, with the sealed places that are there; answers
     as the first one did.
     """
-    asked = read_statistics_document(order.document, order.order_id).request
+    question = read_statistics_document(order.document, order.order_id).request
     once = Once.of(caller, idempotency_key, {"rerun_of": order.order_id})
     boxes = await in_thread(services.store.orders.boxes, order.order_id)
-    again = await add_order(services, asked, boxes, once=once, rerun_of=order.order_id)
-    return await _answer_in_time(services, asked, again)
+    new_order_id = await add_order(
+        services, question, boxes, once=once, rerun_of=order.order_id
+    )
+    return await _answer_in_time(services, question, new_order_id)
 
 
 def protection(order: OrderRow) -> dict[str, Any]:
@@ -167,20 +169,20 @@ async def resolved(
         )
     sent = parse_statistics_request(body.model_dump(mode="json", exclude_none=True))
     names = await in_thread(services.store.hospitals.names)
-    asked = resolve(sent, names, initiator=_initiator(caller, sent, names))
-    if asked.disclose and asked.initiator not in asked.receivers:
+    question = resolve(sent, names, initiator=_initiator(caller, sent, names))
+    if question.disclose and question.initiator not in question.receivers:
         raise BadRequest(
-            f"disclose is true, and hospital {asked.initiator} is no receiver.",
+            f"disclose is true, and hospital {question.initiator} is no receiver.",
             remedy="Leave disclose out, or name the hospital in result_receivers.",
             code="disclose",
         )
-    if asked.reader is not None and asked.initiator not in asked.receivers:
+    if question.reader is not None and question.initiator not in question.receivers:
         raise BadRequest(
-            f"reader is given, and hospital {asked.initiator} is no receiver: it has no answer to seal.",
+            f"reader is given, and hospital {question.initiator} is no receiver: it has no answer to seal.",
             remedy="Leave reader out, or name the hospital in result_receivers.",
             code="reader",
         )
-    return asked
+    return question
 
 
 def _initiator(
@@ -198,22 +200,22 @@ def _initiator(
         return caller.user_id
     by_number = {str(user): user for user in names}
     by_name = {name: user for user, name in names.items()}
-    wanted = str(sent.user_id or sent.result_receivers[0])
-    return (by_number | by_name).get(wanted, 0)
+    named_hospital = str(sent.user_id or sent.result_receivers[0])
+    return (by_number | by_name).get(named_hospital, 0)
 
 
-async def seal_places(services: Services, asked: StatisticsRequest) -> Sealed:
+async def seal_places(services: Services, question: StatisticsRequest) -> Sealed:
     """Each provider's data_path, sealed to it (decision 40).
 
     NotFound and Conflict for hospitals that nothing can be sealed to.
     """
-    keys = await identities(services, asked.hospitals)
+    keys = await identities(services, question.hospitals)
     sealed: dict[int, SealedBox] = {}
-    for user in asked.providers:
+    for user in question.providers:
         # The salt keeps who sees the commitment from trying likely places; it goes into
         # the box with the place.
         place = HospitalSql(
-            secrets.token_bytes(KEY_BYTES), {"data": asked.provider(user).data_path}
+            secrets.token_bytes(KEY_BYTES), {"data": question.provider(user).data_path}
         )
         sealed[user] = SealedBox(
             place.seal(user, keys[user].seal_key), place.commitment
@@ -221,20 +223,20 @@ async def seal_places(services: Services, asked: StatisticsRequest) -> Sealed:
     return sealed
 
 
-def without_places(asked: StatisticsRequest) -> dict[str, Any]:
+def without_places(question: StatisticsRequest) -> dict[str, Any]:
     """The request as the store keeps it: nobody there learns where a provider's data
     are.
     """
-    kept = asked.model_dump(mode="json", exclude_none=True)
-    kept["data_providers"] = [
-        {**provider, "data_path": ""} for provider in kept["data_providers"]
+    stored_request = question.model_dump(mode="json", exclude_none=True)
+    stored_request["data_providers"] = [
+        {**provider, "data_path": ""} for provider in stored_request["data_providers"]
     ]
-    return kept
+    return stored_request
 
 
 async def add_order(
     services: Services,
-    asked: StatisticsRequest,
+    question: StatisticsRequest,
     sealed: Sealed,
     *,
     once: Once | None = None,
@@ -246,14 +248,14 @@ async def add_order(
     `once` before.
     """
     # The receiver who asks seals the values to this one-time key (decision 7).
-    reply = secrets.token_bytes(KEY_BYTES) if asked.disclose else None
+    reply = secrets.token_bytes(KEY_BYTES) if question.disclose else None
     commitments = {user: place.commitment for user, place in sealed.items()}
-    protocol = await order_protocol(services, asked.hospitals, asked)
+    protocol = await order_protocol(services, question.hospitals, question)
 
     def prepare(order_id: int) -> Prepared:
         document = statistics_document(
             order_id,
-            asked,
+            question,
             commitments,
             schedule_id=due.schedule_id if due else None,
             repeats=repeats,
@@ -262,18 +264,18 @@ async def add_order(
         )
         return Prepared(document, sealed)
 
-    order_id, made = await in_thread(
+    order_id, is_new = await in_thread(
         services.store.orders.add,
         kind="statistics",
-        initiator=asked.initiator,
-        hospital_ids=asked.hospitals,
-        body=without_places(asked),
+        initiator=question.initiator,
+        hospital_ids=question.hospitals,
+        body=without_places(question),
         prepare=prepare,
         once=once,
         rerun_of=rerun_of,
         due=due,
     )
-    if made:
+    if is_new:
         if reply:
             services.keep_key(order_id, reply)
         await begin(services, await in_thread(services.store.orders.get, order_id))
@@ -284,9 +286,9 @@ async def add_order(
 
 
 async def _answer_in_time(
-    services: Services, asked: StatisticsRequest, order_id: int
+    services: Services, question: StatisticsRequest, order_id: int
 ) -> JSONResponse:
-    seconds = asked.timeout_seconds
+    seconds = question.timeout_seconds
     if seconds is None:
         seconds = services.settings.statistics_seconds
     return await _answer(services, order_id, seconds, is_initiator=True)
@@ -330,7 +332,7 @@ def summary_of(order: OrderRow) -> dict[str, Any]:
     """
     body = order.body
     recorded = order.summary.get("statistics", {})
-    known: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "path": f"{order.order_id}/{body['result_alias']}.{body['result_type']}",
         "type": body["result_type"],
         "rows_used": order.n_rows,
@@ -342,13 +344,13 @@ def summary_of(order: OrderRow) -> dict[str, Any]:
         "repeats": None,
     }
     if body.get("missing") is not None:
-        known["flow"] = {}
+        summary["flow"] = {}
     if order.is_windowed:
-        known["late"] = order.late
-    for name in known:
+        summary["late"] = order.late
+    for name in summary:
         if name in recorded:
-            known[name] = recorded[name]
-    return known
+            summary[name] = recorded[name]
+    return summary
 
 
 async def _values(services: Services, order: OrderRow) -> Any:

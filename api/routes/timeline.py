@@ -90,14 +90,14 @@ async def order_timeline(
     parts: list[StepRun] = []
     if order.runs_deleted is None:
         parts = await services.runs.parts(order_id, names)
-    shown = [part for part in map(_shown, parts) if _is_ours(part)]
-    is_coarse = any(part["what"] == WHOLE_ORDER for part in shown)
+    shown_parts = [part for part in map(_shown, parts) if _is_ours(part)]
+    is_coarse = any(part["what"] == WHOLE_ORDER for part in shown_parts)
     return answer(
         {
             "order_id": order_id,
             "fold": fold,
             "round": round,
-            "parts": shown,
+            "parts": shown_parts,
             "hospitals_show": WHOLE_ORDER if is_coarse else "steps",
             "prefect_run_deleted": deleted_run(order),
             "waiting_for": await waiting_shown(services, order),
@@ -115,10 +115,10 @@ def part_names(round_: int | None, fold: int) -> list[str]:
 
 
 def _shown(part: StepRun) -> dict[str, Any]:
-    what, _, _ = part.name.partition(", ")  # without the round
+    step, _, _ = part.name.partition(", ")  # without the round
     return {
         "user_id": part.hospital,
-        "what": what,
+        "what": step,
         "began": _moment(part.began),
         "ended": _moment(part.ended) if part.ended else None,
         "state": part.state,

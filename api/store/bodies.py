@@ -83,7 +83,7 @@ class Bodies:
         self.url = url
         self._disk = disk
         try:
-            found = fsspec.url_to_fs(url)
+            files_and_root = fsspec.url_to_fs(url)
         except (ValueError, ImportError) as error:
             kind = type(error).__name__
             raise BadRequest(
@@ -91,8 +91,8 @@ class Bodies:
                 remedy="Unset it, write a folder's path, or install fsspec's package for this kind of address.",
                 code="CONSILIUM_EXCHANGE_URL",
             ) from None
-        self._files: Any = found[0]
-        self._root: str = found[1]
+        self._files: Any = files_and_root[0]
+        self._root: str = files_and_root[1]
         self._is_local = isinstance(self._files, LocalFileSystem)
 
     def _path(self, file: str) -> str:
@@ -206,7 +206,7 @@ class Bodies:
         which files an order's rows name, None for an order that the store does not
         know: its files are left alone, it may be the wrong store.
         """
-        found: dict[int, list[str]] = {}
+        files_by_order: dict[int, list[str]] = {}
         folder = f"{self._root}/"
         # Listed before the rows are read: who gets a row in between is young.
         for path in self._files.find(self._root):
@@ -215,10 +215,10 @@ class Bodies:
             # The folder may be a bucket that others use too: what is in no order's
             # folder is left alone.
             if run.isdecimal():
-                of_order = found.setdefault(int(run), [])
+                of_order = files_by_order.setdefault(int(run), [])
                 of_order.append(f"{run}/{name}")
         n_removed = 0
-        for order_id, files in found.items():
+        for order_id, files in files_by_order.items():
             named = named_by(order_id)
             if named is None:
                 continue

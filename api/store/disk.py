@@ -74,20 +74,20 @@ class Disk:
 
     def trouble(self) -> Unavailable:
         """What is wrong, how much is needed, and what ends it."""
-        free = self.free_bytes()
-        needed = self.needed_bytes
+        free_bytes = self.free_bytes()
+        needed_bytes = self.needed_bytes
         sentence = (
-            f"The coordinator's disk is full: {_megabytes(free)} MB are free and"
-            f" {_megabytes(needed)} MB are needed."
+            f"The coordinator's disk is full: {_megabytes(free_bytes)} MB are free and"
+            f" {_megabytes(needed_bytes)} MB are needed."
         )
-        if free >= needed:  # a store that a setting has put elsewhere
+        if free_bytes >= needed_bytes:  # a store that a setting has put elsewhere
             sentence = "The coordinator's store has found its own disk full."
         return Unavailable(
             sentence,
             remedy="Its operator makes room; orders under way then go on by themselves, and new ones are taken.",
             code="disk",
-            free_bytes=free,
-            needed_bytes=needed,
+            free_bytes=free_bytes,
+            needed_bytes=needed_bytes,
         )
 
 

@@ -87,8 +87,8 @@ class HospitalStore:
             return [HospitalRow(**row._mapping) for row in rows]
 
     def names(self) -> dict[int, str]:
-        known = self.all()
-        return {hospital.user_id: hospital.name for hospital in known}
+        all_hospitals = self.all()
+        return {hospital.user_id: hospital.name for hospital in all_hospitals}
 
     def enrol(
         self,
@@ -126,10 +126,10 @@ class HospitalStore:
         update = hospitals.update().where(is_meant, has_no_others)
         with self._database.begin() as connection:
             row = connection.execute(query).first()
-            known: dict[str, Any] = {}
+            earlier: dict[str, Any] = {}
             if row is not None:
-                known = {name: row._mapping[name] for name in news}
-            is_new = known != news
+                earlier = {name: row._mapping[name] for name in news}
+            is_new = earlier != news
             n_changed = 0
             if is_new:
                 n_changed = self._touch(connection, update, news)
@@ -222,8 +222,8 @@ class HospitalStore:
         """Whose token this is; None for an unknown or revoked one."""
         digest = token_digest(token)
         with self._database.begin() as connection:
-            found = connection.execute(_TOKEN, {"digest": digest})
-            row = found.first()
+            rows = connection.execute(_TOKEN, {"digest": digest})
+            row = rows.first()
         if row is None or row.revoked is not None:
             return None
         is_same = hmac.compare_digest(row.digest, digest)
@@ -270,9 +270,9 @@ class HospitalStore:
         of_agent = sa.select(tokens).where(is_agents)
         with self._database.begin() as connection:
             enrolment = connection.execute(of_token).one()
-            known = connection.execute(of_agent).first()
-            if known is not None:
-                _check_same_agent(known, enrolment)
+            agent_token = connection.execute(of_agent).first()
+            if agent_token is not None:
+                _check_same_agent(agent_token, enrolment)
                 return
             validity = datetime.timedelta(days=ENROLMENT_DAYS)
             # Behind the look for the agent's own token: who was answered before, and
@@ -285,18 +285,18 @@ class HospitalStore:
                 tokens.c.revoked.is_(None),
             )
             update = tokens.update().where(unused)
-            used = update.values(revoked=now)
-            n_changed = connection.execute(used).rowcount
+            revocation = update.values(revoked=now)
+            n_changed = connection.execute(revocation).rowcount
             if n_changed != 1:
                 # The agent may have asked twice: then the other call has just made
                 # this very token known.
-                known = connection.execute(of_agent).first()
-                if known is not None:
-                    taken = connection.execute(of_token).one()
-                    _check_same_agent(known, taken)
+                agent_token = connection.execute(of_agent).first()
+                if agent_token is not None:
+                    used_enrolment = connection.execute(of_token).one()
+                    _check_same_agent(agent_token, used_enrolment)
                     return
                 raise _no_enrolment("has been used, or replaced", code="enrolment_used")
-            made = tokens.insert().values(
+            insert = tokens.insert().values(
                 digest=agent_digest,
                 role="agent",
                 user_id=enrolment.user_id,
@@ -304,7 +304,7 @@ class HospitalStore:
             )
             # In the transaction that uses the enrolment up: a crash between two would
             # shut the hospital out.
-            connection.execute(made)
+            connection.execute(insert)
 
 
 def _taken(user_id: int, name: str) -> Conflict:
@@ -315,15 +315,15 @@ def _taken(user_id: int, name: str) -> Conflict:
 
 
 def _check_same_agent(
-    known: sa.Row[Any],
+    agent_token: sa.Row[Any],
     enrolment: sa.Row[Any],
 ) -> None:
     """A digest that is known already is that of this enrolment's own agent."""
-    is_agent = known.role == "agent"
-    is_own = is_agent and known.user_id == enrolment.user_id
+    is_agent = agent_token.role == "agent"
+    is_own = is_agent and agent_token.user_id == enrolment.user_id
     is_used = enrolment.revoked is not None
-    is_taken = is_used and known.created >= enrolment.created
-    is_revoked = known.revoked is not None
+    is_taken = is_used and agent_token.created >= enrolment.created
+    is_revoked = agent_token.revoked is not None
     if not is_own or not is_taken or is_revoked:
         raise Forbidden(
             "This is no new token.",
@@ -332,9 +332,9 @@ def _check_same_agent(
         )
 
 
-def _no_enrolment(what: str, *, code: str) -> Forbidden:
+def _no_enrolment(predicate: str, *, code: str) -> Forbidden:
     return Forbidden(
-        f"This enrolment {what}.",
+        f"This enrolment {predicate}.",
         remedy="Ask the operator for a new file (./run server enrol). If nobody here has used this one, say so: then "
         "somebody else may have had it.",
         code=code,

@@ -132,12 +132,12 @@ class MessageStore:
         what stands there, and waits for nothing. OrderStopped for it, and when the order
         has ended; OrderWaits when it has no places and `takes_place`.
         """
-        wanted = list(senders)
+        all_senders = list(senders)
         is_there = _is_there(address, recipient)
         query = sa.select(
             messages.c.sender,
             messages.c.size,
-        ).where(is_there, _is_from(wanted))
+        ).where(is_there, _is_from(all_senders))
         found = Found()
         with self._database.begin() as connection:
             is_late = check_open(
@@ -153,11 +153,11 @@ class MessageStore:
                 found.bodies = _bodies_from(connection, is_there, chosen)
             if chosen and along is not None:
                 beside = _is_there(replace(address, topic=along), EVERYONE)
-                said = _bodies_from(connection, beside, [COORDINATOR])
-                body = said.get(COORDINATOR)
+                bodies_beside = _bodies_from(connection, beside, [COORDINATOR])
+                body = bodies_beside.get(COORDINATOR)
                 if body is not None and body.data is not None:
                     found.bodies[COORDINATOR] = body
-        if is_late and len(found.n_bytes) < len(wanted):
+        if is_late and len(found.n_bytes) < len(all_senders):
             raise late_stop(address.run)
         return found
 
@@ -189,11 +189,11 @@ class MessageStore:
 
         Raises as `find_enough`, and DamagedBody.
         """
-        found = self.find(address, senders, recipient)
-        whole = {}
-        for sender, body in found.items():
-            whole[sender] = self.bodies.read(body)
-        return whole
+        bodies = self.find(address, senders, recipient)
+        contents = {}
+        for sender, body in bodies.items():
+            contents[sender] = self.bodies.read(body)
+        return contents
 
     def read_box(
         self,
@@ -218,7 +218,7 @@ class MessageStore:
         body = _body_of(row)
         return self.bodies.read(body)
 
-    def discard(self, run: int, used: Iterable[Used]) -> dict[int, int]:
+    def discard(self, run: int, used_messages: Iterable[Used]) -> dict[int, int]:
         """Deletes the bodies of an order's messages and keeps the digests, in one
         transaction; how many bytes of each sender.
 
@@ -228,15 +228,15 @@ class MessageStore:
         n_bytes: Counter[int] = Counter()
         files = []
         with self._database.begin() as connection:
-            for one in used:
-                is_there = _is_there(one.address, one.recipient)
+            for message in used_messages:
+                is_there = _is_there(message.address, message.recipient)
                 is_meant = sa.and_(messages.c.run == run, is_there)
-                found = connection.execute(sa.select(*columns).where(is_meant)).all()
+                rows = connection.execute(sa.select(*columns).where(is_meant)).all()
                 # The row stays with its digest: without it a second mask could be put
                 # under the name of one that was used.
                 emptied = messages.update().where(is_meant)
                 connection.execute(emptied.values(body=None, file=None))
-                for row in found:
+                for row in rows:
                     n_bytes[row.sender] += row.size
                     if row.file:
                         files.append(row.file)

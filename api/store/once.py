@@ -34,9 +34,9 @@ class Once:
             return None
         # With the caller's name: two callers may choose the same key, and neither is
         # given the other's order.
-        own = f"{caller.role}/{caller.user_id}/{idempotency_key}".encode()
-        digest = hmac.new(own, canonical(request).encode(), "sha256").hexdigest()
-        return Once(hashlib.sha256(own).hexdigest(), digest)
+        own_key = f"{caller.role}/{caller.user_id}/{idempotency_key}".encode()
+        digest = hmac.new(own_key, canonical(request).encode(), "sha256").hexdigest()
+        return Once(hashlib.sha256(own_key).hexdigest(), digest)
 
     def earlier(self, connection: sa.Connection, table: sa.Table) -> int | None:
         """The number of the order or schedule that this key was used for; Conflict when
@@ -50,10 +50,10 @@ class Once:
         if row is None:
             return None
         if row.body_digest != self.body_digest:
-            what = number.name.removesuffix("_id")
+            kind = number.name.removesuffix("_id")
             raise Conflict(
                 "This Idempotency-Key was used for another body.",
-                remedy=f"Use a new key for a new {what}.",
+                remedy=f"Use a new key for a new {kind}.",
                 code="idempotency",
             )
         return int(row[0])

@@ -121,8 +121,8 @@ class OrderStore:
         try:
             with self._database.begin() as connection:
                 if kind in PLACED:
-                    asked = who_decides(connection, hospitals, initiator)
-                    values["asked"] = asked
+                    askings = who_decides(connection, hospitals, initiator)
+                    values["asked"] = askings
                 insert = orders.insert().values(**values)
                 inserted = connection.execute(insert)
                 key = inserted.inserted_primary_key
@@ -207,7 +207,7 @@ class OrderStore:
         if before is not None:
             is_before = orders.c.order_id < before
             query = query.where(is_before)
-        found: list[OrderRow] = []
+        newest_orders: list[OrderRow] = []
         with self._database.begin() as connection:
             for row in connection.execute(query):
                 # Not in SQL: the list of hospitals is JSON, which databases read
@@ -215,10 +215,10 @@ class OrderStore:
                 takes_part = hospital is None or hospital in row.hospitals
                 if takes_part:
                     order = OrderRow(**row._mapping)
-                    found.append(order)
-                if len(found) == limit:
+                    newest_orders.append(order)
+                if len(newest_orders) == limit:
                     break
-        return found
+        return newest_orders
 
     def active(self) -> list[OrderRow]:
         """Those that Prefect works on and that have not ended."""
@@ -251,8 +251,8 @@ class OrderStore:
             .offset(keep)
         )
         with self._database.begin() as connection:
-            found = connection.execute(query).all()
-        oldest_first = reversed(found)
+            rows = connection.execute(query).all()
+        oldest_first = reversed(rows)
         return {row.order_id: row.flow_run_id for row in oldest_first}
 
     def boxes(self, order_id: int) -> dict[int, SealedBox]:
@@ -262,12 +262,12 @@ class OrderStore:
         """
         is_meant = boxes.c.order_id == order_id
         query = sa.select(boxes).where(is_meant)
-        found = {}
+        sealed_boxes = {}
         with self._database.begin() as connection:
             for row in connection.execute(query):
                 sealed = SealedBox(row.box, row.commitment)
-                found[row.user_id] = sealed
-        return found
+                sealed_boxes[row.user_id] = sealed
+        return sealed_boxes
 
     # Changing
 
@@ -387,16 +387,16 @@ class OrderStore:
             earlier = row.stop
             detail = earlier["detail"]
             also = detail.get("also", [])
-            speakers = {one["user_id"] for one in also}
+            speakers = {earlier_reason["user_id"] for earlier_reason in also}
             speakers.add(detail.get("user_id"))
             if None in speakers:
                 return False
             speaker = reason.detail["user_id"]
             if speaker in speakers:
                 return False
-            told = reason_of(reason)
-            told["user_id"] = speaker
-            del told["detail"]
+            added_reason = reason_of(reason)
+            added_reason["user_id"] = speaker
+            del added_reason["detail"]
             sentence = earlier["sentence"]
             remedy = earlier["remedy"]
             # The same is not said twice.
@@ -408,7 +408,7 @@ class OrderStore:
                 "remedy": remedy,
                 "detail": {
                     **detail,
-                    "also": [*also, told],
+                    "also": [*also, added_reason],
                 },
             }
             update = orders.update().where(is_meant)

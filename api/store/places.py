@@ -114,13 +114,13 @@ class PlaceStore:
         )
         update = orders.update().where(has_that_run)
         with self._database.begin_alone() as connection:
-            asked = _asked(connection, order_id)
-            for asking in asked.values():
+            askings = _asked(connection, order_id)
+            for asking in askings.values():
                 asking["run"] = None
             forgotten = update.values(
                 flow_run_id=None,
                 runs=None,
-                asked=asked or None,
+                asked=askings or None,
             )
             changed = connection.execute(forgotten)
         return changed.rowcount > 0
@@ -135,22 +135,22 @@ class PlaceStore:
             places = _places(connection)
             waiting = _waiting(connection)
         waiting_by_id = {order.order_id: order for order in waiting}
-        own = waiting_by_id.get(order_id)
-        if own is None:
+        waiting_order = waiting_by_id.get(order_id)
+        if waiting_order is None:
             return []
         all_older = [order for order in waiting if order.order_id < order_id]
         # An order that could not use its places keeps none free.
         ready = [older for older in all_older if older.is_ready(present)]
-        kept = _kept(ready)
+        kept_hospitals = _kept(ready)
         queues = []
-        for user in own.hospitals:
+        for user in waiting_order.hospitals:
             n_before = 0
             for older in all_older:
                 if user in older.hospitals:
                     n_before += 1
             n_places = places.get(user, USUAL_PLACES)
             is_full = free[user] <= 0
-            is_kept = not is_full and user in kept
+            is_kept = not is_full and user in kept_hospitals
             queue = Queue(
                 user_id=user,
                 places=n_places,
@@ -181,21 +181,21 @@ class PlaceStore:
         is over.
         """
         with self._database.begin_alone() as connection:
-            asked = _asked(connection, order_id)
+            askings = _asked(connection, order_id)
             for user in user_ids:
                 key = str(user)
-                earlier = asked.get(key)
+                earlier = askings.get(key)
                 if earlier is None:
-                    asked[key] = dict(NOT_ASKED)
+                    askings[key] = dict(NOT_ASKED)
                 elif earlier["decided"]:
                     attempt = earlier.get("attempt", 0) + 1
-                    asked[key] = {**NOT_ASKED, "attempt": attempt}
+                    askings[key] = {**NOT_ASKED, "attempt": attempt}
             is_open = sa.and_(
                 orders.c.order_id == order_id,
                 orders.c.state.not_in(ENDED),
             )
             update = orders.update().where(is_open)
-            update = update.values(asked=asked)
+            update = update.values(asked=askings)
             if not keeps_places:
                 update = update.values(admitted=None)
             connection.execute(update)
@@ -213,8 +213,8 @@ class PlaceStore:
         Nothing changes when that is a later attempt by now.
         """
         with self._database.begin_alone() as connection:
-            asked = _asked(connection, order_id)
-            asking = asked.get(str(user_id))
+            askings = _asked(connection, order_id)
+            asking = askings.get(str(user_id))
             if asking is None:
                 return
             newest = asking.get("attempt", 0)
@@ -222,7 +222,7 @@ class PlaceStore:
                 _change_asked(
                     connection,
                     order_id,
-                    asked,
+                    askings,
                     user_id,
                     run=flow_run_id,
                 )
@@ -233,12 +233,12 @@ class PlaceStore:
         Nothing changes for one that was not asked.
         """
         with self._database.begin_alone() as connection:
-            asked = _asked(connection, order_id)
-            if str(user_id) in asked:
+            askings = _asked(connection, order_id)
+            if str(user_id) in askings:
                 _change_asked(
                     connection,
                     order_id,
-                    asked,
+                    askings,
                     user_id,
                     decided=True,
                 )
@@ -267,16 +267,16 @@ def who_decides(
     if not deciding:
         return None
     deciding.add(initiator)
-    asked = {}
+    askings = {}
     for user in sorted(deciding):
-        asked[str(user)] = dict(NOT_ASKED)
-    return asked
+        askings[str(user)] = dict(NOT_ASKED)
+    return askings
 
 
-def undecided(asked: Asked | None) -> list[int]:
+def undecided(askings: Asked | None) -> list[int]:
     """The hospitals whose agents have not been heard yet."""
     users = []
-    by_user = asked or {}
+    by_user = askings or {}
     for user, asking in by_user.items():
         is_decided = asking["decided"]
         if not is_decided:
@@ -288,28 +288,28 @@ def is_begun(order: OrderRow) -> bool:
     """Whether Prefect has all flow runs that an order needs before its places."""
     if not order.flow_run_id:
         return False
-    asked = order.asked or {}
-    return all(asking["run"] for asking in asked.values())
+    askings = order.asked or {}
+    return all(asking["run"] for asking in askings.values())
 
 
 def _asked(connection: sa.Connection, order_id: int) -> Asked:
     is_meant = orders.c.order_id == order_id
     query = sa.select(orders.c.asked).where(is_meant)
-    asked = connection.scalar(query) or {}
-    return dict(asked)
+    askings = connection.scalar(query) or {}
+    return dict(askings)
 
 
 def _change_asked(
     connection: sa.Connection,
     order_id: int,
-    asked: Asked,
+    askings: Asked,
     user_id: int,
     **change: Any,
 ) -> None:
-    asked[str(user_id)].update(change)
+    askings[str(user_id)].update(change)
     is_meant = orders.c.order_id == order_id
     update = orders.update().where(is_meant)
-    connection.execute(update.values(asked=asked))
+    connection.execute(update.values(asked=askings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,8 +342,8 @@ class WaitingOrder:
 
     def is_enough(self, users: Collection[int]) -> bool:
         if self.at_least is None:
-            needed = set(self.hospitals)
-            return needed <= set(users)
+            needed_users = set(self.hospitals)
+            return needed_users <= set(users)
         has_initiator = self.initiator in users
         return has_initiator and len(users) >= self.at_least
 
@@ -424,23 +424,23 @@ def _waiting(connection: sa.Connection) -> list[WaitingOrder]:
     )
     query = sa.select(*columns).where(waits)
     oldest_first = query.order_by(orders.c.order_id)
-    found = []
+    waiting_orders = []
     for row in connection.execute(oldest_first):
         values = dict(row._mapping)
         body = values.pop("body")
         at_least = body.get("at_least")
         order = WaitingOrder(**values, at_least=at_least)
-        found.append(order)
-    return found
+        waiting_orders.append(order)
+    return waiting_orders
 
 
 def _kept(all_older: Iterable[WaitingOrder]) -> set[int]:
     """Hospitals kept free for an older order, before which enough others have gone."""
-    kept: set[int] = set()
+    kept_hospitals: set[int] = set()
     for older in all_older:
         if older.overtaken >= MOST_OVERTAKEN:
-            kept.update(older.hospitals)
-    return kept
+            kept_hospitals.update(older.hospitals)
+    return kept_hospitals
 
 
 def _add_overtaken(
@@ -476,13 +476,13 @@ def _taken_places(connection: sa.Connection) -> Counter[int]:
     )
     columns = (orders.c.hospitals, orders.c.party)
     query = sa.select(*columns).where(holds)
-    taken: Counter[int] = Counter()
+    taken_places: Counter[int] = Counter()
     for row in connection.execute(query):
         if row.party is None:
-            taken.update(row.hospitals)
+            taken_places.update(row.hospitals)
         else:
-            taken.update(row.party)
-    return taken
+            taken_places.update(row.party)
+    return taken_places
 
 
 def _free_places(connection: sa.Connection) -> Counter[int]:

@@ -160,8 +160,8 @@ def _check_external(file: Any, metadata: Any) -> Checked:
     _check_clients("performance.test", facts.performance.test, clients)
     _check_clients("leave_one_out", facts.leave_one_out, clients)
     sizes = _sizes(facts.sizes, clients)
-    told = facts.model_dump(mode="json")
-    digest = _digest(file, names, [clients, told])
+    recorded_facts = facts.model_dump(mode="json")
+    digest = _digest(file, names, [clients, recorded_facts])
     return Checked(
         "open",
         clients,
@@ -205,8 +205,8 @@ def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
             by_client[str(client)] = size
         sizes = _sizes(by_client, facts.clients)
     _check_members(facts)
-    told = facts.model_dump(mode="json")
-    digest = _digest(file, names, told)
+    recorded_facts = facts.model_dump(mode="json")
+    digest = _digest(file, names, recorded_facts)
     return Checked(
         facts.kind,
         facts.clients,
@@ -286,14 +286,14 @@ def _layers_of_gradients(file: Any, names: Mapping[str, TensorName]) -> dict[str
         if client is None:
             average[layer] = length
         else:
-            own = by_client.setdefault(client, {})
-            own[layer] = length
+            layer_lengths = by_client.setdefault(client, {})
+            layer_lengths[layer] = length
     layers = _check_layers(by_client)
     for name, length in average.items():
-        wanted = layers.get(name, "none")
-        if length != wanted:
+        expected = layers.get(name, "none")
+        if length != expected:
             raise _bad(
-                f"average/{name} has {length} values; the gradients: {wanted}.",
+                f"average/{name} has {length} values; the gradients: {expected}.",
                 "Match them.",
             )
     return layers
@@ -316,14 +316,14 @@ def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
             "Join some.",
         )
     _check_pairs(n_clients, len(layers))
-    for client, own in by_client.items():
-        all_names = {*layers, *own}
+    for client, layer_lengths in by_client.items():
+        all_names = {*layers, *layer_lengths}
         for name in sorted(all_names):
-            wanted = layers.get(name, "no")
-            length = own.get(name, "no")
-            if length != wanted:
+            expected = layers.get(name, "no")
+            length = layer_lengths.get(name, "no")
+            if length != expected:
                 raise _bad(
-                    f"The layer {name} has {wanted} values for client {first} and {length} for client {client}.",
+                    f"The layer {name} has {expected} values for client {first} and {length} for client {client}.",
                     "A layer has the same length for every client of a round.",
                 )
     return layers
@@ -383,41 +383,43 @@ def _layers_of_factors(
     return dict.fromkeys(sorted(factors), n_clients)
 
 
-def _check_clients(what: str, given: Mapping[str, Any], clients: list[int]) -> None:
+def _check_clients(
+    field_name: str, recorded: Mapping[str, Any], clients: list[int]
+) -> None:
     """What was recorded beside the gradients is of clients that have some."""
-    named = {int(client) for client in given}
+    named = {int(client) for client in recorded}
     unknown = named - set(clients)
     if unknown:
         raise _bad(
-            f"{what} names client {min(unknown)}, who has no gradient in this round.",
+            f"{field_name} names client {min(unknown)}, who has no gradient in this round.",
             "Name clients with gradients.",
         )
 
 
-def _sizes(given: Mapping[str, int] | None, clients: list[int]) -> list[int] | None:
+def _sizes(by_client: Mapping[str, int] | None, clients: list[int]) -> list[int] | None:
     """In the order of the clients."""
-    if given is None:
+    if by_client is None:
         return None
-    missing = [client for client in clients if str(client) not in given]
+    missing = [client for client in clients if str(client) not in by_client]
     if missing:
         raise _bad(
             f"sizes has none for client {missing[0]}.",
             "Give every client's, or leave sizes out.",
         )
-    if not any(given.values()):
+    if not any(by_client.values()):
         raise _bad(
             "sizes are all 0, so there is no average.",
             "Give row counts, or leave sizes out.",
         )
-    return [given[str(client)] for client in clients]
+    return [by_client[str(client)] for client in clients]
 
 
-def _digest(file: Any, names: Mapping[str, Any], rest: Any) -> str:
+def _digest(file: Any, names: Mapping[str, Any], recorded: Any) -> str:
     """SHA-256 of the content, however the file or JSON was laid out.
 
     Reads every value once, and checks it.
     """
-    digest = hashlib.sha256(canonical(rest).encode())
+    digest = hashlib.sha256(canonical(recorded).encode())
     for name in names:
         is_between = name.startswith("between/")
         # Both spellings of one content have one digest.

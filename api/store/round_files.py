@@ -93,17 +93,17 @@ class ResultCache:
         make: Callable[[], Floats],
     ) -> None:
         try:
-            made = make()
+            array = make()
         except Exception as error:  # noqa: BLE001
             with self._lock:
                 self._found.pop(key, None)
             future.set_exception(error)
             return
         # All readers have the same array.
-        made.flags.writeable = False
-        future.set_result(made)
+        array.flags.writeable = False
+        future.set_result(array)
         with self._lock:
-            self._n_bytes += made.nbytes
+            self._n_bytes += array.nbytes
             self._drop()
 
     def _drop(self) -> None:
@@ -158,8 +158,8 @@ class RoundFiles:
                 continue
             entries = self._store.rounds.files(order_id)
             indexed = {self.path(entry) for entry in entries}
-            found = sorted(folder.glob(f"*{WHOLE}"))
-            for path in found:
+            paths = sorted(folder.glob(f"*{WHOLE}"))
+            for path in paths:
                 if path not in indexed:
                     _remove_older(path, before)
 
@@ -327,22 +327,22 @@ class RoundFiles:
         """`between` of gradients in clear, summed up over blocks of columns."""
         n_clients = len(entry.clients)
         # Clients of both rounds, by row of this one; the others have no step.
-        both = []
+        common_clients = []
         rows = []
         new_rows = []
         for row, client in enumerate(entry.clients):
             if client in before.clients:
-                both.append(client)
+                common_clients.append(client)
                 rows.append(row)
             else:
                 new_rows.append(row)
         most_clients = max(n_clients, len(before.clients))
         width = max(1, BLOCK_VALUES // most_clients)
         # Squares of the lengths first, and their roots at the end.
-        found = np.zeros((n_clients, 4))
+        scalars = np.zeros((n_clients, 4))
         with self.open(entry) as file, self.open(before) as earlier:
             blocks_now = file.blocks(layer, width)
-            blocks_before = earlier.blocks(layer, width, both)
+            blocks_before = earlier.blocks(layer, width, common_clients)
             means_before = earlier.average(layer, width)
             together = zip(
                 blocks_now,
@@ -350,16 +350,16 @@ class RoundFiles:
                 means_before,
                 strict=True,
             )
-            for block, then, mean in together:
+            for block, block_before, mean in together:
                 now = block.astype(np.float64)
-                found[rows, STEP] += _row_squares(now[rows] - then)
-                found[:, DRIFT] += _row_squares(now - mean)
-                found[:, INNER_PRODUCT] += now @ mean
-                found[:, MEAN_BEFORE] += mean @ mean
-        squares = found[:, LENGTHS]
-        found[:, LENGTHS] = np.sqrt(squares)
-        found[new_rows, STEP] = np.nan
-        return found
+                scalars[rows, STEP] += _row_squares(now[rows] - block_before)
+                scalars[:, DRIFT] += _row_squares(now - mean)
+                scalars[:, INNER_PRODUCT] += now @ mean
+                scalars[:, MEAN_BEFORE] += mean @ mean
+        squares = scalars[:, LENGTHS]
+        scalars[:, LENGTHS] = np.sqrt(squares)
+        scalars[new_rows, STEP] = np.nan
+        return scalars
 
     def coordinates(self, entry: RoundEntry, layer: str) -> Floats:
         """(n, n) float64, a row for each client of a sealed round: Q R, in a frame Q
@@ -400,9 +400,9 @@ class RoundReader:
         """(n, width) float32 or float64 and a narrower last one: the clients' values of
         a layer.
         """
-        wanted = self._entry.clients if clients is None else list(clients)
+        chosen_clients = self._entry.clients if clients is None else list(clients)
         slices = []
-        for client in wanted:
+        for client in chosen_clients:
             name = f"{self._spelling}/{client}/{layer}"
             slices.append(self._file.get_slice(name))
         for start, stop in self._columns(layer, width):

@@ -39,10 +39,10 @@ class _NotTaken(ValueError):
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # Of two values under one name two readers could take different ones: what was
     # checked would not be what is used.
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    by_name = dict(pairs)
+    if len(by_name) < len(pairs):
         raise _NotTaken("The body has a name twice in one object.")
-    return found
+    return by_name
 
 
 def _no_constant(name: str) -> Any:

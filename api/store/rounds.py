@@ -186,14 +186,14 @@ class RoundStore:
 
     def newest_order_with(
         self,
-        what: Literal["files", "reports"],
+        record_kind: Literal["files", "reports"],
         may_read: Callable[[OrderRow], bool],
     ) -> OrderRow | None:
         """The newest order that has some and that one may read.
 
         `files` hold gradients, or their geometry; `reports` the model's metrics.
         """
-        if what == "files":
+        if record_kind == "files":
             belongs = round_files.c.order_id == orders.c.order_id
         else:
             belongs = sa.and_(
@@ -351,12 +351,12 @@ def _put_report(
     # Locked: what they add at this moment, too.
     query = sa.select(rounds.c.report).where(key).with_for_update()
     earlier = connection.execute(query).scalar_one()
-    kept: Report = {}
+    merged_report: Report = {}
     if ADDED_LATER in earlier:
-        kept[ADDED_LATER] = earlier[ADDED_LATER]
-    kept.update(report)
+        merged_report[ADDED_LATER] = earlier[ADDED_LATER]
+    merged_report.update(report)
     # Changed in its place: who waits for the lock of a row that is deleted finds none,
     # though there is a new one.
     update = rounds.update().where(key)
-    told = update.values(loss=loss, report=kept, recorded=utc_now())
-    connection.execute(told)
+    changed = update.values(loss=loss, report=merged_report, recorded=utc_now())
+    connection.execute(changed)

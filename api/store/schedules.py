@@ -157,7 +157,7 @@ class ScheduleStore:
         if before is not None:
             is_before = schedules.c.schedule_id < before
             query = query.where(is_before)
-        found: list[ScheduleRow] = []
+        newest_schedules: list[ScheduleRow] = []
         with self._database.begin() as connection:
             for row in connection.execute(query):
                 schedule = ScheduleRow(**row._mapping)
@@ -166,10 +166,10 @@ class ScheduleStore:
                 takes_part = hospital is None or hospital in schedule.hospitals
                 has_reruns = schedule.reruns is not None
                 if takes_part and has_reruns == reruns:
-                    found.append(schedule)
-                if len(found) == limit:
+                    newest_schedules.append(schedule)
+                if len(newest_schedules) == limit:
                     break
-        return found
+        return newest_schedules
 
     def active_timings(self) -> list[dict[str, Any]]:
         """When the schedules that are neither paused nor deleted fall due."""
@@ -221,12 +221,12 @@ class ScheduleStore:
         """Each provider's sealed place and its commitment."""
         is_sealed_for_it = schedule_boxes.c.schedule_id == schedule_id
         query = sa.select(schedule_boxes).where(is_sealed_for_it)
-        found = {}
+        sealed_boxes = {}
         with self._database.begin() as connection:
             for row in connection.execute(query):
                 sealed = SealedBox(row.box, row.commitment)
-                found[row.user_id] = sealed
-        return found
+                sealed_boxes[row.user_id] = sealed
+        return sealed_boxes
 
     # What became of each time
 
@@ -250,17 +250,17 @@ class ScheduleStore:
         earlier = self.firing(due)
         if earlier is not None:
             return earlier
-        taken: TimeTaken | None = None
+        time_taken: TimeTaken | None = None
         try:
             with self._database.begin() as connection:
                 add_firing(connection, due, skipped=sentence)
         except TimeTaken as error:
-            taken = error
+            time_taken = error
         # In a transaction of its own: PostgreSQL answers nothing more in one that has
         # failed.
         entry = self.firing(due)
         if entry is None:
-            raise taken or AssertionError("unreachable")
+            raise time_taken or AssertionError("unreachable")
         return entry
 
     def have_fired(self) -> bool:

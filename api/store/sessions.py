@@ -48,8 +48,8 @@ class SessionStore:
         is_meant = _is(digest)
         query = sa.select(page_sessions.c.digest).where(is_meant)
         with self._database.begin() as connection:
-            found = connection.scalar(query)
-            return found is not None
+            open_digest = connection.scalar(query)
+            return open_digest is not None
 
     def person(
         self,
