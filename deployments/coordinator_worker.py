@@ -50,11 +50,11 @@ class CoordinatorWorker(FlowWorker):
             return listed
         # Not those that have begun, or ended, since the coordinator was asked.
         scheduled = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
-        wanted = FlowRunFilter(
+        run_filter = FlowRunFilter(
             id=FlowRunFilterId(any_=list(unlisted)),
             state=FlowRunFilterState(type=scheduled),
         )
-        for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
+        for flow_run in await self.client.read_flow_runs(flow_run_filter=run_filter):
             assert flow_run.work_pool_id is not None
             assert flow_run.work_queue_id is not None
             entry = WorkerFlowRunResponse(

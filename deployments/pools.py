@@ -54,7 +54,7 @@ async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str
 
     Safe to run again at any time.
     """
-    made = []
+    deployment_names = []
     for entry in planned(hospital_ids):
         pool = entry["work_pool"]["name"]
         await _make_pool(client, pool)
@@ -72,8 +72,8 @@ async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str
             },
             enforce_parameter_schema=True,
         )
-        made.append(f"{entry['flow_name']}/{entry['name']}")
-    return made
+        deployment_names.append(f"{entry['flow_name']}/{entry['name']}")
+    return deployment_names
 
 
 async def _make_pool(client: PrefectClient, name: str) -> None:

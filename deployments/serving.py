@@ -46,15 +46,15 @@ def shared_socket(host: str, port: int) -> socket.socket:
     none.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    own = socket.socket(family)
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        own.bind((host, port))
+        listener.bind((host, port))
     except OSError:
-        own.close()
+        listener.close()
         raise
-    return own
+    return listener
 
 
 def why_not(host: str, port: int) -> str | None:

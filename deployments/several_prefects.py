@@ -70,29 +70,29 @@ def redis_variables() -> dict[str, str]:
 def _check_address(url: str) -> None:
     """With a number of a database: its keys have no names of ours."""
     try:
-        parts = urlsplit(url)
-        has_port = parts.port != 0
+        address = urlsplit(url)
+        has_port = address.port != 0
     except ValueError:
-        parts, has_port = urlsplit(""), False
-    number = parts.path.removeprefix("/")
+        address, has_port = urlsplit(""), False
+    number = address.path.removeprefix("/")
     # isdecimal alone takes digits of other scripts.
     is_number = number.isascii() and number.isdecimal()
-    is_redis = parts.scheme in ("redis", "rediss") and bool(parts.hostname)
+    is_redis = address.scheme in ("redis", "rediss") and bool(address.hostname)
     # What follows a question mark are options of Redis's client, such as
     # ssl_cert_reqs=none, which lets anybody answer.
-    is_plain = not parts.query and not parts.fragment and url.strip() == url
+    is_plain = not address.query and not address.fragment and url.strip() == url
     if not (is_redis and has_port and is_number and is_plain):
         raise _wrong(
             "is no address of a database of Redis.",
             f"Write {EXAMPLE}: the number at its end is of a database that nothing else uses.",
         )
     # What a server finds there to do is unpickled: whoever writes it runs programs.
-    if not parts.password:
+    if not address.password:
         raise _wrong(
             "has no password: whoever writes to that Redis runs programs as Prefect's server.",
             f"Set requirepass in Redis's configuration, and write {EXAMPLE}.",
         )
-    if parts.scheme == "redis" and parts.hostname not in LOOPBACK:
+    if address.scheme == "redis" and address.hostname not in LOOPBACK:
         raise _wrong(
             "is redis:// to another machine: its password would travel readably.",
             "Write rediss://, or run Redis on this machine.",

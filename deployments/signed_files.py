@@ -50,21 +50,21 @@ def check_sums(folder: Path) -> None:
         lines = (folder / SUMS).read_text("ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         raise _refused(f"It has no readable {SUMS}.") from None
-    wanted = {}
+    listed_digests = {}
     for line in lines:
         match = _LINE.fullmatch(line)
         if match is None or ".." in match[2]:
             raise _refused(f"A line of {SUMS} is none.")
-        wanted[match[2]] = match[1]
+        listed_digests[match[2]] = match[1]
     present = _names(folder)
     # Also what is there and not listed: pip would take a wheel that nobody signed.
-    if sorted(wanted) != present:
-        odd = sorted(set(wanted) ^ set(present))
+    if sorted(listed_digests) != present:
+        odd = sorted(set(listed_digests) ^ set(present))
         raise _refused(f"Its files are not those of {SUMS}: {', '.join(odd[:5])}.")
     for name in present:
         path = folder / name
         # What a link leads to may change after its digest was taken.
-        if path.is_symlink() or digest_of(path) != wanted[name]:
+        if path.is_symlink() or digest_of(path) != listed_digests[name]:
             raise _refused(f"{name} is not what {SUMS} says.")
 
 
@@ -77,9 +77,9 @@ def sign_sums(folder: Path, key: Path) -> None:
     # ssh-keygen would ask a person whether it may write over it.
     (folder / SIGNATURE).unlink(missing_ok=True)
     command = ["ssh-keygen", "-Y", "sign", "-n", NAMESPACE, "-f", str(key)]
-    done = _run([*command, str(folder / SUMS)])
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no reason is given"]
+    process = _run([*command, str(folder / SUMS)])
+    if process.returncode:
+        last = process.stderr.strip().splitlines()[-1:] or ["no reason is given"]
         raise BadRequest(
             f"ssh-keygen does not sign with {key}: {last[0]}.",
             remedy="Give --key a private key of OpenSSH, or a public one whose private half ssh-agent holds.",
@@ -121,7 +121,7 @@ def _run(
     command: Iterable[str], text: bytes | None = None
 ) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             list(command), input=text, capture_output=True, check=False
         )
     except FileNotFoundError:
@@ -131,10 +131,10 @@ def _run(
             code="signature",
         ) from None
     return subprocess.CompletedProcess(
-        done.args,
-        done.returncode,
-        done.stdout.decode("utf-8", "replace"),
-        done.stderr.decode("utf-8", "replace"),
+        process.args,
+        process.returncode,
+        process.stdout.decode("utf-8", "replace"),
+        process.stderr.decode("utf-8", "replace"),
     )
 
 

@@ -192,10 +192,10 @@ def open_store(settings: CoordinatorSettings) -> Store:
     store, goes on.
     """
     with _opening(settings) as store:
-        left = _left_of_a_store(settings)
-        if left is not None and store.is_empty():
+        remnant = _left_of_a_store(settings)
+        if remnant is not None and store.is_empty():
             raise Conflict(
-                f"There is no store in {store.place}, or an empty one, though there was one: {left} is there.",
+                f"There is no store in {store.place}, or an empty one, though there was one: {remnant} is there.",
                 remedy="Restore it from the backup, or set CONSILIUM_STORE_URL right. If it is lost for good, run: "
                 "./run server new-store",
                 code="store_missing",

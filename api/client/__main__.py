@@ -30,12 +30,12 @@ def main(arguments: list[str], program: str = "python -m api.client") -> int:
     key.set_defaults(run=show_key)
     opening = commands.add_parser("open", help="open a sealed answer")
     opening.add_argument("file", type=Path, metavar="FILE")
-    words = "write it there; else FILE with the ending .opened.json"
-    opening.add_argument("--into", type=Path, metavar="FILE", help=words)
-    words = "refuse an answer of another order"
-    opening.add_argument("--order", type=int, help=words)
-    words = "the fingerprint of the hospital that must have signed it"
-    opening.add_argument("--hospital", metavar="FINGERPRINT", help=words)
+    help_text = "write it there; else FILE with the ending .opened.json"
+    opening.add_argument("--into", type=Path, metavar="FILE", help=help_text)
+    help_text = "refuse an answer of another order"
+    opening.add_argument("--order", type=int, help=help_text)
+    help_text = "the fingerprint of the hospital that must have signed it"
+    opening.add_argument("--hospital", metavar="FINGERPRINT", help=help_text)
     opening.set_defaults(run=open_file)
     options = parser.parse_args(arguments)
     try:

@@ -59,7 +59,7 @@ class Answers:
         """
         while True:
             try:
-                found = self._connection.get(
+                answer = self._connection.get(
                     f"/orders/{order_id}/answer", wait=LONGEST_WAIT_SECONDS
                 )
             except Conflict as conflict:
@@ -68,7 +68,7 @@ class Answers:
                 if conflict.code != "no_answer":
                     raise
             else:
-                return self.open(found.data, order_id, kind)
+                return self.open(answer.data, order_id, kind)
 
     def open(self, record: Json, order_id: int, kind: str | None = None) -> Opened:
         """A record that the coordinator has given for this order."""

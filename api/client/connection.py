@@ -95,8 +95,8 @@ class Connection:
 
     def get(self, path: str, **query: Any) -> ApiAnswer:
         """Query arguments that are None are left out."""
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._call("GET", path, params=given)
+        arguments = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", path, params=arguments)
 
     def make(self, path: str, body: Json | None = None) -> ApiAnswer:
         """POST of what makes an order or a schedule."""
@@ -188,19 +188,19 @@ def error_of(response: httpx.Response) -> ConsiliumError:
     """
     try:
         body = response.json()
-        found = body["msg"] if "msg" in body else body["data"]["error"]
+        carried_error = body["msg"] if "msg" in body else body["data"]["error"]
     except (ValueError, KeyError, TypeError):
         return _not_ours(response)
-    if not isinstance(found, dict):
+    if not isinstance(carried_error, dict):
         # The short form: sentence and remedy in one text.
-        sentence, _, remedy = str(found).partition(". ")
+        sentence, _, remedy = str(carried_error).partition(". ")
         kind = BY_STATUS.get(response.status_code, ConsiliumError)
-        found = {
+        carried_error = {
             "sentence": f"{sentence.rstrip('.')}.",
             "remedy": remedy,
             "type": kind.__name__,
         }
-    error = ConsiliumError.from_json(found)
+    error = ConsiliumError.from_json(carried_error)
     order_id = _order_id(response)
     if not order_id:
         data = body.get("data") or {}

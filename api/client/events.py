@@ -71,12 +71,12 @@ def follow(
     began = time.monotonic()
     deadline = math.inf if timeout_seconds is None else began + timeout_seconds
     last_event = began
-    known = _Known()
+    seen_events = _Known()
     while True:
         try:
             for event in parse_events(_lines(connection, order_id, deadline)):
                 last_event = time.monotonic()
-                if known.is_new(event):
+                if seen_events.is_new(event):
                     yield event
                 if event.is_last:
                     return
@@ -87,12 +87,12 @@ def follow(
             is_patience_over = now > last_event + patience_seconds
             if is_patience_over and now < deadline:
                 raise
-        left = deadline - time.monotonic()
-        if left <= 0:
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0:
             raise TimeoutError(
                 f"Order {order_id} has not ended after {timeout_seconds:g} seconds; it goes on."
             )
-        time.sleep(min(RECONNECT_SECONDS, left))
+        time.sleep(min(RECONNECT_SECONDS, seconds_left))
 
 
 class _Known:
@@ -112,8 +112,8 @@ class _Known:
 
 def _lines(connection: Connection, order_id: int, deadline: float) -> Iterator[str]:
     """The lines of a stream until the deadline."""
-    left = max(deadline - time.monotonic(), 0.01)
-    silence_seconds = min(SILENCE_SECONDS, left)
+    seconds_left = max(deadline - time.monotonic(), 0.01)
+    silence_seconds = min(SILENCE_SECONDS, seconds_left)
     for line in connection.lines(
         f"/orders/{order_id}/events", silence_seconds=silence_seconds
     ):

@@ -176,12 +176,12 @@ class Federation:
         The other hospitals are those of data_info. Raises a hospital's reason to refuse
         it. More fields: POST /model/evaluate in docs/api.md.
         """
-        asked = {"model_id": model_id, "threshold": threshold, **fields}
-        body = self._request(asked, {})
+        request = {"model_id": model_id, "threshold": threshold, **fields}
+        body = self._request(request, {})
         texts = {str(user): text for user, text in data_info.items()}
         body["data_info"] = texts
-        own = str(body.get("user_id"))
-        body.setdefault("party_id", [int(user) for user in texts if user != own])
+        initiator = str(body.get("user_id"))
+        body.setdefault("party_id", [int(user) for user in texts if user != initiator])
         answer = self._connection.make("/model/evaluate", self._answers.asked(body))
         return self._order(answer.data["order_id"], answer.body["message"])
 
@@ -201,8 +201,8 @@ class Federation:
 
     def hospitals(self) -> pd.DataFrame:
         """Who takes part, who is online, and what each one's policy lets others do."""
-        found = self._connection.get("/hospitals").data
-        return results.table(found["hospitals"], "user_id", HOSPITALS)
+        answer = self._connection.get("/hospitals").data
+        return results.table(answer["hospitals"], "user_id", HOSPITALS)
 
     # Joint statistics
 
@@ -240,8 +240,8 @@ class Federation:
                 raise failed.cause() from None
             raise
         if answer.status == 200:
-            found = StatisticsResult.of(answer.body["result"])
-            return self._order(found.order_id).with_rows(found)
+            statistics_result = StatisticsResult.of(answer.body["result"])
+            return self._order(statistics_result.order_id).with_rows(statistics_result)
         assert answer.order_id is not None
         order = self._order(answer.order_id)
         return order.result(timeout_seconds=timeout_seconds, progress=progress)
@@ -262,10 +262,10 @@ class Federation:
         """
         times = schedules.timing(cron, interval_seconds, timezone, missed)
         body = {**self._request(request, fields), "schedule": times, "name": name}
-        made = self._connection.make(
+        entry = self._connection.make(
             "/statistics/schedules", self._answers.asked(body)
         ).data
-        return self._schedule(made["schedule_id"], made)
+        return self._schedule(entry["schedule_id"], entry)
 
     def schedule(self, schedule_id: int) -> Schedule:
         """A schedule that exists, by its number."""
@@ -286,9 +286,9 @@ class Federation:
         """
         times = schedules.timing(cron, interval_seconds, timezone, missed)
         body = {"order_id": order_id, "schedule": times, "name": name}
-        made = self._connection.make("/model/schedules", body).data
+        entry = self._connection.make("/model/schedules", body).data
         return ModelSchedule(
-            self._connection, made["schedule_id"], made, answers=self._answers
+            self._connection, entry["schedule_id"], entry, answers=self._answers
         )
 
     def model_schedule(self, schedule_id: int) -> ModelSchedule:
@@ -297,16 +297,16 @@ class Federation:
 
     def model_schedules(self, limit: int = 100) -> pd.DataFrame:
         """The schedules of `schedule_order` of one's hospital, newest first."""
-        found = self._connection.pages("/model/schedules", "schedules", limit=limit)
-        rows = [_schedule_row(entry) for entry in found]
+        entries = self._connection.pages("/model/schedules", "schedules", limit=limit)
+        rows = [_schedule_row(entry) for entry in entries]
         return results.table(rows, "schedule_id", SCHEDULES)
 
     def schedules(self, limit: int = 100) -> pd.DataFrame:
         """The schedules of one's hospital, newest first."""
-        found = self._connection.pages(
+        entries = self._connection.pages(
             "/statistics/schedules", "schedules", limit=limit
         )
-        rows = [_schedule_row(entry) for entry in found]
+        rows = [_schedule_row(entry) for entry in entries]
         return results.table(rows, "schedule_id", SCHEDULES)
 
     def history(self, limit: int = 100) -> pd.DataFrame:
@@ -324,8 +324,8 @@ class Federation:
         body.update(fields)
         return body
 
-    def _schedule(self, schedule_id: int, known: Json | None = None) -> Schedule:
-        return Schedule(self._connection, schedule_id, known, answers=self._answers)
+    def _schedule(self, schedule_id: int, entry: Json | None = None) -> Schedule:
+        return Schedule(self._connection, schedule_id, entry, answers=self._answers)
 
     def _order(self, order_id: int, message: str | None = None) -> Order:
         return Order(
@@ -374,8 +374,8 @@ def _schedule_row(entry: Json) -> Json:
     )
     row = {name: entry[name] for name in copied}
     # Of an order that is run again, its kind.
-    asked = entry["request"]
-    row["method"] = asked.get("method") or asked.get("kind")
+    request = entry["request"]
+    row["method"] = request.get("method") or request.get("kind")
     row["next_run"] = None
     if entry["next_runs"]:
         row["next_run"] = pd.Timestamp(entry["next_runs"][0])

@@ -103,16 +103,16 @@ class Order:
         """Everything that may be known of it: state, rounds, stage, summary, who is
         waited for, protection.
         """
-        found: Json = self._connection.get(f"/orders/{self.order_id}").data
-        self._state = str(found["state"])
-        return found
+        record: Json = self._connection.get(f"/orders/{self.order_id}").data
+        self._state = str(record["state"])
+        return record
 
     def converged(self) -> bool | None:
         """Whether training had converged, with cross-validation that of every fold;
         None before the end.
         """
-        found = self.info()["converged"]
-        return None if found is None else bool(found)
+        has_converged = self.info()["converged"]
+        return None if has_converged is None else bool(has_converged)
 
     def warnings(self) -> list[str]:
         """What speaks against the model, a sentence each; none before the end."""
@@ -122,8 +122,8 @@ class Order:
         """A row for each hospital it waits for now: name, cause (away, working, ...)
         and a sentence, `message`.
         """
-        found = self.info()
-        return results.waiting(found["waiting_for"])
+        record = self.info()
+        return results.waiting(record["waiting_for"])
 
     def late(self) -> list[int]:
         """The hospitals that were asked and take no part, since it began without them:
@@ -135,20 +135,20 @@ class Order:
         """What was ordered, of a training order: parameters as sent, attributes, label,
         row counts.
         """
-        found: Json = self._connection.get("/model/info", model_id=self.order_id).data
-        return found
+        request: Json = self._connection.get("/model/info", model_id=self.order_id).data
+        return request
 
     def events(self, *, timeout_seconds: float | None = None) -> Iterator[Event]:
         """What happens, from the beginning until it has ended; a broken connection is
         made again meanwhile.
         """
-        found = follow(
+        events = follow(
             self._connection,
             self.order_id,
             timeout_seconds=timeout_seconds,
             patience_seconds=self._patience_seconds,
         )
-        for event in found:
+        for event in events:
             if event.name == "state":
                 self._state = event.data["state"]
             yield event
@@ -184,18 +184,18 @@ class Order:
 
     def cause(self) -> ConsiliumError:
         """Why it failed or was cancelled."""
-        found = self.info()
-        if found["state"] != "cancelled" and found["refusal"]:
-            return ConsiliumError.from_json(found["refusal"])
+        record = self.info()
+        if record["state"] != "cancelled" and record["refusal"]:
+            return ConsiliumError.from_json(record["refusal"])
         return OrderStopped(
-            f"Order {self.order_id} is {found['state']}.",
+            f"Order {self.order_id} is {record['state']}.",
             remedy="Rerun it if it should go on.",
         )
 
     def _most_rounds(self) -> int | None:
         """Of a training order, how many rounds it may take; None for other kinds."""
-        found = self.info()
-        if found["kind"] != "train":
+        record = self.info()
+        if record["kind"] != "train":
             return None
         parameters = self.request()["model_params"]
         return int(parameters.get("max_iter", DEFAULT_ROUNDS))
@@ -207,16 +207,16 @@ class Order:
         rows, train_... metrics on its training rows and test_... on its held-out
         rows.
         """
-        found = self.info()
-        return results.metrics(found["rounds"])
+        record = self.info()
+        return results.metrics(record["rounds"])
 
     def pooled_metrics(self) -> pd.DataFrame:
         """Of an order that has succeeded, metrics over all hospitals' rows: a line for
         each fold's training rows and for its held-out rows, and for those of all folds
         together (fold "all").
         """
-        found = self.info()
-        return results.pooled_metrics(found["summary"])
+        record = self.info()
+        return results.pooled_metrics(record["summary"])
 
     def evaluation(self) -> pd.Series:
         """Of an order of `Federation.evaluate` that has succeeded, how good the model is
@@ -225,8 +225,8 @@ class Order:
         The ROC curve and the calibration table are at the hospitals only: `./run agent
         report --evaluation`.
         """
-        found = self.info()
-        return results.evaluation(found["summary"])
+        record = self.info()
+        return results.evaluation(record["summary"])
 
     def answer(self) -> Any:
         """What the hospital has sealed to this user, opened, as it is: of a training
@@ -261,8 +261,8 @@ class Order:
         """Of an order that has succeeded, how many rows were selected, left out and used:
         of all hospitals and of each.
         """
-        found = self.info()
-        return results.flow_numbers(found["summary"])
+        record = self.info()
+        return results.flow_numbers(record["summary"])
 
     def timeline(self, round: int | None = None, *, fold: int = 0) -> pd.DataFrame:
         """A row for each part of a round, by time: who (a user_id, 0 the coordinator),
@@ -290,13 +290,13 @@ class Order:
         it was measured.
         """
         place = {"order_id": self.order_id, "round": round}
-        told = self._connection.get(
+        report_answer = self._connection.get(
             "/anomaly/report",
             **place,
             layers=layers,
             **parameters,
         )
-        report = told.body
+        report = report_answer.body
         contributions: dict[str, Json] = {}
         missing = dict(report["unavailable"])
         for name, metric in CONTRIBUTIONS:
@@ -329,9 +329,9 @@ class Order:
         Of a sealed order they are coordinates in a frame that the coordinator drew:
         lengths and angles are right, a single coordinate means nothing.
         """
-        data = self._by_layers("/client_grad", round, layers)
+        raw_values = self._by_layers("/client_grad", round, layers)
         vectors = {}
-        for hospital, by_layer in data.items():
+        for hospital, by_layer in raw_values.items():
             vectors[int(hospital)] = results.arrays(by_layer)
         return vectors
 
@@ -342,8 +342,8 @@ class Order:
         layers: Layers = None,
     ) -> Mapping[str, Any]:
         """{layer: values} of the round's average."""
-        data = self._by_layers("/avg_grad", round, layers)
-        return results.arrays(data)
+        raw_values = self._by_layers("/avg_grad", round, layers)
+        return results.arrays(raw_values)
 
     def _by_layers(self, path: str, round: int | None, layers: Layers) -> Json:
         """Raw data of a round."""
@@ -353,11 +353,11 @@ class Order:
             round=round,
             layers=layers,
         )
-        found: Json = answer.body
+        raw_values: Json = answer.body
         # Where no round was named, the answer also says which it is.
         if round is None:
-            found = found["data"]
-        return found
+            raw_values = raw_values["data"]
+        return raw_values
 
     def infer(
         self,
@@ -373,12 +373,12 @@ class Order:
         policy allows it. `attrs["order_id"]` is the number of the order of inference.
         """
         hospital = user_id or self._user_id or self.info()["user_id"]
-        asked: Json = {"user_id": hospital}
+        input_data: Json = {"user_id": hospital}
         if sql is not None:
-            asked["data_sql"] = sql
+            input_data["data_sql"] = sql
         if rows is not None:
-            asked["rows"] = [dict(row) for row in rows]
-        question = {"model_id": self.order_id, "input_data": asked}
+            input_data["rows"] = [dict(row) for row in rows]
+        question = {"model_id": self.order_id, "input_data": input_data}
         body = self._answers.asked(question)
         answer = self._connection.make("/model/infer", body).data
         order = self._order(answer["order_id"])
@@ -416,8 +416,8 @@ class Order:
         """The answer of an order of joint statistics, when it is there."""
         self.wait(timeout_seconds=timeout_seconds, progress=progress)
         answer = self._connection.get("/statistics/result", order_id=self.order_id)
-        found = StatisticsResult.of(answer.body["result"])
-        return self.with_rows(found)
+        statistics_result = StatisticsResult.of(answer.body["result"])
+        return self.with_rows(statistics_result)
 
     def with_rows(self, found: StatisticsResult) -> StatisticsResult:
         """This order's answer with its rows, where they are sealed to this user."""

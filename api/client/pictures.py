@@ -58,15 +58,15 @@ def plot_loss(
     # Fold 0 is the model on all training rows, which is the one that is kept.
     final = metrics[metrics["fold"] == 0]
     for number, (hospital, rows) in enumerate(final.groupby("hospital")):
-        for drawn in ROWS_DRAWN:
-            if drawn.column not in rows:
+        for curve in ROWS_DRAWN:
+            if curve.column not in rows:
                 continue
             axes.plot(
                 rows["round"],
-                rows[drawn.column],
-                drawn.line,
+                rows[curve.column],
+                curve.line,
                 color=f"C{number}",
-                label=f"hospital {hospital}, {drawn.label}",
+                label=f"hospital {hospital}, {curve.label}",
             )
     axes.set(xlabel="round", ylabel="loss", title=title)
     axes.legend()

@@ -94,9 +94,9 @@ class Reader:
                 remedy="Fetch the answer of the order that you mean; if this repeats, the coordinator mixes answers.",
                 code="another_order",
             )
-        found = sealed.open(self.private)
+        contents = sealed.open(self.private)
         # Who has signed stands inside, so that it is known only once it is open.
-        signer = found.hospital.fingerprint
+        signer = contents.hospital.fingerprint
         if hospital is not None and hospital.strip().lower() != signer:
             raise ProtocolViolation(
                 f"The answer is signed by {signer}, which is not the hospital's key.",
@@ -104,9 +104,9 @@ class Reader:
                 code="pin_mismatch",
             )
         if keep is not None:
-            keep(found.payload)
+            keep(contents.payload)
         note = self._noted(sealed, signer)
-        return Opened(found.payload, place, signer, note)
+        return Opened(contents.payload, place, signer, note)
 
     def _noted(self, sealed: SealedAnswer, signer: str) -> str:
         """Remembers that it was opened; what has to be said where it was before."""
@@ -125,10 +125,10 @@ class Reader:
             return ""
         try:
             before = json.loads(path.read_text("utf-8"))
-            first, at = str(before["sha256"]), str(before["at"])
+            first_digest, at = str(before["sha256"]), str(before["at"])
         except (OSError, ValueError, KeyError, TypeError):
             return ""
-        if first == digest:
+        if first_digest == digest:
             return f"It was opened before, on {at}."
         return f"Another answer of the same order was opened on {at}: a hospital seals one. Ask it which one is right."
 

@@ -169,14 +169,14 @@ def timeline(parts: Iterable[Json]) -> pd.DataFrame:
         frame[name] = _moments(frame[name])
     lasted = frame["ended"] - frame["began"]
     frame["seconds"] = lasted.dt.total_seconds()
-    shown = [
+    columns = [
         "who",
         "what",
         "began",
         "seconds",
         "state",
     ]
-    return frame[shown]
+    return frame[columns]
 
 
 def waiting(entries: Iterable[Json]) -> pd.DataFrame:
@@ -299,12 +299,12 @@ def evaluation(summary: Mapping[str, Any]) -> pd.Series:
     >>> evaluation({"evaluation": told}).to_dict()
     {'n_rows': 140.0, 'auc': 0.9, 'brier': 0.1}
     """
-    told = summary.get("evaluation")
-    if told is None:
+    measured = summary.get("evaluation")
+    if measured is None:
         return pd.Series(dtype=object)
     values = {
-        "n_rows": told["n_rows"],
-        **told["metrics"],
+        "n_rows": measured["n_rows"],
+        **measured["metrics"],
     }
     return pd.Series(values)
 
@@ -356,35 +356,35 @@ def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 def by_score(
     report: Mapping[str, Mapping[str, Json]],
-    what: str,
+    aspect: str,
 ) -> pd.DataFrame:
     """The `score` or `rank` of each score, a column each, from {hospital: {score name:
     {"score", "rank"}}}.
     """
-    first = next(iter(report.values()))
+    first_scores = next(iter(report.values()))
     columns: dict[str, Json] = {}
-    for name in first:
+    for name in first_scores:
         column = columns[name] = {}
         for hospital, scores in report.items():
-            column[hospital] = scores[name][what]
+            column[hospital] = scores[name][aspect]
     return by_hospital(columns)
 
 
 def arrays(by_layer: Mapping[str, Any]) -> dict[str, Floats]:
     """{layer: values} as arrays."""
-    found = {}
+    layer_arrays = {}
     for layer, values in by_layer.items():
-        found[layer] = np.array(values, dtype=np.float64)
-    return found
+        layer_arrays[layer] = np.array(values, dtype=np.float64)
+    return layer_arrays
 
 
 def lists(by_layer: Mapping[str, Any]) -> dict[str, list[float]]:
     """The same as lists, which JSON has."""
-    found = {}
+    layer_lists = {}
     for layer, values in by_layer.items():
         vector = np.asarray(values, dtype=np.float64)
-        found[layer] = vector.ravel().tolist()
-    return found
+        layer_lists[layer] = vector.ravel().tolist()
+    return layer_lists
 
 
 def predictions(rows: Iterable[Json]) -> pd.DataFrame:

@@ -74,9 +74,9 @@ class Schedule:
         """The question, its times (`next_runs` in UTC), whether it is active, and its
         newest run.
         """
-        found: Json = self._connection.get(self._path).data
-        self._state = _state(found)
-        return found
+        entry: Json = self._connection.get(self._path).data
+        self._state = _state(entry)
+        return entry
 
     def pause(self) -> Schedule:
         return self._change({"active": False})
@@ -232,11 +232,11 @@ def _why_none(runs: list[Json]) -> str:
     'Times without one: 2. That of 2026-11-20T06:00:00Z was refused: The reader is not listed.'
     """
     ended = [run for run in runs if run["state"] not in UNDER_WAY]
-    told = (ended or runs)[0]
-    reason = told["sentence"] or "history() has no reason."
-    what = BECAME.get(told["state"], told["state"])
-    moment = told["scheduled"] or told["started"]
-    return f"Times without one: {len(runs)}. That of {moment} {what}: {reason}"
+    newest_run = (ended or runs)[0]
+    reason = newest_run["sentence"] or "history() has no reason."
+    outcome = BECAME.get(newest_run["state"], newest_run["state"])
+    moment = newest_run["scheduled"] or newest_run["started"]
+    return f"Times without one: {len(runs)}. That of {moment} {outcome}: {reason}"
 
 
 def _state(schedule: Json) -> str:

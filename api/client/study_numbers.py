@@ -51,7 +51,7 @@ def forest_numbers(
         name = "estimate"
         low = "low"
         high = "high"
-    shown = pd.DataFrame(
+    estimates = pd.DataFrame(
         {
             "value": report[name],
             "low": report[low],
@@ -59,13 +59,13 @@ def forest_numbers(
         }
     )
     if terms is None:
-        shown = shown.drop(index="(Intercept)", errors="ignore")
+        estimates = estimates.drop(index="(Intercept)", errors="ignore")
     else:
-        shown = shown.loc[list(terms)]
+        estimates = estimates.loc[list(terms)]
     # An offset, or a penalised model's term, has no interval.
-    shown = shown.dropna().astype(float)
-    shown.attrs["of"] = name
-    return shown
+    estimates = estimates.dropna().astype(float)
+    estimates.attrs["of"] = name
+    return estimates
 
 
 def roc_numbers(points: pd.DataFrame) -> pd.DataFrame:
@@ -145,6 +145,6 @@ def histogram_numbers(
         place = columns.index("upper")
         value = columns[place + 1]
     bar = ["lower", "upper", value]
-    shown = counts[[*columns[:n_names], *bar]]
-    known = shown.dropna(subset=bar)
-    return known.reset_index(drop=True)
+    bars = counts[[*columns[:n_names], *bar]]
+    known_bars = bars.dropna(subset=bar)
+    return known_bars.reset_index(drop=True)

@@ -71,15 +71,15 @@ def forest(
 
     terms: these only, in this order.
     """
-    shown = forest_numbers(report, terms)
-    is_ratio = shown.attrs["of"] != "estimate"
+    estimates = forest_numbers(report, terms)
+    is_ratio = estimates.attrs["of"] != "estimate"
     if axes is None:
-        axes = _axes(height=1.5 + 0.35 * len(shown))
-    places = range(len(shown))
-    below = shown["value"] - shown["low"]
-    above = shown["high"] - shown["value"]
+        axes = _axes(height=1.5 + 0.35 * len(estimates))
+    places = range(len(estimates))
+    below = estimates["value"] - estimates["low"]
+    above = estimates["high"] - estimates["value"]
     axes.errorbar(
-        shown["value"],
+        estimates["value"],
         places,
         xerr=[below, above],
         fmt="s",
@@ -90,22 +90,22 @@ def forest(
     axes.axvline(no_effect, color="grey", linewidth=1)
     if is_ratio:
         axes.set_xscale("log")
-        _tick_ratios(axes, shown)
-    axes.set_yticks(list(places), list(shown.index))
+        _tick_ratios(axes, estimates)
+    axes.set_yticks(list(places), list(estimates.index))
     # Upside down, so that the first term stands at the top.
-    axes.set_ylim(len(shown) - 0.5, -0.5)
-    quantity = str(shown.attrs["of"])
+    axes.set_ylim(len(estimates) - 0.5, -0.5)
+    quantity = str(estimates.attrs["of"])
     label = quantity.replace("_", " ")
     axes.set(xlabel=label, title=title)
     return axes
 
 
-def _tick_ratios(axes: Axes, shown: pd.DataFrame) -> None:
+def _tick_ratios(axes: Axes, ratios: pd.DataFrame) -> None:
     """Ticks that are read as ratios, 1.5 and not a power of ten."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    highest = shown["high"].max()
-    lowest = shown["low"].min()
+    highest = ratios["high"].max()
+    lowest = ratios["low"].min()
     is_within_a_decade = highest < 10 * lowest
     if is_within_a_decade:
         linear = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
@@ -251,8 +251,8 @@ def _draw_at_risk(
     times = [float(time) for time in at_risk.columns]
     # All are in the numbers; here as many as are read beside each other.
     step = math.ceil(len(times) / MOST_TIMES)
-    shown = times[::step]
-    axes.set_xticks(shown, [f"{time:g}" for time in shown])
+    shown_times = times[::step]
+    axes.set_xticks(shown_times, [f"{time:g}" for time in shown_times])
     below = FIRST_LINE_POINTS
     _write_below(
         axes,
@@ -270,7 +270,7 @@ def _draw_at_risk(
             str(name),
             is_label=True,
         )
-        for time in shown:
+        for time in shown_times:
             number = numbers[time]
             text = "-" if pd.isna(number) else str(number)
             _write_below(
@@ -314,16 +314,16 @@ def _write_below(
 def _groups(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each group by its name; all under "all" where there are none."""
     names = group_names(points)
-    found = {}
+    groups = {}
     if not names:
         return {"all": points}
     # pandas would leave out the group whose label is missing.
     for labels, rows in points.groupby(names, dropna=False):
-        shown = []
+        group_labels = []
         for name, label in zip(names, labels, strict=True):
-            shown.append(f"{name} {label}")
-        found[", ".join(shown)] = rows
-    return found
+            group_labels.append(f"{name} {label}")
+        groups[", ".join(group_labels)] = rows
+    return groups
 
 
 def histogram(
@@ -341,13 +341,13 @@ def histogram(
     *groups, _, _, value = numbers.columns
     if axes is None:
         axes = _axes()
-    parts: list[tuple[str, pd.DataFrame]] = [("", numbers)]
+    named_rows: list[tuple[str, pd.DataFrame]] = [("", numbers)]
     if groups:
-        parts = []
+        named_rows = []
         for labels, rows in numbers.groupby(groups, dropna=False):
             name = ", ".join(str(label) for label in labels)
-            parts.append((name, rows))
-    for number, (name, rows) in enumerate(parts):
+            named_rows.append((name, rows))
+    for number, (name, rows) in enumerate(named_rows):
         edges = [float(edge) for edge in rows["lower"]]
         upper = rows["upper"].astype(float)
         widths = [float(width) for width in upper - edges]

@@ -110,9 +110,9 @@ def first_table(
     table = {}
     for (column, level), line in cells.items():
         of_groups = [line.get(name, {}) for name in names]
-        table[column, level] = [_cell(found) for found in of_groups]
-        if any("median" in found for found in line.values()):
-            table[column, MEDIAN] = [_median(found) for found in of_groups]
+        table[column, level] = [_cell(quantities) for quantities in of_groups]
+        if any("median" in quantities for quantities in line.values()):
+            table[column, MEDIAN] = [_median(quantities) for quantities in of_groups]
     lines = pd.MultiIndex.from_tuples(
         table,
         names=["", "level"],
@@ -130,7 +130,7 @@ def first_table_numbers(
     cells = _cells(described, value)
     names = _group_columns(cells)
     rows = []
-    told: set[str] = set()
+    row_keys: set[str] = set()
     for (column, level), line in cells.items():
         for name in names:
             if name not in line:
@@ -142,10 +142,10 @@ def first_table_numbers(
                 **line[name],
             }
             rows.append(row)
-            told.update(row)
+            row_keys.update(row)
     place = ["column", "level", "group"]
-    found = [name for name in QUANTITIES if name in told]
-    frame = pd.DataFrame(rows, columns=[*place, *found])
+    quantities = [name for name in QUANTITIES if name in row_keys]
+    frame = pd.DataFrame(rows, columns=[*place, *quantities])
     return frame.set_index(place)
 
 
@@ -171,18 +171,18 @@ def _cells(described: pd.DataFrame, value: str | None) -> Cells:
         place = (str(column), level)
         line = cells.setdefault(place, {})
         name = _column_name(row, group)
-        found = line.setdefault(name, {})
+        quantities = line.setdefault(name, {})
         quantity = row["quantity"]
-        found[quantity] = row[value]
+        quantities[quantity] = row[value]
     return cells
 
 
 def _group_columns(cells: Cells) -> list[str]:
     """All groups in one order: everyone, the groups, their difference."""
-    found: set[str] = set()
+    names: set[str] = set()
     for line in cells.values():
-        found |= set(line)
-    return sorted(found, key=_order)
+        names |= set(line)
+    return sorted(names, key=_order)
 
 
 def _group_column(columns: list[str]) -> str | None:
@@ -216,35 +216,35 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _number(
-    found: dict[str, Any],
+    quantities: dict[str, Any],
     name: str,
 ) -> float | None:
-    value = found.get(name)
+    value = quantities.get(name)
     if value is None or pd.isna(value):
         return None
     return float(value)
 
 
-def _median(found: dict[str, Any]) -> str:
+def _median(quantities: dict[str, Any]) -> str:
     """60.5 [54, 67.25]; nothing beside a group's difference."""
-    if "median" not in found:
+    if "median" not in quantities:
         return ""
-    quartiles = [_number(found, name) for name in QUARTILES]
+    quartiles = [_number(quantities, name) for name in QUARTILES]
     first, middle, third = quartiles
     if first is None or middle is None or third is None:
         return "-"
     return f"{middle:.4g} [{first:.4g}, {third:.4g}]"
 
 
-def _cell(found: dict[str, Any]) -> str:
-    number = functools.partial(_number, found)
+def _cell(quantities: dict[str, Any]) -> str:
+    number = functools.partial(_number, quantities)
 
-    if "smd" in found:
+    if "smd" in quantities:
         smd = number("smd")
         if smd is None:
             return "-"
         return f"{smd:.3f}"
-    if "mean" in found:
+    if "mean" in quantities:
         mean = number("mean")
         sd = number("sd")
         spread = "-" if sd is None else f"{sd:.3g}"
@@ -254,7 +254,7 @@ def _cell(found: dict[str, Any]) -> str:
     n = number("n")
     share = number("share")
     if n is None:
-        return "-" if found else ""
+        return "-" if quantities else ""
     if share is None:
         return f"{n:.0f}"
     percent = 100 * share

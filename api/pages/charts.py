@@ -37,7 +37,7 @@ def lines(
     bold: str = "",
 ) -> dict[str, Any]:
     """A line for each name; the one called `bold` is broad and pale, behind the others."""
-    drawn = []
+    drawn_lines = []
     for name, values in series.items():
         is_bold = name == bold
         style = {"width": 1.75}
@@ -53,7 +53,7 @@ def lines(
             "emphasis": {"focus": "series"},
             "z": 1 if is_bold else 2,
         }
-        drawn.append(line)
+        drawn_lines.append(line)
     zoom = []
     if len(x) > MANY_POINTS:
         zoom.append({"type": "inside"})
@@ -81,7 +81,7 @@ def lines(
             "scale": True,
             **_axis(is_dark),
         },
-        "series": drawn,
+        "series": drawn_lines,
     }
 
 
@@ -135,9 +135,9 @@ class Span:
 
 def from_low_to_high(values: list[float | None]) -> list[float | None]:
     """(value - lowest) / (highest - lowest); 0 where all are the same."""
-    known = [value for value in values if value is not None]
-    lowest = min(known, default=0.0)
-    highest = max(known, default=0.0)
+    known_values = [value for value in values if value is not None]
+    lowest = min(known_values, default=0.0)
+    highest = max(known_values, default=0.0)
     span = highest - lowest
     scaled: list[float | None] = []
     for value in values:
@@ -243,15 +243,15 @@ def heat_map(
     is_dark: bool,
 ) -> dict[str, Any]:
     """A cell for each y (row) and x (column); cells without a value stay empty."""
-    data = []
-    known: list[float] = []
+    points = []
+    known_values: list[float] = []
     for row, line in enumerate(cells):
         for column, value in enumerate(line):
             if value is not None:
-                data.append([column, row, value])
-                known.append(value)
-    low = min(known, default=0.0)
-    high = max(known, default=1.0)
+                points.append([column, row, value])
+                known_values.append(value)
+    low = min(known_values, default=0.0)
+    high = max(known_values, default=1.0)
     # A scale of no length would have no colours.
     if high <= low:
         high = low + 1
@@ -293,7 +293,7 @@ def heat_map(
         "series": [
             {
                 "type": "heatmap",
-                "data": data,
+                "data": points,
                 "progressive": 0,
             }
         ],

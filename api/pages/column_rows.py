@@ -47,12 +47,12 @@ def rows_of(body: Mapping[str, Any]) -> list[ColumnRow]:
     categorical = _object(body.get("categorical"))
     derived = _object(body.get("derive"))
     attributes = body.get("attributes")
-    listed = []
+    attribute_names = []
     if isinstance(attributes, list):
-        listed = [str(name) for name in attributes]
+        attribute_names = [str(name) for name in attributes]
     rows = []
     # A column that is written twice is one line, at its first place.
-    names = dict.fromkeys([*listed, *categorical])
+    names = dict.fromkeys([*attribute_names, *categorical])
     for name in names:
         row = ColumnRow(name)
         if name in derived:
@@ -63,7 +63,7 @@ def rows_of(body: Mapping[str, Any]) -> list[ColumnRow]:
             row.more = write_category(categorical[name])
         rows.append(row)
     for name, text in derived.items():
-        if name not in listed:
+        if name not in attribute_names:
             row = ColumnRow(name, STEP, str(text))
             rows.append(row)
     return rows
@@ -117,10 +117,10 @@ def write_category(category: Any) -> str:
     return str(reference)
 
 
-def _object(found: Any) -> dict[str, Any]:
-    if not isinstance(found, dict):
+def _object(written: Any) -> dict[str, Any]:
+    if not isinstance(written, dict):
         return {}
-    return found
+    return written
 
 
 class ColumnEditor:
@@ -148,11 +148,11 @@ class ColumnEditor:
         """Shows the draft; lines that say the same already are left as they are, with
         the cursor in them.
         """
-        found = rows_of(self.draft.body)
-        told = fields_of(found)
-        if self.rows and told == fields_of(self.rows):
+        rows = rows_of(self.draft.body)
+        fields = fields_of(rows)
+        if self.rows and fields == fields_of(self.rows):
             return
-        self.rows = found
+        self.rows = rows
         self.show()
 
     def show(self) -> None:
@@ -163,12 +163,12 @@ class ColumnEditor:
 
     def add(self) -> None:
         written = str(self.names.value or "")
-        known = {row.name for row in self.rows}
-        for part in written.split(","):
-            name = part.strip()
-            if name and name not in known:
+        known_names = {row.name for row in self.rows}
+        for piece in written.split(","):
+            name = piece.strip()
+            if name and name not in known_names:
                 self.rows.append(ColumnRow(name))
-                known.add(name)
+                known_names.add(name)
         self.names.value = ""
         self.show()
         self.tell()
@@ -187,8 +187,8 @@ class ColumnEditor:
     def _line(self, row: ColumnRow) -> None:
         t = self.visit.t
         kinds = {}
-        for kind_name, words in KINDS.items():
-            kinds[kind_name] = t(words)
+        for kind_name, kind_label in KINDS.items():
+            kinds[kind_name] = t(kind_label)
         removes = t("Remove")
         with box("line"):
             name = ui.input(
@@ -209,10 +209,10 @@ class ColumnEditor:
         drop.props(f'aria-label="{removes} {row.name}"')
 
         def label() -> None:
-            words = t("Expression, such as ln(chol) or age >= 65")
+            more_label = t("Expression, such as ln(chol) or age >= 65")
             if row.kind == CATEGORY:
-                words = t("Reference level (empty: the most frequent)")
-            more.props(f'label="{words}"')
+                more_label = t("Reference level (empty: the most frequent)")
+            more.props(f'label="{more_label}"')
             more.set_visibility(row.kind != NUMBER)
 
         def change() -> None:
@@ -228,6 +228,6 @@ class ColumnEditor:
             self.tell()
 
         label()
-        for one in (name, kind, more):
-            one.on_value_change(change)
+        for field in (name, kind, more):
+            field.on_value_change(change)
         drop.on_click(remove)

@@ -29,9 +29,9 @@ def warning_notes(visit: Visit, order: dict[str, Any]) -> Safe:
         notes = [note(t(sentence)) for sentence in order["warnings"]]
         return Safe("".join(notes))
     notes = []
-    for fold, found in sorted(order["folds"].items(), key=_by_number):
+    for fold, ending in sorted(order["folds"].items(), key=_by_number):
         whose = t("Fold {n}", n=fold) if fold != "0" else t("Final model")
-        for sentence in found["warnings"]:
+        for sentence in ending["warnings"]:
             notes.append(note(f"{whose}: {t(sentence)}"))
     return Safe("".join(notes))
 

@@ -356,10 +356,12 @@ CHINESE_CAUSES: dict[str, str] = {
 }
 
 
-def with_chinese(known: dict[str, str], code: str, sentence: str, language: str) -> str:
+def with_chinese(
+    translations: dict[str, str], code: str, sentence: str, language: str
+) -> str:
     """The API's sentence; in Chinese, for a code that is known, the Chinese one with
     the API's in brackets.
     """
-    if language != "zh" or code not in known:
+    if language != "zh" or code not in translations:
         return sentence
-    return f"{known[code]}（{sentence}）"
+    return f"{translations[code]}（{sentence}）"

@@ -46,24 +46,24 @@ class Draft:
 
     def get(self, path: Path) -> Any:
         """A part of the body; None where it has none."""
-        found: Any = self.body
+        value: Any = self.body
         for name in path:
-            if not isinstance(found, dict):
+            if not isinstance(value, dict):
                 return None
-            found = found.get(name)
-        return found
+            value = value.get(name)
+        return value
 
     def members(self, name: str) -> list[Any]:
         """The members of a list of the body; none where people have written no list."""
-        found = self.body.get(name)
-        return list(found) if isinstance(found, list) else []
+        written = self.body.get(name)
+        return list(written) if isinstance(written, list) else []
 
     def parts(self, name: str) -> dict[str, Any]:
         """The parts of an object of the body; none where people have written another
         form.
         """
-        found = self.body.get(name)
-        return dict(found) if isinstance(found, dict) else {}
+        written = self.body.get(name)
+        return dict(written) if isinstance(written, dict) else {}
 
     def put(self, path: Path, value: Any) -> None:
         """Sets a part; None and empty texts are left out."""
@@ -190,19 +190,19 @@ class Fields:
 
         def split(text: Any) -> list[Any]:
             written = str(text or "")
-            found = []
-            for part in written.split(","):
-                word = part.strip()
+            values = []
+            for piece in written.split(","):
+                word = piece.strip()
                 if word:
-                    found.append(read(word))
-            return found
+                    values.append(read(word))
+            return values
 
-        def joined(found: Any) -> str:
-            if isinstance(found, list):
-                return ", ".join(map(str, found))
-            if found is None:
+        def joined(written: Any) -> str:
+            if isinstance(written, list):
+                return ", ".join(map(str, written))
+            if written is None:
                 return ""
-            return str(found)
+            return str(written)
 
         return self._bind(
             ui.input(label),
@@ -224,7 +224,7 @@ class Fields:
             wide_text(label),
             path,
             read=lambda text: read_lines(text, read),
-            write=lambda found: write_lines(found, write),
+            write=lambda written: write_lines(written, write),
         )
 
     def shown_while(
@@ -255,8 +255,8 @@ class Fields:
         """
 
         def show() -> None:
-            told = self.draft.get(path)
-            value = write(told)
+            drafted = self.draft.get(path)
+            value = write(drafted)
             # A list, of a person who wrote one by hand, is in no set of choices.
             is_known = known is None or value in list(known())
             if not is_known:
@@ -282,19 +282,19 @@ def read_lines(
     >>> read_lines("old = age >= 65\\nsex", str)
     {'old': 'age >= 65', 'sex': ''}
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     written = text or ""
     for line in written.splitlines():
         before, _, after = line.partition("=")
         name = before.strip()
         value = after.strip()
         if name:
-            found[name] = read(value)
-    return found
+            values[name] = read(value)
+    return values
 
 
 def write_lines(
-    found: Any,
+    values: Any,
     write: Callable[[Any], str],
 ) -> str:
     """The lines that `read_lines` reads.
@@ -302,10 +302,10 @@ def write_lines(
     >>> write_lines({"old": "age >= 65", "sex": ""}, str)
     'old = age >= 65\\nsex'
     """
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         return ""
     lines: list[str] = []
-    for name, value in found.items():
+    for name, value in values.items():
         line = name
         text = write(value)
         if text:
@@ -324,10 +324,10 @@ def _whole(value: Any) -> Any:
 def number_or_text(word: str) -> Any:
     """A number where it is one; what it should have been is for the API to say."""
     try:
-        found = float(word)
+        number = float(word)
     except ValueError:
         return word
-    return _whole(found)
+    return _whole(number)
 
 
 def show_body(
@@ -419,10 +419,10 @@ def curl_of(
     # It is pasted into a shell, and others may have written what is in the body:
     # unquoted, $(...) in a name would run there.
     address = shlex.quote(visit.address + path)
-    sent = shlex.quote(_pretty(body))
+    quoted_body = shlex.quote(_pretty(body))
     return (
         'curl -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\\n'
-        f"  {address} \\\n  -d {sent}"
+        f"  {address} \\\n  -d {quoted_body}"
     )
 
 
@@ -459,10 +459,10 @@ def show_buttons(
     What is wrong is shown in the API's sentence.
     """
     t = visit.t
-    result = html("").props('aria-live="polite"')
+    outcome = html("").props('aria-live="polite"')
 
     def tell(sentence: str, tone: str) -> None:
-        result.set_content(note(sentence, tone))
+        outcome.set_content(note(sentence, tone))
 
     async def is_good() -> bool:
         try:
@@ -478,7 +478,7 @@ def show_buttons(
         if not await is_good():
             return
         waiting = t("Sent. Waiting for the hospitals' first answer ...")
-        result.set_content(note(waiting))
+        outcome.set_content(note(waiting))
         sending.props("loading")
         try:
             await send()
@@ -489,7 +489,7 @@ def show_buttons(
 
     def forget() -> None:
         """What was found of an earlier body is not said of this one."""
-        result.set_content("")
+        outcome.set_content("")
 
     draft.watch(forget)
     with box("row"):

@@ -414,10 +414,14 @@ def figure(
     """A chart with its two ways to be kept; `label` is what a screen reader says of it."""
     chart = ui.echart(dict(options), on_point_click=on_click).classes("figure")
     chart.props(f'role=img aria-label="{escape(label)}"')
-    made = Figure(visit, chart, name, rows)
+    new_figure = Figure(visit, chart, name, rows)
     with ui.element("div").classes("row"):
-        picture = ui.button(visit.t("Save picture (PNG)"), on_click=made.save_picture)
+        picture = ui.button(
+            visit.t("Save picture (PNG)"), on_click=new_figure.save_picture
+        )
         picture.props("no-caps outline dense")
-        numbers = ui.button(visit.t("Save numbers (CSV)"), on_click=made.save_numbers)
+        numbers = ui.button(
+            visit.t("Save numbers (CSV)"), on_click=new_figure.save_numbers
+        )
         numbers.props("no-caps outline dense")
-    return made
+    return new_figure

@@ -47,14 +47,14 @@ SCORING = {
 async def show_hospitals(visit: Visit) -> None:
     t = visit.t
     with frame(visit, t("Hospitals")):
-        found = await _rows(visit)
-        tiles = html(_tiles(visit, found))
-        grid = html(_grid(visit, found))
+        hospitals = await _rows(visit)
+        tiles = html(_tiles(visit, hospitals))
+        grid = html(_grid(visit, hospitals))
         html(f"<h2>{shown(t('What each policy lets others do'))}</h2>")
-        policies = html(_policies(visit, found))
+        policies = html(_policies(visit, hospitals))
         save = ui.button(
             t("Save numbers (CSV)"),
-            on_click=lambda: save_rows("hospitals", _numbers(found)),
+            on_click=lambda: save_rows("hospitals", _numbers(hospitals)),
         )
         save.props("no-caps outline dense").style("align-self:flex-start")
         html(
@@ -64,10 +64,10 @@ async def show_hospitals(visit: Visit) -> None:
 
         async def refresh() -> None:
             # In place, since the button saves this very list.
-            found[:] = await _rows(visit)
-            tiles.set_content(_tiles(visit, found))
-            grid.set_content(_grid(visit, found))
-            policies.set_content(_policies(visit, found))
+            hospitals[:] = await _rows(visit)
+            tiles.set_content(_tiles(visit, hospitals))
+            grid.set_content(_grid(visit, hospitals))
+            policies.set_content(_policies(visit, hospitals))
 
         follow(visit, "hospitals", refresh)
 
@@ -99,16 +99,16 @@ HINT = (
 
 async def _rows(visit: Visit) -> list[dict[str, Any]]:
     answer = await visit.data("/hospitals")
-    found: list[dict[str, Any]] = answer["hospitals"]
-    return found
+    hospitals: list[dict[str, Any]] = answer["hospitals"]
+    return hospitals
 
 
-def _tiles(visit: Visit, found: list[dict[str, Any]]) -> Safe:
-    online = [row for row in found if row["online"]]
-    return facts([(visit.t("Online"), f"{len(online)} / {len(found)}")])
+def _tiles(visit: Visit, hospitals: list[dict[str, Any]]) -> Safe:
+    online = [row for row in hospitals if row["online"]]
+    return facts([(visit.t("Online"), f"{len(online)} / {len(hospitals)}")])
 
 
-def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
+def _grid(visit: Visit, hospitals: list[dict[str, Any]]) -> Safe:
     t = visit.t
     heads = [
         "Hospital",
@@ -120,7 +120,7 @@ def _grid(visit: Visit, found: list[dict[str, Any]]) -> Safe:
         "Fingerprint",
     ]
     rows = []
-    for hospital in found:
+    for hospital in hospitals:
         row = (
             hospital["name"],
             hospital["user_id"],
@@ -158,10 +158,10 @@ def _state(visit: Visit, hospital: dict[str, Any]) -> Safe:
     return _lines([chip(visit, state), *troubles])
 
 
-def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
+def _policies(visit: Visit, hospitals: list[dict[str, Any]]) -> Safe:
     """The rules as sentences, a row for each hospital."""
     t = visit.t
-    names = {row["user_id"]: row["name"] for row in found}
+    names = {row["user_id"]: row["name"] for row in hospitals}
     heads = [
         "Hospital",
         "Orders",
@@ -171,7 +171,7 @@ def _policies(visit: Visit, found: list[dict[str, Any]]) -> Safe:
         "Cohorts",
     ]
     rows = []
-    for hospital in found:
+    for hospital in hospitals:
         policy = told_policy(hospital["policy"])
         if policy is None:
             cells = [t("nothing told")] * 5
@@ -254,9 +254,9 @@ def _inference(visit: Visit, rules: InferenceTold) -> Safe:
 
 def _methods(visit: Visit, allowed: Sequence[str]) -> str:
     """All of a long list are said in a word."""
-    known = {*POOLED, *JOINED}
-    if known <= set(allowed):
-        return visit.t("all {n}", n=len(known))
+    all_methods = {*POOLED, *JOINED}
+    if all_methods <= set(allowed):
+        return visit.t("all {n}", n=len(all_methods))
     return _words(visit, allowed)
 
 
@@ -277,23 +277,23 @@ def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
     return _lines(lines)
 
 
-def _cohorts(visit: Visit, told: Sequence[CohortTold]) -> Safe:
+def _cohorts(visit: Visit, cohorts: Sequence[CohortTold]) -> Safe:
     """A line for each."""
-    return _lines(cohort_lines(told) or [visit.t("none told")])
+    return _lines(cohort_lines(cohorts) or [visit.t("none told")])
 
 
-def cohort_lines(told: Sequence[CohortTold]) -> list[str]:
+def cohort_lines(cohorts: Sequence[CohortTold]) -> list[str]:
     """How an order names each, and what its hospital says that it is."""
     lines = []
-    for one in told:
-        words = f": {one.description}" if one.description else ""
-        lines.append(f"{COHORT}{one.name}{words}")
+    for cohort in cohorts:
+        description = f": {cohort.description}" if cohort.description else ""
+        lines.append(f"{COHORT}{cohort.name}{description}")
     return lines
 
 
 def _users(visit: Visit, users: Sequence[int], names: dict[int, str]) -> str:
-    found = [names.get(user, str(user)) for user in users]
-    return _words(visit, found)
+    user_names = [names.get(user, str(user)) for user in users]
+    return _words(visit, user_names)
 
 
 def _words(visit: Visit, words: Sequence[str]) -> str:
@@ -304,11 +304,11 @@ def _lines(lines: list[str]) -> Safe:
     return Safe("<br>".join(map(shown, lines)))
 
 
-def _numbers(found: list[dict[str, Any]]) -> list[list[Any]]:
+def _numbers(hospitals: list[dict[str, Any]]) -> list[list[Any]]:
     """The rows of the CSV file: as the API gives them, a policy as one cell of JSON."""
-    names = list(found[0]) if found else []
+    names = list(hospitals[0]) if hospitals else []
     rows: list[list[Any]] = [names]
-    for hospital in found:
+    for hospital in hospitals:
         rows.append([_plain(hospital[name]) for name in names])
     return rows
 

@@ -89,11 +89,11 @@ def errors_of(params: Any) -> str | None:
         return None
     if params.get(CLUSTER) is not None:
         return CLUSTER
-    found = params.get("standard_errors")
+    standard_errors = params.get("standard_errors")
     # A person may have written anything there.
-    if not isinstance(found, str) or found not in ERRORS:
+    if not isinstance(standard_errors, str) or standard_errors not in ERRORS:
         return None
-    return found
+    return standard_errors
 
 
 def with_errors(
@@ -106,16 +106,16 @@ def with_errors(
     >>> with_errors({"family": "poisson", "standard_errors": "HC0"}, "cluster")
     {'family': 'poisson', 'cluster': 'hospital'}
     """
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     if isinstance(params, Mapping):
-        found.update(params)
-    found.pop("standard_errors", None)
-    found.pop(CLUSTER, None)
+        changed.update(params)
+    changed.pop("standard_errors", None)
+    changed.pop(CLUSTER, None)
     if chosen == CLUSTER:
-        found[CLUSTER] = HOSPITAL
+        changed[CLUSTER] = HOSPITAL
     elif chosen is not None:
-        found["standard_errors"] = chosen
-    return found
+        changed["standard_errors"] = chosen
+    return changed
 
 
 def cautions(body: Mapping[str, Any]) -> list[str]:
@@ -123,16 +123,16 @@ def cautions(body: Mapping[str, Any]) -> list[str]:
     params = body.get("model_params")
     if not isinstance(params, Mapping):
         params = {}
-    found = []
+    sentences = []
     if params.get("baseline") == "joint":
-        found.append(JOINT)
+        sentences.append(JOINT)
     if params.get("site_effect") is not None:
-        found.append(OF_SITES)
+        sentences.append(OF_SITES)
     if params.get(CLUSTER) is not None:
-        found.append(CLUSTERED)
+        sentences.append(CLUSTERED)
     if body.get("compare") is not None:
-        found.append(COMPARED)
-    return found
+        sentences.append(COMPARED)
+    return sentences
 
 
 def earlier_studies(
@@ -142,15 +142,15 @@ def earlier_studies(
     """The trained models of the body's model type. Which optimizer an order had is not
     listed: what has no report is refused with a sentence.
     """
-    wanted = str(body.get("model_type"))
-    found = []
+    asked_type = str(body.get("model_type"))
+    studies = []
     for row in orders:
         if row["kind"] != "train" or row["state"] != "success":
             continue
         model_type = str(row["model_type"])
-        if model_type.lower() == wanted.lower():
-            found.append(row)
-    return found
+        if model_type.lower() == asked_type.lower():
+            studies.append(row)
+    return studies
 
 
 class EstimateFields:
@@ -174,7 +174,7 @@ class EstimateFields:
                 self._show_errors()
                 self._show_hospitals()
                 self._show_comparison()
-            said = html("")
+            notes = html("")
         self._only_for(part, STUDIED)
 
         def follow() -> None:
@@ -182,7 +182,7 @@ class EstimateFields:
             for sentence in cautions(self.fields.draft.body):
                 caution = shown(t(sentence))
                 sentences += f'<p class="soft">{caution}</p>'
-            said.set_content(sentences)
+            notes.set_content(sentences)
 
         follow()
         self.fields.draft.watch(follow)
@@ -198,12 +198,12 @@ class EstimateFields:
         """The API's values with our words, after None for the default."""
         t = self.fields.visit.t
         default = t(words[None])
-        found: dict[Any, str] = {None: default}
+        labels: dict[Any, str] = {None: default}
         for value in values:
-            found[value] = value
+            labels[value] = value
             if value in words:
-                found[value] = t(words[value])
-        return found
+                labels[value] = t(words[value])
+        return labels
 
     def _show_survival(self) -> None:
         t = self.fields.visit.t
@@ -221,10 +221,10 @@ class EstimateFields:
             unsaid="log",
         )
         _, *other_baselines = get_args(Baseline)
-        words = self._worded(other_baselines, BASELINES)
+        baseline_labels = self._worded(other_baselines, BASELINES)
         of_baseline = model_param("baseline")
         of_edges = model_param("edges")
-        baseline = fields.choice(of_baseline, t("Baseline hazard"), words)
+        baseline = fields.choice(of_baseline, t("Baseline hazard"), baseline_labels)
         edges = fields.words(
             of_edges,
             t("Edges of the time intervals: 1, 2, 3"),
@@ -259,8 +259,8 @@ class EstimateFields:
             unsaid=t("the family's usual one"),
         )
         _, *robust = get_args(StandardErrors)
-        words = self._worded([*robust, CLUSTER], ERRORS)
-        choice: Any = ui.select(words, label=t("Standard errors"))
+        error_labels = self._worded([*robust, CLUSTER], ERRORS)
+        choice: Any = ui.select(error_labels, label=t("Standard errors"))
         cluster = fields.text(
             of_cluster,
             t("Clusters: hospital, or a column"),
@@ -269,15 +269,15 @@ class EstimateFields:
             self._only_for(field, ["glm"])
 
         def follow() -> None:
-            told = draft.body.get("model_params")
-            choice.value = errors_of(told)
+            model_params = draft.body.get("model_params")
+            choice.value = errors_of(model_params)
 
         def change(event: Any) -> None:
             if draft.is_telling:
                 return
-            told = draft.get(params)
-            if event.value != errors_of(told):
-                draft.put(params, with_errors(told, event.value))
+            model_params = draft.get(params)
+            if event.value != errors_of(model_params):
+                draft.put(params, with_errors(model_params, event.value))
 
         def has_clusters(body: Mapping[str, Any]) -> bool:
             return draft.get(of_cluster) is not None
@@ -327,15 +327,15 @@ class EstimateFields:
     def _offered(self) -> dict[Any, str]:
         t = self.fields.visit.t
         body = self.fields.draft.body
-        found: dict[Any, str] = {}
+        offered: dict[Any, str] = {}
         for row in earlier_studies(self.orders, body):
             order_id = row["order_id"]
             members = members_of(row)
             n_hospitals = t("{n} hospitals", n=len(members))
-            found[order_id] = f"{order_id}: {n_hospitals}"
+            offered[order_id] = f"{order_id}: {n_hospitals}"
         # One that was written by hand, and is not among the newest.
         written = body.get("compare")
         if isinstance(written, int):
-            found.setdefault(written, str(written))
-        nothing = t("none") if found else t(NONE_EARLIER)
-        return {None: nothing, **found}
+            offered.setdefault(written, str(written))
+        nothing = t("none") if offered else t(NONE_EARLIER)
+        return {None: nothing, **offered}

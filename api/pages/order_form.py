@@ -74,16 +74,16 @@ def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
     >>> example_order(4, [2, 3, 4])["party_id"], example_order(None, [7, 9])["user_id"]
     ([2, 3], 7)
     """
-    own = user_id
-    if own is None:
-        own = GUEST if GUEST in hospitals else min(hospitals, default=GUEST)
-    others = sorted({*hospitals} - {own})
+    initiator = user_id
+    if initiator is None:
+        initiator = GUEST if GUEST in hospitals else min(hospitals, default=GUEST)
+    others = sorted({*hospitals} - {initiator})
     data_info = {}
-    for user in sorted([own, *others]):
+    for user in sorted([initiator, *others]):
         sql = GUEST_SQL if user == GUEST else HOST_SQL
         data_info[str(user)] = sql
     parties = {
-        "user_id": own,
+        "user_id": initiator,
         "party_id": others,
         "data_info": data_info,
     }
@@ -95,8 +95,8 @@ async def checked_order(visit: Visit, body: dict[str, Any]) -> TrainingRequest:
     is wrong.
     """
     if kind_of(body) == "evaluate":
-        asked = parse_evaluate_request(body)
-        order, _ = await checked_evaluation(visit.services, visit.caller, asked)
+        evaluation = parse_evaluate_request(body)
+        order, _ = await checked_evaluation(visit.services, visit.caller, evaluation)
         return order
     try:
         request = TrainingRequest.model_validate(body)
@@ -117,8 +117,8 @@ def path_of(body: dict[str, Any]) -> str:
 async def show_order_form(visit: Visit) -> None:
     t = visit.t
     with frame(visit, t("New order")):
-        found = await visit.data("/hospitals")
-        hospitals = found["hospitals"]
+        answer = await visit.data("/hospitals")
+        hospitals = answer["hospitals"]
         # One without a fingerprint has never connected.
         connected = [row["user_id"] for row in hospitals if row["fingerprint"]]
         example = example_order(visit.caller.user_id, connected)
@@ -184,17 +184,17 @@ class OrderForm:
 
     def _only_for(self, part: Any, kinds: Iterable[str]) -> None:
         """Shows a part while the draft is of one of these kinds."""
-        wanted = set(kinds)
-        self.fields.shown_while(part, lambda body: kind_of(body) in wanted)
+        kind_names = set(kinds)
+        self.fields.shown_while(part, lambda body: kind_of(body) in kind_names)
 
     # What kind of order
 
     def _show_kinds(self) -> None:
         t = self.visit.t
         groups = {group: t(words) for group, words in GROUPS.items()}
-        first = KINDS[FIRST].group
-        self.group = ui.radio(groups, value=first).props("inline")
-        self.kind = ui.radio(self._kinds_of(first), value=FIRST)
+        first_group = KINDS[FIRST].group
+        self.group = ui.radio(groups, value=first_group).props("inline")
+        self.kind = ui.radio(self._kinds_of(first_group), value=FIRST)
         self.group.on_value_change(lambda event: self._choose_group(event.value))
         self.kind.on_value_change(lambda event: self._choose(event.value))
         ask = link("/page/statistics/new", t("a question of joint statistics"))
@@ -204,16 +204,16 @@ class OrderForm:
 
     def _kinds_of(self, group: str) -> dict[str, str]:
         t = self.visit.t
-        found = {}
+        labels = {}
         for name, kind in KINDS.items():
             if kind.group == group:
-                found[name] = f"{t(kind.name)}: {t(kind.about)}"
-        return found
+                labels[name] = f"{t(kind.name)}: {t(kind.about)}"
+        return labels
 
     def _choose_group(self, group: str | None) -> None:
         if group and not self.draft.is_telling:
-            first, *_ = self._kinds_of(group)
-            self._choose(first)
+            first_kind, *_ = self._kinds_of(group)
+            self._choose(first_kind)
 
     def _choose(self, name: str | None) -> None:
         body = self.draft.body
@@ -237,8 +237,8 @@ class OrderForm:
 
     async def _show_models(self) -> None:
         t = self.visit.t
-        found = await self.visit.data("/orders", limit=MOST_MODELS)
-        self.earlier_orders = found["orders"]
+        answer = await self.visit.data("/orders", limit=MOST_MODELS)
+        self.earlier_orders = answer["orders"]
         self.hospitals_of: dict[int, Any] = {}
         models = {}
         for row in self.earlier_orders:
@@ -268,15 +268,15 @@ class OrderForm:
 
     def _take_model(self, model_id: int | None) -> None:
         """The hospitals of an evaluation are among those that hold the model."""
-        hold = self.hospitals_of.get(model_id or 0)
-        if hold is None or self.draft.is_telling:
+        holders = self.hospitals_of.get(model_id or 0)
+        if holders is None or self.draft.is_telling:
             return
         body = self.draft.body
-        own = body.get("user_id")
+        initiator = body.get("user_id")
         sql = self.draft.parts("data_info")
-        body["party_id"] = [user for user in hold if user != own]
+        body["party_id"] = [user for user in holders if user != initiator]
         data_info = {}
-        for user in sorted({*hold, own}):
+        for user in sorted({*holders, initiator}):
             data_info[str(user)] = sql.get(str(user), HOST_SQL)
         body["data_info"] = data_info
         self.draft.tell()
@@ -312,10 +312,10 @@ class OrderForm:
             self._only_for(field, ["cox"])
 
         def name_it() -> None:
-            words = t("Column of the outcome")
+            caption = t("Column of the outcome")
             if kind_of(self.draft.body) == "cox":
-                words = t("Column of the time (event, or end of observation)")
-            label.props(f'label="{words}"')
+                caption = t("Column of the time (event, or end of observation)")
+            label.props(f'label="{caption}"')
 
         name_it()
         self.draft.watch(name_it)

@@ -152,32 +152,32 @@ def with_kind(
     of an evaluation.
     """
     kind = KINDS[name]
-    found = {field: body[field] for field in _OF_ALL if field in body}
+    new_body = {field: body[field] for field in _OF_ALL if field in body}
     if kind.group != TRAININGS and READER in body:
-        found[READER] = body[READER]
+        new_body[READER] = body[READER]
     if kind.group == EVALUATIONS:
-        return found | {"model_id": body.get("model_id", earlier.get("model_id"))}
-    found |= {field: body[field] for field in START if field in body}
-    found["model_type"] = kind.model_type
+        return new_body | {"model_id": body.get("model_id", earlier.get("model_id"))}
+    new_body |= {field: body[field] for field in START if field in body}
+    new_body["model_type"] = kind.model_type
     # A copy down to its leaves: the form changes it, and KINDS is for all visitors.
     params = json.loads(json.dumps(kind.params))
     params["encrypt_param"] = _protection(body) or _protection(earlier)
     if not params["encrypt_param"]:
         params["encrypt_param"] = {"method": "Paillier"}
-    found["model_params"] = params
+    new_body["model_params"] = params
     columns = body if "attributes" in body else earlier
     for field_name in _OF_ROWS:
         value = columns.get(field_name, COLUMNS.get(field_name))
         if value is not None:
-            found[field_name] = value
-    _name_outcome(found, kind, columns)
-    return found
+            new_body[field_name] = value
+    _name_outcome(new_body, kind, columns)
+    return new_body
 
 
 def _protection(body: Mapping[str, Any]) -> dict[str, Any]:
     params = body.get("model_params")
-    found = params.get("encrypt_param") if isinstance(params, dict) else None
-    return dict(found) if isinstance(found, dict) else {}
+    protection = params.get("encrypt_param") if isinstance(params, dict) else None
+    return dict(protection) if isinstance(protection, dict) else {}
 
 
 def _name_outcome(body: dict[str, Any], kind: Kind, earlier: Mapping[str, Any]) -> None:

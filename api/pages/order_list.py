@@ -48,28 +48,28 @@ MODELS = {
 async def show_orders(visit: Visit, before: int | None) -> None:
     t = visit.t
     with frame(visit, t("Orders")):
-        found = await visit.data("/orders", limit=PAGE, before=before)
+        listing = await visit.data("/orders", limit=PAGE, before=before)
         names = await hospital_names(visit)
-        grid = html(_page(visit, found, names, before))
+        grid = html(_page(visit, listing, names, before))
         save = ui.button(
             t("Save numbers (CSV)"),
-            on_click=lambda: save_rows("orders", _numbers(found)),
+            on_click=lambda: save_rows("orders", _numbers(listing)),
         )
         save.props("no-caps outline dense").style("align-self:flex-start")
-        save.set_visibility(bool(found["orders"]))
+        save.set_visibility(bool(listing["orders"]))
 
         async def refresh() -> None:
-            found.update(await visit.data("/orders", limit=PAGE, before=before))
-            grid.set_content(_page(visit, found, names, before))
-            save.set_visibility(bool(found["orders"]))
+            listing.update(await visit.data("/orders", limit=PAGE, before=before))
+            grid.set_content(_page(visit, listing, names, before))
+            save.set_visibility(bool(listing["orders"]))
 
         follow(visit, "order", refresh)
 
 
 async def hospital_names(visit: Visit) -> dict[int, str]:
     """Names by user id, as the API lists them."""
-    found = await visit.data("/hospitals")
-    return {row["user_id"]: row["name"] for row in found["hospitals"]}
+    answer = await visit.data("/hospitals")
+    return {row["user_id"]: row["name"] for row in answer["hospitals"]}
 
 
 def named(visit: Visit, user_id: int | None, names: dict[int, str]) -> str:
@@ -92,19 +92,19 @@ def method_words(visit: Visit, order: Mapping[str, Any]) -> str:
     model, method = order["model_type"], order["method"]
     if order["kind"] == "statistics":
         return visit.t(METHODS.get(method, method))
-    words = []
+    labels = []
     if model:
-        words.append(visit.t(MODELS.get(model.lower(), model)))
+        labels.append(visit.t(MODELS.get(model.lower(), model)))
     if method:
-        words.append(method)
-    return ", ".join(words) or "-"
+        labels.append(method)
+    return ", ".join(labels) or "-"
 
 
 def _page(
-    visit: Visit, found: dict[str, Any], names: dict[int, str], before: int | None
+    visit: Visit, listing: dict[str, Any], names: dict[int, str], before: int | None
 ) -> Safe:
     t = visit.t
-    if not found["orders"]:
+    if not listing["orders"]:
         new = link("/page/orders/new", t("New order"))
         return note(Safe(f"{shown(t('There is no order yet.'))} {new}"))
     heads = [
@@ -118,7 +118,7 @@ def _page(
         "Created",
     ]
     rows = []
-    for order in found["orders"]:
+    for order in listing["orders"]:
         order_id = order["order_id"]
         kind = t(KINDS.get(order["kind"], order["kind"]))
         if order["name"]:
@@ -135,7 +135,7 @@ def _page(
         )
         rows.append(row)
     grid = table([t(head) for head in heads], rows)
-    return Safe(grid + _page_links(visit, found["next"], before))
+    return Safe(grid + _page_links(visit, listing["next"], before))
 
 
 def progress(visit: Visit, order: dict[str, Any]) -> Safe:
@@ -143,13 +143,13 @@ def progress(visit: Visit, order: dict[str, Any]) -> Safe:
     n_done, n_parts = order["progress"]["done"], order["progress"]["of"]
     if n_parts is None or order["state"] == "pending":
         return Safe(n_done or "-")
-    done, n_drawn = f"{n_done} / {n_parts}", n_done
+    figures, n_drawn = f"{n_done} / {n_parts}", n_done
     if order["state"] == "success":
         n_drawn = n_parts
         # Training may converge before its last round.
         if n_done < n_parts:
-            done = visit.t("{n} of at most {most}", n=n_done, most=n_parts)
-    return Safe(f"{shown(done)} {bar(n_drawn, n_parts, visit.t('Progress'))}")
+            figures = visit.t("{n} of at most {most}", n=n_done, most=n_parts)
+    return Safe(f"{shown(figures)} {bar(n_drawn, n_parts, visit.t('Progress'))}")
 
 
 def _page_links(visit: Visit, older: int | None, before: int | None) -> str:
@@ -162,7 +162,7 @@ def _page_links(visit: Visit, older: int | None, before: int | None) -> str:
     return f'<nav class="row" aria-label="{label}">{" ".join(links)}</nav>'
 
 
-def _numbers(found: dict[str, Any]) -> list[list[Any]]:
+def _numbers(listing: dict[str, Any]) -> list[list[Any]]:
     names = [
         "order_id",
         "kind",
@@ -176,7 +176,7 @@ def _numbers(found: dict[str, Any]) -> list[list[Any]]:
         "updated",
     ]
     rows = [names]
-    for order in found["orders"]:
+    for order in listing["orders"]:
         row = {name: order[name] for name in names}
         row["hospitals"] = " ".join(map(str, order["hospitals"]))
         rows.append(list(row.values()))

@@ -70,7 +70,7 @@ class PartyFields:
         refuses.
         """
         visit = self.fields.visit
-        said = visit.t("nothing told")
+        rules = visit.t("nothing told")
         cohorts = []
         if self.policy is not None:
             # Its first two lines say who may order and who gets results.
@@ -79,15 +79,15 @@ class PartyFields:
                 self.policy.orders,
                 self.names,
             )
-            said = " · ".join(lines)
+            rules = " · ".join(lines)
             cohorts = cohort_lines(self.policy.cohorts)
-        words = shown(visit.t("Allows"))
-        items = shown(said)
-        allowed = f'<p class="soft small">{words}: {items}</p>'
+        caption = shown(visit.t("Allows"))
+        items = shown(rules)
+        allowed = f'<p class="soft small">{caption}: {items}</p>'
         if cohorts:
-            words = shown(visit.t("In place of a SELECT it takes:"))
+            caption = shown(visit.t("In place of a SELECT it takes:"))
             items = shown(", ".join(cohorts))
-            allowed += f'<p class="soft small">{words} {items}</p>'
+            allowed += f'<p class="soft small">{caption} {items}</p>'
         return Safe(allowed)
 
     def _refusals(self, order: TrainingRequest | None) -> list[Refused]:
@@ -112,8 +112,8 @@ class PartyFields:
         for refusal in refusals:
             sentence = shown(visit.error(refusal))
             items += f"<li>{sentence}</li>"
-        words = visit.t("{name} would refuse this:", name=self.name)
-        heading = shown(words)
+        caption = visit.t("{name} would refuse this:", name=self.name)
+        heading = shown(caption)
         refused = Safe(f"{heading}<ul>{items}</ul>")
         self.refused.set_content(note(refused, "bad"))
         return True
@@ -142,21 +142,21 @@ class PartyFields:
         # What the draft has just shown is no change of the visitor's.
         if draft.is_telling:
             return
-        others = []
+        party_ids = []
         for user in draft.members("party_id"):
             if user != self.user:
-                others.append(user)
+                party_ids.append(user)
         if is_in:
-            others.append(self.user)
+            party_ids.append(self.user)
         # People may have written something else among them, which has no order.
-        if all(isinstance(user, int) for user in others):
-            others.sort()
+        if all(isinstance(user, int) for user in party_ids):
+            party_ids.sort()
         sql = draft.parts("data_info")
-        own = str(self.user)
+        user_key = str(self.user)
         if is_in:
-            sql.setdefault(own, HOST_SQL)
+            sql.setdefault(user_key, HOST_SQL)
         else:
-            sql.pop(own, None)
-        draft.body["party_id"] = others
+            sql.pop(user_key, None)
+        draft.body["party_id"] = party_ids
         draft.body["data_info"] = sql
         draft.tell()

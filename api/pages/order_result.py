@@ -51,28 +51,28 @@ def asked_of(visit: Visit, info: Mapping[str, Any] | None) -> Safe:
     listed = ", ".join(columns[:12])
     if len(columns) > 12:
         listed += visit.t(" and {n} more", n=len(columns) - 12)
-    what = visit.t(
+    description = visit.t(
         "{model} of {label} by {columns}",
         model=_model_words(visit, info["model_type"]),
         label=params["label_name"],
         columns=listed,
     )
-    return Safe(f'<p class="soft">{shown(visit.t(TOLD, what=what))}</p>')
+    return Safe(f'<p class="soft">{shown(visit.t(TOLD, what=description))}</p>')
 
 
 def _model_words(visit: Visit, name: str) -> str:
     """As the list of orders says it; the API's own name where that has none."""
-    for words in MODELS.values():
-        if words.lower() == name.lower():
-            return visit.t(words)
+    for label in MODELS.values():
+        if label.lower() == name.lower():
+            return visit.t(label)
     return name
 
 
 def is_by_newton(order: Mapping[str, Any]) -> bool:
     """Whether its hospitals withhold metrics because they train by newton."""
     for round_ in order["rounds"][-1:]:
-        for own in round_["hospitals"].values():
-            rule = own.get("withheld", {}).get("train") or {}
+        for report in round_["hospitals"].values():
+            rule = report.get("withheld", {}).get("train") or {}
             if rule.get("rule") == BY_NEWTON:
                 return True
     return False
@@ -86,12 +86,14 @@ def refused(visit: Visit, refusal: Mapping[str, Any]) -> Safe:
     also = refusal.get("detail", {}).get("also", [])
     if not also:
         return note(visit.error(error), "bad")
-    others = [one["sentence"] for one in also]
+    other_sentences = [entry["sentence"] for entry in also]
     # The store has put the sentences of the others behind the first one.
-    first = error.sentence.removesuffix(" " + " ".join(others))
-    items = "".join(f"<li>{shown(sentence)}</li>" for sentence in (first, *others))
-    said = CHINESE_ERRORS.get(error.code, "") if visit.language == "zh" else ""
-    text = f"{shown(said)}<ul>{items}</ul>{shown(error.remedy)}"
+    first_sentence = error.sentence.removesuffix(" " + " ".join(other_sentences))
+    items = "".join(
+        f"<li>{shown(sentence)}</li>" for sentence in (first_sentence, *other_sentences)
+    )
+    chinese = CHINESE_ERRORS.get(error.code, "") if visit.language == "zh" else ""
+    text = f"{shown(chinese)}<ul>{items}</ul>{shown(error.remedy)}"
     return note(Safe(text), "bad")
 
 
@@ -99,12 +101,12 @@ def where_numbers_are(visit: Visit, order: Mapping[str, Any]) -> Safe:
     """Once it has succeeded: in whose hands, and by which command."""
     if order["state"] != "success":
         return Safe("")
-    n = order["order_id"]
+    order_id = order["order_id"]
     if order["kind"] == "train":
         text = REPORT if is_by_newton(order) else MODEL
-        return note(visit.t(text, n=n), "good")
+        return note(visit.t(text, n=order_id), "good")
     if order["kind"] == "evaluate":
-        return note(visit.t(CURVES, n=n), "good")
+        return note(visit.t(CURVES, n=order_id), "good")
     return Safe("")
 
 

@@ -110,14 +110,14 @@ class Timeline:
         """Asks the API; an error is shown in its sentence."""
         choice = str(self.choice.value)
         self.shown = choice
-        asked = {}
+        arguments = {}
         if choice != AROUND:
             fold, _, round_ = choice.partition("/")
-            asked["fold"] = int(fold)
-            asked["round"] = int(round_)
+            arguments["fold"] = int(fold)
+            arguments["round"] = int(round_)
         path = f"/orders/{self.order_id}/timeline"
         try:
-            found = await self.visit.data(path, **asked)
+            answer = await self.visit.data(path, **arguments)
         except ConsiliumError as error:
             sentence = self.visit.error(error)
             self.below.set_content(note(sentence, "bad"))
@@ -126,10 +126,10 @@ class Timeline:
         # own.
         if self.shown != choice:
             return
-        parts = found["parts"]
-        deleted = found["prefect_run_deleted"]
+        parts = answer["parts"]
+        deleted = answer["prefect_run_deleted"]
         legend = _legend(self.visit, parts, deleted)
-        if found["hospitals_show"] == WHOLE_ORDER:
+        if answer["hospitals_show"] == WHOLE_ORDER:
             coarse = note(self.visit.t(COARSE))
             legend = Safe(legend + coarse)
         self.below.set_content(legend)
@@ -174,10 +174,10 @@ class Timeline:
                 ended = _seconds(part["ended"])
             else:
                 ended = time.time()
-            what = self.visit.t(part["what"])
+            kind = self.visit.t(part["what"])
             span = Span(
                 who=self._who(part),
-                what=what,
+                what=kind,
                 began=began,
                 ended=ended,
             )
@@ -220,8 +220,8 @@ def happened(
     """When, and what: of an order whose rounds are these."""
     t = visit.t
     sender = named(visit, order["user_id"], names)
-    sent = moment(order["created"])
-    rows = [(sent, t("Sent by {name}", name=sender))]
+    sent_at = moment(order["created"])
+    rows = [(sent_at, t("Sent by {name}", name=sender))]
     counted = []
     for user, n_rows in order["data_volum"].items():
         if n_rows is not None:
@@ -237,9 +237,9 @@ def happened(
         all_names = ", ".join(late)
         rows.append(("-", t("Began without {names}", names=all_names)))
     if rounds:
-        first = rounds[0]
+        first_round = rounds[0]
         newest = rounds[-1]
-        began = moment(first["recorded"])
+        began = moment(first_round["recorded"])
         rows.append((began, t("First round")))
         went_on = moment(newest["recorded"])
         newest_round = t("Newest round: {n}", n=newest["round"])
@@ -259,8 +259,8 @@ def pace_figure(
     names = []
     seconds = []
     rows: list[list[Any]] = [["round", "seconds"]]
-    for before, entry in itertools.pairwise(rounds):
-        began = datetime.fromisoformat(before["recorded"])
+    for previous, entry in itertools.pairwise(rounds):
+        began = datetime.fromisoformat(previous["recorded"])
         ended = datetime.fromisoformat(entry["recorded"])
         duration = ended - began
         lasted = round(duration.total_seconds(), 3)
@@ -306,6 +306,6 @@ def _legend(
 
 def _seconds(moment: str) -> float:
     """Of the epoch."""
-    told = datetime.fromisoformat(moment)
-    instant = told.astimezone(UTC)
+    parsed_moment = datetime.fromisoformat(moment)
+    instant = parsed_moment.astimezone(UTC)
     return instant.timestamp()

@@ -69,12 +69,12 @@ def prefect_run(visit: Visit, address: str) -> Safe:
     Prefect listens on loopback of the coordinator's machine, where the visitor's browser
     hardly ever is; an address that an operator publishes needs no word.
     """
-    words = visit.t("The run in Prefect")
-    run = link(address, words, is_new=True)
+    label = visit.t("The run in Prefect")
+    run = link(address, label, is_new=True)
     if urlsplit(address).hostname not in LOOPBACK:
         return run
-    word = shown(visit.t(THROUGH_TUNNEL))
-    return Safe(f'{run} <span class="soft">({word})</span>')
+    hint = shown(visit.t(THROUGH_TUNNEL))
+    return Safe(f'{run} <span class="soft">({hint})</span>')
 
 
 class OrderView:
@@ -197,8 +197,8 @@ class OrderView:
             names.append(self.visit.t(name))
             reasons.append(self.visit.waiting(hospital))
         all_names = ", ".join(names)
-        first = self.visit.t("Waiting for {names}.", names=all_names)
-        return " ".join([first, *reasons])
+        sentence = self.visit.t("Waiting for {names}.", names=all_names)
+        return " ".join([sentence, *reasons])
 
     def hospitals(self) -> Safe:
         """Each hospital's rows and its metrics of the newest round."""
@@ -228,19 +228,19 @@ class OrderView:
         caption = t("Rows of each hospital")
         if metrics:
             caption = t("Rows and metrics of the newest round")
-        drawn = table(heads, rows, caption=caption)
+        grid = table(heads, rows, caption=caption)
         if by_newton:
-            return Safe(drawn + note(t(NO_METRICS)))
+            return Safe(grid + note(t(NO_METRICS)))
         withheld: set[str] = set()
-        for own in newest.values():
-            withheld.update(own.get("withheld", {}))
+        for report in newest.values():
+            withheld.update(report.get("withheld", {}))
         if withheld & {"train", "test"}:
             sentence = note(t(WITHHELD_METRICS))
-            drawn = Safe(drawn + sentence)
+            grid = Safe(grid + sentence)
         if "scores" in withheld:
             sentence = note(t(UNSCORED))
-            drawn = Safe(drawn + sentence)
-        return drawn
+            grid = Safe(grid + sentence)
+        return grid
 
     def events(self) -> Safe:
         """What has happened, by time, and links to more."""
@@ -263,8 +263,8 @@ class OrderView:
         if order["rerun_of"]:
             earlier = order["rerun_of"]
             address = f"/page/orders/{earlier}"
-            words = t("Runs order {n} again", n=earlier)
-            links.append(link(address, words))
+            label = t("Runs order {n} again", n=earlier)
+            links.append(link(address, label))
         if order["gradients"]:
             address = f"/page/scores?order_id={order['order_id']}"
             links.append(link(address, t("Scores of this order")))
@@ -276,11 +276,11 @@ class OrderView:
     # Its figures
 
     def shown_rounds(self) -> list[dict[str, Any]]:
-        found = []
+        rounds = []
         for entry in self.rounds:
             if entry["fold"] == self.fold:
-                found.append(entry)
-        return found
+                rounds.append(entry)
+        return rounds
 
     def metric_figure(self) -> Drawing:
         """A line for each hospital, and the joint loss where the metric is the loss of
@@ -349,10 +349,10 @@ class OrderView:
         names = ["loss"]
         if self.rounds:
             names += metrics_of(self.rounds[-1]["hospitals"])
-        words = {}
+        labels = {}
         for name in names:
-            words[name] = self.visit.t(name)
-        return words
+            labels[name] = self.visit.t(name)
+        return labels
 
     def folds(self) -> dict[int, str]:
         """The final model, which is fold 0, and the folds that have begun."""
@@ -464,8 +464,8 @@ class OrderView:
 
 
 def _head(text: str) -> Safe:
-    words = shown(text)
-    return Safe(f"<h2>{words}</h2>")
+    title = shown(text)
+    return Safe(f"<h2>{title}</h2>")
 
 
 def number_of(response: Any) -> int:

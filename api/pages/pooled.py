@@ -93,8 +93,8 @@ def _lines(visit: Visit, summary: Mapping[str, Any]) -> Iterator[Line]:
     t = visit.t
     evaluation = summary.get("evaluation")
     if evaluation:
-        told = {"n_rows": evaluation["n_rows"], **evaluation["metrics"]}
-        yield Line(t("Model {n}", n=evaluation["model_id"]), t("new rows"), told)
+        measured = {"n_rows": evaluation["n_rows"], **evaluation["metrics"]}
+        yield Line(t("Model {n}", n=evaluation["model_id"]), t("new rows"), measured)
     folds = [int(name) for name in summary if name.isdecimal()]
     for fold in sorted(folds):
         training = summary[str(fold)]

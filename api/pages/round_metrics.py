@@ -24,8 +24,8 @@ def measured_of(hospitals: dict[str, Any], user: str, part: str) -> dict[str, An
     """A hospital's metrics of a round; none where it had no part in it, or no such
     rows.
     """
-    own = hospitals.get(user, {})
-    return own.get(part) or {}
+    report = hospitals.get(user, {})
+    return report.get(part) or {}
 
 
 def metrics_of(hospitals: dict[str, Any]) -> list[str]:

@@ -72,7 +72,7 @@ class ScoresQuery:
 
     def address(self, **changes: Any) -> str:
         """The address of this page with other choices; empty ones are left out."""
-        wanted = {
+        choices = {
             "order_id": self.order_id,
             "score": self.score,
             "round": self.round,
@@ -82,7 +82,7 @@ class ScoresQuery:
             **changes,
         }
         chosen = {}
-        for name, value in wanted.items():
+        for name, value in choices.items():
             if value not in (None, ""):
                 chosen[name] = value
         question = urlencode(chosen)
@@ -99,10 +99,10 @@ async def show_scores(visit: Visit, question: Any) -> None:
             sentence = shown(t(NONE_YET))
             html(note(Safe(f"{sentence} {new}")))
             return
-        found = await visit.data("/orders", limit=MOST_ORDERS)
+        answer = await visit.data("/orders", limit=MOST_ORDERS)
         names = await hospital_names(visit)
         view = ScoreView(visit, asked, names)
-        view.choose_order(found["orders"])
+        view.choose_order(answer["orders"])
         view.rounds = await _rounds(visit, asked)
         if not view.rounds:
             html(note(t(NONE_HERE)))
@@ -134,8 +134,8 @@ async def _take_newest(visit: Visit, asked: ScoresQuery) -> bool:
 
 async def _rounds(visit: Visit, asked: ScoresQuery) -> list[dict[str, Any]]:
     """The recorded rounds, the newest first."""
-    found = await visit.data(f"/orders/{asked.order_id}/rounds", limit=1000)
-    rounds: list[dict[str, Any]] = found["rounds"]
+    answer = await visit.data(f"/orders/{asked.order_id}/rounds", limit=1000)
+    rounds: list[dict[str, Any]] = answer["rounds"]
     return rounds
 
 
@@ -168,13 +168,13 @@ class ScoreView:
 
     def params(self, arguments: dict[str, Any], round_: int | None) -> dict[str, Any]:
         """The arguments of a call for a score of this order."""
-        sent = {
+        parameters = {
             "order_id": self.asked.order_id,
             "round": round_,
             "layers": self.asked.layers or None,
             **arguments,
         }
-        return {name: value for name, value in sent.items() if value is not None}
+        return {name: value for name, value in parameters.items() if value is not None}
 
     def choose_order(self, orders: Iterable[Mapping[str, Any]]) -> None:
         """Another training; what was chosen of this one's rounds is not of that one."""
@@ -185,10 +185,10 @@ class ScoreView:
             kind = row["kind"]
             if kind in ("train", "external"):
                 order_id = row["order_id"]
-                what = t(KINDS[kind])
+                kind_label = t(KINDS[kind])
                 method = method_words(self.visit, row)
                 state = t(row["state"])
-                offered[order_id] = f"{order_id}: {what}, {method}, {state}"
+                offered[order_id] = f"{order_id}: {kind_label}, {method}, {state}"
         offered.setdefault(chosen, str(chosen))
         forgotten = dict.fromkeys(("round", "last", "layers"), "")
         with ui.element("div").classes("row"):
@@ -339,10 +339,10 @@ class ScoreView:
         height = max(260, 130 + 22 * len(names))
         picture.chart.style(f"height:{height}px")
         if missing:
-            words = shown(t("Rounds without a score:"))
+            caption = shown(t("Rounds without a score:"))
             without = shown(", ".join(map(str, missing)))
             first = shown(reasons[0])
-            html(f'<p class="soft">{words} {without}. {first}</p>')
+            html(f'<p class="soft">{caption} {without}. {first}</p>')
 
     async def _scores_of(
         self,
@@ -423,9 +423,9 @@ class ScoreView:
     def summary(self, data: Mapping[str, Any]) -> Safe:
         """Who is the most unlike, in words."""
         t = self.visit.t
-        n_scores, found = most_unlike(data)
+        n_scores, first_counts = most_unlike(data)
         sentences = []
-        for client, n_first in found.items():
+        for client, n_first in first_counts.items():
             sentence = t(
                 "{name} is the most unlike in {n} of {of} scores.",
                 name=self.name(int(client)),
@@ -482,11 +482,11 @@ def most_unlike(data: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
     kinds = [kind for kind in scores if kind not in NO_ANOMALY]
     counts: dict[str, int] = {}
     for kind in kinds:
-        first = [client for client, own in data.items() if own[kind]["rank"] == 1]
-        if len(first) == 1:
-            (client,) = first
+        leaders = [client for client, entry in data.items() if entry[kind]["rank"] == 1]
+        if len(leaders) == 1:
+            (client,) = leaders
             counts[client] = counts.get(client, 0) + 1
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
     return len(kinds), dict(ordered)
 
 

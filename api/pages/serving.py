@@ -67,8 +67,8 @@ class Pages(Mount):
 
 
 def _is_ours(path: str) -> bool:
-    for own in OURS:
-        if path == own or path.startswith((f"{own}/", f"{own}_")):
+    for prefix in OURS:
+        if path == prefix or path.startswith((f"{prefix}/", f"{prefix}_")):
             return True
     return path == "/"
 
@@ -138,14 +138,14 @@ def _add_views(door: VisitorDoor) -> None:
 async def _no_such_page(request: Request) -> Response:
     """For anybody, so it says nothing of what there is."""
     language, theme = preferences(request)
-    words = escape(translated(NO_SUCH_PAGE, language))
+    sentence = escape(translated(NO_SUCH_PAGE, language))
     orders = escape(translated("Orders", language))
     dark = " class=body--dark" if theme == "dark" else ""
     text = (
         f'<!doctype html><html lang="{language}"><head><title>Consilium</title>'
         '<meta name="viewport" content="width=device-width">'
         f"<style>{STYLE}</style></head><body{dark}>"
-        f'<div id="main" role="main"><h1>{words}</h1><p><a href="/page/orders">{orders}</a></p></div>'
+        f'<div id="main" role="main"><h1>{sentence}</h1><p><a href="/page/orders">{orders}</a></p></div>'
         "</body></html>"
     )
     return HTMLResponse(text, status_code=404)
@@ -306,17 +306,19 @@ def _show_sign_in(request: Request, door: VisitorDoor) -> None:
     # Words of ours only: the address may have been written by anybody.
     why = REASONS.get(request.query_params.get("why", ""))
     reason = note(translated(why, language), "bad") if why else ""
-    other, name = ("en", "English") if language == "zh" else ("zh", "中文")
-    wanted = local(request.query_params.get("back"))
-    back = escape(wanted)
+    other_language, language_name = (
+        ("en", "English") if language == "zh" else ("zh", "中文")
+    )
+    return_page = local(request.query_params.get("back"))
+    back = escape(return_page)
     # In another language one still comes to where one wanted to go.
-    anew = quote(f"/page/sign-in?back={quote(wanted, safe='')}", safe="")
+    anew = quote(f"/page/sign-in?back={quote(return_page, safe='')}", safe="")
     people = link_to_provider(door.app, request, language)
     with ui.element("div").props("id=main role=main"):
         html(
             Safe(
                 f'<p class="row"><b>Consilium</b> '
-                f'<a href="/page/preferences?language={other}&amp;back={anew}">{name}</a></p>'
+                f'<a href="/page/preferences?language={other_language}&amp;back={anew}">{language_name}</a></p>'
                 f"<h1>{t('Sign in')}</h1>{reason}"
                 f"{people}"
                 f'<form class="sign" method="post" action="/page/sign-in"><label for="token">{t(TOKEN)}</label>'

@@ -55,19 +55,19 @@ def link_to_provider(app: FastAPI, request: Request, language: str) -> str:
     """HTML for the sign-in page; nothing where no provider is set."""
     if app.state.identity_provider is None:
         return ""
-    own = _own_page(request.query_params.get("back"))
-    back = quote(own, safe="")
+    page = _own_page(request.query_params.get("back"))
+    back = quote(page, safe="")
     text = escape(translated(WITH_ACCOUNT, language))
     return f'<p><a href="/page/sign-in/begin?back={back}">{text}</a></p>'
 
 
 def _own_page(address: str | None) -> str:
     """A page of ours to go on to; the start page for any other address."""
-    own = local(address)
+    page = local(address)
     # Back at the door one would be asked to sign in again.
-    if not own.startswith("/page/") or own.startswith("/page/sign-"):
+    if not page.startswith("/page/") or page.startswith("/page/sign-"):
         return "/"
-    return own
+    return page
 
 
 class BegunCookie:

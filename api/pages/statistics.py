@@ -83,21 +83,21 @@ async def _runs(
     visit: Visit, schedule_id: int | None, before: int | None
 ) -> dict[str, Any]:
     path = "/statistics/history"
-    found: dict[str, Any] = await visit.data(
+    history: dict[str, Any] = await visit.data(
         path, schedule_id=schedule_id, limit=PAGE, before=before
     )
-    return found
+    return history
 
 
 def _grid(
     visit: Visit,
-    found: dict[str, Any],
+    history: dict[str, Any],
     names: dict[int, str],
     schedule_id: int | None,
     before: int | None,
 ) -> Safe:
     t = visit.t
-    if not found["runs"]:
+    if not history["runs"]:
         return note(t(NOTHING_YET))
     heads = [
         "Order",
@@ -108,14 +108,14 @@ def _grid(
         "Rows used",
         "Where the values are",
     ]
-    rows = [run_row(visit, run, names) for run in found["runs"]]
+    rows = [run_row(visit, run, names) for run in history["runs"]]
     links = []
     if before or schedule_id:
         links.append(link("/page/statistics", t("All runs")))
-    if found["next"]:
+    if history["next"]:
         which = f"schedule_id={schedule_id}&" if schedule_id else ""
         links.append(
-            link(f"/page/statistics?{which}before={found['next']}", t("Older"))
+            link(f"/page/statistics?{which}before={history['next']}", t("Older"))
         )
     grid = table([t(head) for head in heads], rows)
     return Safe(f'{grid}<p class="row">{" ".join(links)}</p>')
@@ -155,7 +155,7 @@ def _soft(text: str) -> str:
     return f'<br><span class="soft small">{shown(text)}</span>'
 
 
-def _numbers(found: dict[str, Any]) -> list[list[Any]]:
+def _numbers(history: dict[str, Any]) -> list[list[Any]]:
     names = [
         "order_id",
         "state",
@@ -171,7 +171,7 @@ def _numbers(found: dict[str, Any]) -> list[list[Any]]:
         "sentence",
     ]
     rows = [names]
-    for run in found["runs"]:
+    for run in history["runs"]:
         row = {name: run[name] for name in names}
         # An object, which takes one cell of the file.
         if isinstance(row["rows_used"], dict):
@@ -196,21 +196,21 @@ _DAILY = re.compile(r"(\d{1,2}) (\d{1,2}) \* \* (\*|[0-7](?:-[0-7])?)")
 def cron_words(visit: Visit, cron: str) -> str:
     """The usual times in words, with the expression behind; any other as it is."""
     t = visit.t
-    found = _DAILY.fullmatch(cron.strip())
-    if found is None:
+    match = _DAILY.fullmatch(cron.strip())
+    if match is None:
         return cron
-    minute, hour, days = found.groups()
+    minute, hour, days = match.groups()
     time = f"{int(hour):02}:{int(minute):02}"
     if days == "*":
-        said = t("each day at {time}", time=time)
+        phrase = t("each day at {time}", time=time)
     else:
         first, _, last = days.partition("-")
         # In cron 7 is Sunday too.
         named_days = t(WEEKDAYS[int(first) % 7])
         if last:
             named_days += f" - {t(WEEKDAYS[int(last) % 7])}"
-        said = t("{days} at {time}", days=named_days, time=time)
-    return f"{said}, {cron}"
+        phrase = t("{days} at {time}", days=named_days, time=time)
+    return f"{phrase}, {cron}"
 
 
 class Schedules:
@@ -262,8 +262,8 @@ class Schedules:
             (t("Next time"), moment(next_run)),
             (t("Runs"), runs),
         ]
-        word = "active" if schedule["active"] else "paused"
-        state = chip(self.visit, word)
+        state_name = "active" if schedule["active"] else "paused"
+        state = chip(self.visit, state_name)
         title = Safe(f"<b>{number} {shown(schedule['name'])}</b> {state}")
         caller = self.visit.caller
         is_owner = caller.user_id == schedule["user_id"] or caller.role == "open"

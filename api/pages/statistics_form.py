@@ -62,9 +62,9 @@ def example_question(
     names: dict[int, str],
 ) -> dict[str, Any]:
     """A mean over a file of each hospital, for the visitor's own."""
-    own = names.get(user_id or 0)
-    if not own:
-        own = next(iter(names.values()), "")
+    own_name = names.get(user_id or 0)
+    if not own_name:
+        own_name = next(iter(names.values()), "")
     providers = []
     for user, name in names.items():
         kind = "parquet" if user == KEEPS_PARQUET else "csv"
@@ -77,7 +77,7 @@ def example_question(
         providers.append(provider)
     return {
         "data_providers": providers,
-        "result_receivers": [own],
+        "result_receivers": [own_name],
         "method": "avg",
         "result_alias": "mean_glucose",
     }
@@ -102,27 +102,27 @@ async def check_question(
     except ValidationError as error:
         raise describe(error) from None
     if isinstance(sent, ScheduleRequest):
-        _, asked = await schedules.checked(
+        _, question = await schedules.checked(
             visit.services,
             visit.caller,
             sent,
         )
     else:
-        asked = await statistics.resolved(
+        question = await statistics.resolved(
             visit.services,
             visit.caller,
             sent,
         )
-    await statistics.seal_places(visit.services, asked)
+    await statistics.seal_places(visit.services, question)
 
 
 async def show_statistics_form(visit: Visit) -> None:
     t = visit.t
     with frame(visit, t("Ask a question")):
-        found = await visit.data("/hospitals")
+        answer = await visit.data("/hospitals")
         # One without a fingerprint has never connected.
         names = {}
-        for row in found["hospitals"]:
+        for row in answer["hospitals"]:
             if row["fingerprint"]:
                 user = row["user_id"]
                 names[user] = row["name"]
@@ -310,8 +310,8 @@ def read_edges(text: str) -> list[Any]:
     ([50, 62.5, 70], [])
     """
     edges = []
-    for part in text.split(","):
-        word = part.strip()
+    for piece in text.split(","):
+        word = piece.strip()
         if word:
             edges.append(number_or_text(word))
     return edges
@@ -430,19 +430,19 @@ class ProviderFields:
         self.brings.value = own is not None
         self.gets.value = self.is_receiver
         self.place.set_visibility(own is not None)
-        told = own or {}
+        own_values = own or {}
         for key, field in self.inputs.items():
-            value = told.get(key)
+            value = own_values.get(key)
             # A choice cannot show a type that it has not.
             if key == "data_type" and value not in DATA_TYPES:
                 value = "csv"
             field.value = value
         t = self.fields.visit.t
         method = self.fields.draft.body.get("method")
-        words = t("Column that is computed")
+        caption = t("Column that is computed")
         if method in JOINED:
-            words = t("Column of the person's number")
-        self.inputs["key_column"].props(f'label="{words}"')
+            caption = t("Column of the person's number")
+        self.inputs["key_column"].props(f'label="{caption}"')
         has_values = method == "is_investor_accredited"
         self.inputs["value_column"].set_visibility(has_values)
 
@@ -463,8 +463,8 @@ class ProviderFields:
             if provider.get("name") != self.name:
                 providers.append(provider)
         if is_in:
-            like = providers[0] if providers else EXAMPLE_PLACE
-            own = {**like, "name": self.name}
+            template = providers[0] if providers else EXAMPLE_PLACE
+            own = {**template, "name": self.name}
             providers.append(own)
         self.fields.draft.body["data_providers"] = providers
 

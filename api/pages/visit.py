@@ -110,14 +110,14 @@ class Visit:
             self.language,
         )
 
-    def waiting(self, one: Mapping[str, Any]) -> str:
+    def waiting(self, entry: Mapping[str, Any]) -> str:
         """The same for an entry of the API's that names a cause and says why a hospital
         is waited for.
         """
         return with_chinese(
             CHINESE_CAUSES,
-            one["cause"],
-            one["message"],
+            entry["cause"],
+            entry["message"],
             self.language,
         )
 
@@ -158,11 +158,11 @@ class Visit:
 
     async def data(self, path: str, **params: Any) -> Any:
         """What stands in the envelope of a GET."""
-        given = {}
+        arguments = {}
         for name, value in params.items():
             if value is not None:
-                given[name] = value
-        response = await self.call("GET", path, params=given)
+                arguments[name] = value
+        response = await self.call("GET", path, params=arguments)
         envelope = response.json()
         return envelope["data"]
 

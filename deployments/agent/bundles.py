@@ -99,12 +99,12 @@ def altered(sentence: str) -> Refused:
 def read_manifest(folder: Path) -> Manifest:
     """Of an unpacked bundle whose files are checked."""
     try:
-        words = json.loads((folder / "manifest.json").read_text("utf-8"))
-        known = {name: str(words[name]) for name in Manifest.__annotations__}
-        manifest = Manifest(**known)
+        content = json.loads((folder / "manifest.json").read_text("utf-8"))
+        fields = {name: str(content[name]) for name in Manifest.__annotations__}
+        manifest = Manifest(**fields)
     except (OSError, ValueError, KeyError, TypeError):
         raise altered("It has no manifest.json that can be read.") from None
     # The version becomes the name of a folder beside the others: numbers and dots only.
-    if words.get("part") != "agent" or numbers_of(manifest.version) is None:
+    if content.get("part") != "agent" or numbers_of(manifest.version) is None:
         raise altered("It is no bundle of an agent.")
     return manifest

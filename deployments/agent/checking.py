@@ -55,9 +55,9 @@ def _findings(options: argparse.Namespace) -> list[Finding]:
 
 def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     # The width needs all of them, and an iterator would be used up by it.
-    found = list(findings)
-    width = max([_LEAST_WIDTH, *[len(finding.check) for finding in found]])
-    for finding in found:
+    all_findings = list(findings)
+    width = max([_LEAST_WIDTH, *[len(finding.check) for finding in all_findings]])
+    for finding in all_findings:
         word = finding.state.upper() if finding.state == WRONG else finding.state
         text = f"{finding.sentence} {finding.remedy}".rstrip()
         yield f"{word:5}  {finding.check:{width}}  {text}"

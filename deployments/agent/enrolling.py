@@ -100,9 +100,9 @@ def read_enrolment(path: Path, *, now: datetime) -> EnrolmentFile:
 def _faults(values: dict[str, Any]) -> list[str]:
     """Every key that is missing, unknown or of another type."""
     faults = []
-    for key, wanted in _FIELDS.items():
+    for key, value_type in _FIELDS.items():
         # Not isinstance: to it True is an int, and would be the number 1.
-        if type(values.get(key)) is not wanted:
+        if type(values.get(key)) is not value_type:
             faults.append(f"{key} is missing or of another type")
     ca = values.get("ca")
     if ca is not None and not _is_authority(ca):
@@ -258,15 +258,15 @@ def _join(file: EnrolmentFile, settings: SiteSettings) -> None:
             )
         raise refusal
     try:
-        told = answer.json().get("data") or {}
+        known_hospital = answer.json().get("data") or {}
     except (ValueError, AttributeError):
         raise Unavailable(
             f"What answers at {settings.coordinator_url} is no coordinator.",
             remedy="Look at what stands between (a proxy, a page to sign in), then run init again.",
         ) from None
-    if told.get("user_id") not in (file.user_id, None):
+    if known_hospital.get("user_id") not in (file.user_id, None):
         raise Conflict(
-            f"The coordinator takes this file as that of hospital {told.get('user_id')}, not {file.user_id}.",
+            f"The coordinator takes this file as that of hospital {known_hospital.get('user_id')}, not {file.user_id}.",
             remedy="Ask the operator for a new file.",
             code="enrolment_file",
         )
@@ -308,8 +308,8 @@ def owner_to_give(settings: SiteSettings) -> str | None:
     """What root has to do before the unit's user can read the site that root has made."""
     if os.getuid() != 0:
         return None
-    found = re.search(r"(?m)^User=(.+)$", UNIT.read_text("utf-8"))
-    user = found[1] if found else "root"
+    match = re.search(r"(?m)^User=(.+)$", UNIT.read_text("utf-8"))
+    user = match[1] if match else "root"
     folders = f"{_top_of(settings.site)} {_top_of(settings.state)}"
     return (
         f"The unit runs the agent as {user}, and this site is root's. As root, make that user if it is not there, and"

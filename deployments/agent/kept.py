@@ -81,25 +81,25 @@ def _entry_line(entry: dict[str, Any]) -> str:
     moment = entry.get("at", "")
     event = entry["event"]
     number = entry.get("order_id", entry.get("model_id", ""))
-    what = str(entry.get("kind") or entry.get("rule") or entry.get("format") or "")
-    parts = [f"{moment:29}", f"{event:10}", f"{number!s:>6}", f"{what:16}"]
+    subject = str(entry.get("kind") or entry.get("rule") or entry.get("format") or "")
+    columns = [f"{moment:29}", f"{event:10}", f"{number!s:>6}", f"{subject:16}"]
 
     if event == "decided":
-        parts.append(f"{entry['decision']} by {entry['person']}")
+        columns.append(f"{entry['decision']} by {entry['person']}")
     elif "recipient" in entry:
-        parts.append(
+        columns.append(
             f"fold {entry['fold']} round {entry['round']} to {entry['recipient']}"
         )
     if "n_bytes" in entry:
-        parts.append(f"{entry['n_bytes']} bytes")
+        columns.append(f"{entry['n_bytes']} bytes")
     if event == "opens":
         opened = "; ".join(str(total) for total in entry.get("totals", []))
         receivers = ", ".join(str(user) for user in entry.get("receivers", []))
-        parts.append(f"{opened}, to {receivers}")
+        columns.append(f"{opened}, to {receivers}")
     sentence = str(entry.get("sentence", ""))
     if sentence:
-        parts.append(sentence)
-    return "  ".join(parts)
+        columns.append(sentence)
+    return "  ".join(columns)
 
 
 def list_models(_options: argparse.Namespace, settings: SiteSettings) -> int:
@@ -160,14 +160,14 @@ def print_report(options: argparse.Namespace, settings: SiteSettings) -> int:
 
 
 def _print_evaluation(options: argparse.Namespace, vault: Vault, ledger: Ledger) -> int:
-    kept = vault.evaluation(options.evaluation)
+    evaluation = vault.evaluation(options.evaluation)
     ledger.write(
         "exported",
-        model_id=kept["model_id"],
+        model_id=evaluation["model_id"],
         evaluation_id=options.evaluation,
         format=f"report {options.format}",
     )
-    print(written_evaluation(kept, options.format), end="")
+    print(written_evaluation(evaluation, options.format), end="")
     return 0
 
 
@@ -193,10 +193,10 @@ def show_results(options: argparse.Namespace, settings: SiteSettings) -> int:
     return 0
 
 
-def _list_results(found: list[Result], *, as_json: bool) -> None:
+def _list_results(results: list[Result], *, as_json: bool) -> None:
     if as_json:
         entries = []
-        for result in found:
+        for result in results:
             entry = {
                 "order_id": result.order_id,
                 "path": str(result.path),
@@ -205,28 +205,28 @@ def _list_results(found: list[Result], *, as_json: bool) -> None:
             entries.append(entry)
         print_json(entries)
         return
-    for result in found:
+    for result in results:
         method = result.notes.get("method", "")
         print_line(f"{result.order_id}  {method:22}  {result.path}")
 
 
 def _show_result(result: Result, *, as_json: bool) -> None:
     if as_json:
-        whole = {
+        entry = {
             "order_id": result.order_id,
             "path": str(result.path),
             "type": result.type,
             "rows": result.rows(),
             "notes": result.notes,
         }
-        print_json(whole)
+        print_json(entry)
         return
     text = result.path.read_text("utf-8")
     # split, not splitlines: that ends a line at other characters, too, which the name
     # of a group may have.
     print_lines(text.rstrip("\n").split("\n"))
     for name, value in result.notes.items():
-        shown = (
+        printed = (
             value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         )
-        say(f"{name}: {shown}")
+        say(f"{name}: {printed}")

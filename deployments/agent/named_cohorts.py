@@ -39,11 +39,11 @@ def _entry(settings: SiteSettings, policy: Policy, name: str) -> dict[str, Any]:
     # One that is wrong hides none of the others. How many rows are made is noted first:
     # they may be there under a definition that has changed since.
     try:
-        made = made_cohort(settings, name)
-        if made is not None:
-            entry["n_rows"] = made.n_rows
-            entry["columns"] = list(made.columns)
-            entry["made_at"] = made.made_at.isoformat()
+        made_rows = made_cohort(settings, name)
+        if made_rows is not None:
+            entry["n_rows"] = made_rows.n_rows
+            entry["columns"] = list(made_rows.columns)
+            entry["made_at"] = made_rows.made_at.isoformat()
         usable_cohort(settings, cohort)
     except ConsiliumError as error:
         entry["problem"] = str(error)
@@ -61,8 +61,8 @@ def named_lines(entries: list[dict[str, Any]]) -> Iterator[str]:
     for entry in entries:
         rows = "no rows yet"
         if entry["made_at"] is not None:
-            at = datetime.fromisoformat(entry["made_at"]).astimezone(UTC)
-            rows = f"{entry['n_rows']} rows, made {at:%Y-%m-%d %H:%M} (UTC)"
+            made_at = datetime.fromisoformat(entry["made_at"]).astimezone(UTC)
+            rows = f"{entry['n_rows']} rows, made {made_at:%Y-%m-%d %H:%M} (UTC)"
         yield f"{entry['name']}  {rows}"
         yield f"  definition  {entry['sql']}  sha256 {entry['sha256']}"
         if entry["columns"]:
@@ -79,15 +79,15 @@ def refresh(settings: SiteSettings, name: str | None) -> Iterator[str]:
     if name is not None:
         yield _refreshed(settings, policy, name.removeprefix(COHORT))
         return
-    for left in drop_left(settings, policy):
-        yield f"{COHORT}{left}  removed: policy.toml names it no more"
+    for removed_name in drop_left(settings, policy):
+        yield f"{COHORT}{removed_name}  removed: policy.toml names it no more"
     failed = []
-    for each in policy.cohorts:
+    for cohort_name in policy.cohorts:
         try:
-            yield _refreshed(settings, policy, each)
+            yield _refreshed(settings, policy, cohort_name)
         except ConsiliumError as error:
-            failed.append(each)
-            yield f"{COHORT}{each}  failed, the rows of before stay: {error}"
+            failed.append(cohort_name)
+            yield f"{COHORT}{cohort_name}  failed, the rows of before stay: {error}"
     if failed:
         raise Refused(
             f"Not made: {', '.join(failed)}.",
@@ -98,8 +98,8 @@ def refresh(settings: SiteSettings, name: str | None) -> Iterator[str]:
 
 def _refreshed(settings: SiteSettings, policy: Policy, name: str) -> str:
     now = datetime.now(UTC)
-    made = refresh_noted(settings, policy, name, now=now, person=person())
-    return f"{COHORT}{name}  {made.n_rows} rows, columns {', '.join(made.columns)}"
+    made_rows = refresh_noted(settings, policy, name, now=now, person=person())
+    return f"{COHORT}{name}  {made_rows.n_rows} rows, columns {', '.join(made_rows.columns)}"
 
 
 def digest_line(settings: SiteSettings, file: str | None) -> str:

@@ -47,8 +47,8 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
         case "infer":
             _add_infer(command)
         case "show":
-            words = "of 127.0.0.1; without it any that is free"
-            command.add_argument("--port", type=int, default=0, help=words)
+            help_text = "of 127.0.0.1; without it any that is free"
+            command.add_argument("--port", type=int, default=0, help=help_text)
         case "approve":
             _add_decision(command, "for the record")
         case "refuse":
@@ -65,101 +65,105 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_init(command: argparse.ArgumentParser) -> None:
-    words = "the NAME.enrol.toml of the operator"
+    help_text = "the NAME.enrol.toml of the operator"
     command.add_argument(
-        "--enrol", type=Path, required=True, metavar="FILE", help=words
+        "--enrol", type=Path, required=True, metavar="FILE", help=help_text
     )
-    words = "the folder for vault, ledger, data and results (/var/lib/consilium)"
+    help_text = "the folder for vault, ledger, data and results (/var/lib/consilium)"
     command.add_argument(
-        "--state", type=Path, default=Path("/var/lib/consilium"), help=words
+        "--state", type=Path, default=Path("/var/lib/consilium"), help=help_text
     )
-    words = "write a unit of systemd for this site there"
-    command.add_argument("--unit", type=Path, metavar="FILE", help=words)
-    words = "write a quadlet of Podman for this site there"
-    command.add_argument("--quadlet", type=Path, metavar="FILE", help=words)
+    help_text = "write a unit of systemd for this site there"
+    command.add_argument("--unit", type=Path, metavar="FILE", help=help_text)
+    help_text = "write a quadlet of Podman for this site there"
+    command.add_argument("--quadlet", type=Path, metavar="FILE", help=help_text)
 
 
 def _add_upgrade(command: argparse.ArgumentParser) -> None:
     which = command.add_mutually_exclusive_group(required=True)
-    words = "the bundle of the version that is to run; needs --site, which is checked"
-    which.add_argument("--bundle", type=Path, metavar="FILE", help=words)
-    words = "let the version run that ran before"
-    which.add_argument("--back", action="store_true", help=words)
-    words = "the file of allowed signers (that of the installation)"
-    command.add_argument("--signers", type=Path, metavar="FILE", help=words)
-    words = "with --bundle: it may be older than what runs"
-    command.add_argument("--older", action="store_true", help=words)
+    help_text = (
+        "the bundle of the version that is to run; needs --site, which is checked"
+    )
+    which.add_argument("--bundle", type=Path, metavar="FILE", help=help_text)
+    help_text = "let the version run that ran before"
+    which.add_argument("--back", action="store_true", help=help_text)
+    help_text = "the file of allowed signers (that of the installation)"
+    command.add_argument("--signers", type=Path, metavar="FILE", help=help_text)
+    help_text = "with --bundle: it may be older than what runs"
+    command.add_argument("--older", action="store_true", help=help_text)
 
 
 def _add_cohorts(command: argparse.ArgumentParser) -> None:
-    words = (
+    help_text = (
         "what has left, and the cohorts of the policy; take out some of what has left; whether rows would pass the"
         " gate; the policy's cohorts alone; make their rows; print a definition's digest"
     )
     actions = ["list", "forget", "check", "named", "refresh", "digest"]
     command.add_argument(
-        "action", choices=actions, nargs="?", default="list", help=words
+        "action", choices=actions, nargs="?", default="list", help=help_text
     )
-    words = (
+    help_text = (
         "with refresh one cohort, else all of them; with digest the definition's file"
     )
-    command.add_argument("name", nargs="?", metavar="NAME", help=words)
-    words = "a hospital's number or coordinator; with check once for each"
-    command.add_argument("--receiver", action="append", default=[], help=words)
-    words = "a table or file as list names it, with forget"
-    command.add_argument("--population", help=words)
-    words = "with forget: do not ask"
-    command.add_argument("--yes", action="store_true", help=words)
-    words = "with check: one SELECT of the unique id and the columns of an order; - reads it from stdin"
-    command.add_argument("--sql", help=words)
+    command.add_argument("name", nargs="?", metavar="NAME", help=help_text)
+    help_text = "a hospital's number or coordinator; with check once for each"
+    command.add_argument("--receiver", action="append", default=[], help=help_text)
+    help_text = "a table or file as list names it, with forget"
+    command.add_argument("--population", help=help_text)
+    help_text = "with forget: do not ask"
+    command.add_argument("--yes", action="store_true", help=help_text)
+    help_text = "with check: one SELECT of the unique id and the columns of an order; - reads it from stdin"
+    command.add_argument("--sql", help=help_text)
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:
-    words = "check this policy file alone, without a site"
-    command.add_argument("--policy", type=Path, metavar="FILE", help=words)
-    words = "say what the gate would answer to this order, the JSON body of a request; nothing is reserved"
-    command.add_argument("--order", type=Path, metavar="FILE", help=words)
-    words = "with --order: the hospital whose user would send it, where the body does not say"
-    command.add_argument("--user", type=int, help=words)
+    help_text = "check this policy file alone, without a site"
+    command.add_argument("--policy", type=Path, metavar="FILE", help=help_text)
+    help_text = "say what the gate would answer to this order, the JSON body of a request; nothing is reserved"
+    command.add_argument("--order", type=Path, metavar="FILE", help=help_text)
+    help_text = "with --order: the hospital whose user would send it, where the body does not say"
+    command.add_argument("--user", type=int, help=help_text)
 
 
 def _add_report(command: argparse.ArgumentParser) -> None:
     of_what = command.add_mutually_exclusive_group(required=True)
     of_what.add_argument("--model", type=int, help="the number of its order")
-    words = "the number of an order of POST /model/evaluate"
-    of_what.add_argument("--evaluation", type=int, help=words)
+    help_text = "the number of an order of POST /model/evaluate"
+    of_what.add_argument("--evaluation", type=int, help=help_text)
     command.add_argument("--format", choices=REPORT_FORMATS, default="json")
 
 
 def _add_infer(command: argparse.ArgumentParser) -> None:
     _add_model(command)
-    words = "one SELECT; - reads it from stdin"
-    command.add_argument("--sql", required=True, help=words)
-    words = "CSV instead of a JSON list"
-    command.add_argument("--csv", action="store_true", help=words)
-    words = "write them there: schema.table of predictions_url, or a path that ends in .csv or .json"
-    command.add_argument("--into", metavar="TARGET", help=words)
-    words = 'with --into: again and again, at these times, as "0 6 * * *"'
-    command.add_argument("--cron", metavar="TIMES", help=words)
-    words = "whose time --cron is in, as Asia/Shanghai"
-    command.add_argument("--timezone", default="UTC", help=words)
+    help_text = "one SELECT; - reads it from stdin"
+    command.add_argument("--sql", required=True, help=help_text)
+    help_text = "CSV instead of a JSON list"
+    command.add_argument("--csv", action="store_true", help=help_text)
+    help_text = "write them there: schema.table of predictions_url, or a path that ends in .csv or .json"
+    command.add_argument("--into", metavar="TARGET", help=help_text)
+    help_text = 'with --into: again and again, at these times, as "0 6 * * *"'
+    command.add_argument("--cron", metavar="TIMES", help=help_text)
+    help_text = "whose time --cron is in, as Asia/Shanghai"
+    command.add_argument("--timezone", default="UTC", help=help_text)
 
 
 def _add_readers(command: argparse.ArgumentParser) -> None:
-    words = "who is listed; list a person; take one off"
+    help_text = "who is listed; list a person; take one off"
     actions = ["list", "add", "remove"]
-    command.add_argument("action", choices=actions, help=words)
+    command.add_argument("action", choices=actions, help=help_text)
     command.add_argument("name", nargs="?", metavar="NAME")
-    words = "that the person's client shows, compared by telephone"
-    command.add_argument("fingerprint", nargs="?", metavar="FINGERPRINT", help=words)
+    help_text = "that the person's client shows, compared by telephone"
+    command.add_argument(
+        "fingerprint", nargs="?", metavar="FINGERPRINT", help=help_text
+    )
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:
-    words = "all of them, or the result of one order"
-    command.add_argument("action", choices=["list", "show"], help=words)
-    words = "which order's, with show"
+    help_text = "all of them, or the result of one order"
+    command.add_argument("action", choices=["list", "show"], help=help_text)
+    help_text = "which order's, with show"
     command.add_argument(
-        "order_id", type=int, nargs="?", metavar="ORDER_ID", help=words
+        "order_id", type=int, nargs="?", metavar="ORDER_ID", help=help_text
     )
 
 

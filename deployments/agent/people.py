@@ -43,22 +43,22 @@ def run_readers(options: argparse.Namespace, settings: SiteSettings) -> int:
         if not readers:
             say("Nobody is listed: no answer is sealed to a reader.")
         return 0
-    said = ""
+    sentence = ""
 
     def note(listed: str) -> None:
-        nonlocal said
-        said = f"No answer is sealed to {name} any more, {listed}."
+        nonlocal sentence
+        sentence = f"No answer is sealed to {name} any more, {listed}."
         if options.action == "add":
-            said = f"Answers may be sealed to {name}, {listed}."
+            sentence = f"Answers may be sealed to {name}, {listed}."
         # The name that the kernel remembers through sudo: nobody gives another's.
-        Ledger(settings.ledger).write("readers", person=person(), sentence=said)
+        Ledger(settings.ledger).write("readers", person=person(), sentence=sentence)
 
     if options.action == "remove":
         remove_reader(settings.policy, name, note=note)
     elif not add_reader(settings.policy, name, fingerprint, note=note):
         say(f"{name} is listed already.")
         return 0
-    print_line(said)
+    print_line(sentence)
     return 0
 
 
@@ -87,13 +87,13 @@ def decide(options: argparse.Namespace, settings: SiteSettings) -> int:
     """Approves or refuses an order that waits; says so when it is in ledger and vault."""
     from agents.order.approval import Approvals, person
 
-    made = Approvals(settings).decide(
+    approval = Approvals(settings).decide(
         options.order_id,
         approve=options.approve,
         reason=options.reason.strip(),
         person=person(),
     )
     print_line(
-        f"Order {made.order_id} is {made.decision} by {made.person} at {made.at}."
+        f"Order {approval.order_id} is {approval.decision} by {approval.person} at {approval.at}."
     )
     return 0

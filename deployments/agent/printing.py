@@ -23,8 +23,12 @@ def print_csv(entries: list[dict[str, Any]]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(head)
     for entry in entries:
-        found = entry.get("probabilities") or {}
-        row = [entry["id"], entry["label"], *[found.get(name) for name in classes]]
+        probabilities = entry.get("probabilities") or {}
+        row = [
+            entry["id"],
+            entry["label"],
+            *[probabilities.get(name) for name in classes],
+        ]
         if has_reasons:
             row.append(entry.get("reason"))
         writer.writerow(row)

@@ -47,7 +47,7 @@ def run_cohorts(options: argparse.Namespace, settings: SiteSettings) -> int:
             return 0
     listed = Memory(Vault(settings.vault).cohorts).list_opened()
     if options.json:
-        print_json([_listed_entry(one) for one in listed])
+        print_json([_listed_entry(entry) for entry in listed])
         return 0
     if load_policy(settings.policy).cohorts:
         _list_named(named_cohorts.named_entries(settings), as_json=False)
@@ -67,16 +67,16 @@ def _list_named(entries: list[dict[str, Any]], *, as_json: bool) -> None:
         print_lines(named_cohorts.named_lines(entries))
 
 
-def _listed_entry(one: Listed) -> dict[str, Any]:
+def _listed_entry(entry: Listed) -> dict[str, Any]:
     return {
-        "receiver": one.receiver,
-        "population": one.population,
-        "column": one.column,
-        "name": one.name,
-        "order_id": one.order_id,
-        "n_rows": one.n_members,
-        "at": one.at.isoformat(),
-        "has_left": one.has_left,
+        "receiver": entry.receiver,
+        "population": entry.population,
+        "column": entry.column,
+        "name": entry.name,
+        "order_id": entry.order_id,
+        "n_rows": entry.n_members,
+        "at": entry.at.isoformat(),
+        "has_left": entry.has_left,
     }
 
 
@@ -93,10 +93,12 @@ class _Total(NamedTuple):
 def _cohort_lines(listed: Iterable[Listed]) -> Iterator[str]:
     """By receiver and population a line for each total, the earliest first."""
     by_receiver: dict[tuple[str, str], dict[_Total, list[str]]] = {}
-    for one in listed:
-        total = _Total(one.order_id, one.at, one.has_left, one.name, one.n_members)
-        totals = by_receiver.setdefault((one.receiver, one.population), {})
-        totals.setdefault(total, []).append(one.column)
+    for entry in listed:
+        total = _Total(
+            entry.order_id, entry.at, entry.has_left, entry.name, entry.n_members
+        )
+        totals = by_receiver.setdefault((entry.receiver, entry.population), {})
+        totals.setdefault(total, []).append(entry.column)
 
     for (receiver, population), totals in by_receiver.items():
         yield f"{_receiver_name(receiver)}, {population}"
@@ -177,9 +179,9 @@ def _check_rows(options: argparse.Namespace, settings: SiteSettings) -> int:
     from agents.order.party import hospital_to_read
     from agents.training.rows_check import check_rows
 
-    known = [name for name in options.receiver if name.isdecimal()]
-    known += [name for name in options.receiver if name == COORDINATOR]
-    if options.sql is None or not known or len(known) < len(options.receiver):
+    receivers = [name for name in options.receiver if name.isdecimal()]
+    receivers += [name for name in options.receiver if name == COORDINATOR]
+    if options.sql is None or not receivers or len(receivers) < len(options.receiver):
         raise BadRequest(
             "Rows are checked by their SQL, and for the order's other hospitals.",
             remedy="Give --sql, and --receiver once for each: its number, or coordinator.",
@@ -188,7 +190,7 @@ def _check_rows(options: argparse.Namespace, settings: SiteSettings) -> int:
     sql = sys.stdin.read() if options.sql == "-" else options.sql
     hospital = hospital_to_read(settings)
     try:
-        n_rows = check_rows(hospital, sql, receivers=known)
+        n_rows = check_rows(hospital, sql, receivers=receivers)
     except Refused as refusal:
         print_line(f"refused  {refusal.code}  {refusal}")
         return 1

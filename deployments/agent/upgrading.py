@@ -119,8 +119,8 @@ def _alone(home: Path) -> Iterator[int]:
         ) from None
     try:
         # What a killed one has left.
-        for left in home.glob(".bundle-*"):
-            shutil.rmtree(left)
+        for leftover in home.glob(".bundle-*"):
+            shutil.rmtree(leftover)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -154,8 +154,8 @@ def upgrade(change: Change, say: Say) -> None:
         # Under the lock: another upgrade may have switched a moment ago.
         running = running_version(home)
         # Below home: who has the lock next finds there what a killed one has left.
-        with tempfile.TemporaryDirectory(prefix=".bundle-", dir=home) as made:
-            folder = Path(made)
+        with tempfile.TemporaryDirectory(prefix=".bundle-", dir=home) as folder_name:
+            folder = Path(folder_name)
             unpack(change.bundle, folder, change.signers)
             say(f"The signature is by a key of {change.signers}.")
             manifest = read_manifest(folder)
@@ -217,8 +217,11 @@ def _require_newer(version: str, running: str, *, is_meant: bool) -> None:
 
 def _require_same(home: Path, version: str, folder: Path) -> None:
     """A version that is there is of this very bundle."""
-    there = home / version / SUMS
-    if there.is_file() and there.read_bytes() == (folder / SUMS).read_bytes():
+    installed_sums = home / version / SUMS
+    if (
+        installed_sums.is_file()
+        and installed_sums.read_bytes() == (folder / SUMS).read_bytes()
+    ):
         return
     raise Refused(
         f"{home / version} was installed from another bundle of that version.",
@@ -233,13 +236,13 @@ def _install(folder: Path, home: Path, version: str, lock: int) -> None:
     n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     # Asked first: a disk that is filled by this may be the one the agent writes to.
     if shutil.disk_usage(home).free < TIMES_ITS_SIZE * n_bytes:
-        needed = TIMES_ITS_SIZE * n_bytes // 2**20
+        mebibytes = TIMES_ITS_SIZE * n_bytes // 2**20
         raise Refused(
-            f"There is no room for another version below {home}: it takes about {needed} MiB.",
+            f"There is no room for another version below {home}: it takes about {mebibytes} MiB.",
             remedy=f"Make room there; versions that are neither current nor the one before may go. {UNTOUCHED}",
             code="upgrade",
         )
-    done = subprocess.run(
+    process = subprocess.run(
         # By sh: nothing that was unpacked has the right to be run.
         ["sh", str(folder / "install.sh"), str(home)],
         env={**_environment(), "PYTHON": sys.executable},
@@ -248,8 +251,8 @@ def _install(folder: Path, home: Path, version: str, lock: int) -> None:
         text=True,
         check=False,
     )
-    if done.returncode or not is_whole(home, version):
-        last = done.stderr.strip().splitlines()[-1:] or ["no reason is given"]
+    if process.returncode or not is_whole(home, version):
+        last = process.stderr.strip().splitlines()[-1:] or ["no reason is given"]
         raise Refused(
             f"{version} cannot be installed: {last[0]}",
             remedy=f"{running_version(home)} runs as before; once the cause is gone, run this again.",
@@ -275,33 +278,33 @@ def _check_both(change: Change, old: str, new: str, lock: int, say: Say) -> None
 
     The versions of others do not count: somebody has to be the first.
     """
-    found = _findings(change, new, lock)
-    if found is None:
+    new_findings = _findings(change, new, lock)
+    if new_findings is None:
         raise Refused(
             f"{new} does not run here: its `check` gives no answer.",
             remedy=f"{old} runs as before. Run {change.home / new}/bin/consilium-agent check --site {change.site}, and"
             " read what it says.",
             code="upgrade",
         )
-    for finding in found:
+    for finding in new_findings:
         if finding["state"] != "ok":
             say(
                 f"{finding['state']:5}  {finding['check']}  {finding['sentence']} {finding['remedy']}"
             )
-    wrong = _wrong(found)
-    before = _findings(change, old, lock)
+    wrong = _wrong(new_findings)
+    old_findings = _findings(change, old, lock)
     # Where the old one gives no answer, nothing can be worse.
-    known = wrong if before is None else _wrong(before)
-    if wrong - known:
+    known_wrong = wrong if old_findings is None else _wrong(old_findings)
+    if wrong - known_wrong:
         raise Refused(
-            f"With {new}, `check` finds wrong what it does not with {old}: {', '.join(sorted(wrong - known))}.",
+            f"With {new}, `check` finds wrong what it does not with {old}: {', '.join(sorted(wrong - known_wrong))}.",
             remedy=f"Follow these lines, then run this again; {old} runs as before.",
             code="upgrade",
         )
 
 
 def _wrong(findings: list[dict[str, str]]) -> set[str]:
-    wrong = {one["check"] for one in findings if one["state"] == "wrong"}
+    wrong = {finding["check"] for finding in findings if finding["state"] == "wrong"}
     return wrong - {"version"}
 
 
@@ -316,7 +319,7 @@ def _findings(change: Change, version: str, lock: int) -> list[dict[str, str]] |
         # No groups: without this the process would keep those of root.
         as_owner = {"user": user, "group": group, "extra_groups": []}
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             # That user may not be allowed into the folder in which root stands.
             cwd=change.home,
@@ -326,14 +329,15 @@ def _findings(change: Change, version: str, lock: int) -> list[dict[str, str]] |
             check=False,
             **as_owner,
         )
-        found: list[dict[str, str]] = json.loads(done.stdout)
+        findings: list[dict[str, str]] = json.loads(process.stdout)
         # Another version answers, maybe in another form.
         is_read = all(
-            {"check", "state", "sentence", "remedy"} <= set(one) for one in found
+            {"check", "state", "sentence", "remedy"} <= set(finding)
+            for finding in findings
         )
     except (OSError, ValueError, TypeError):
         return None
-    return found if is_read else None
+    return findings if is_read else None
 
 
 # Back
@@ -348,10 +352,10 @@ def go_back(home: Path, say: Say) -> None:
         running = running_version(home)
         # The first version has no such note; a folder may be gone, to make room.
         with contextlib.suppress(OSError):
-            before = (home / running / BEFORE).read_text("ascii")
-            if numbers_of(before) is not None and is_whole(home, before):
-                _switch(home, before)
-                _say_switched(home, running, before, say)
+            previous = (home / running / BEFORE).read_text("ascii")
+            if numbers_of(previous) is not None and is_whole(home, previous):
+                _switch(home, previous)
+                _say_switched(home, running, previous, say)
                 return
     raise Conflict(
         f"No version that ran before {running} is here.",

@@ -47,8 +47,8 @@ def breast_cancer_tables() -> dict[str, pd.DataFrame]:
     split = json.loads(text)
     tables = {}
     for part, ids in split.items():
-        own = frame.iloc[ids]
-        tables[part] = own.reset_index(drop=True)
+        rows = frame.iloc[ids]
+        tables[part] = rows.reset_index(drop=True)
     return tables
 
 

@@ -56,8 +56,8 @@ def digits_tables(
     owner = _owners(digits, len(hospitals))
     tables = {}
     for place, user in enumerate(hospitals):
-        own = frame[owner == place]
-        tables[user] = _tables(own)
+        rows = frame[owner == place]
+        tables[user] = _tables(rows)
     return tables
 
 
@@ -82,11 +82,11 @@ def _owners(digits: Any, n_hospitals: int) -> Any:
     return owner
 
 
-def _tables(own: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    numbers = np.arange(len(own))
+def _tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    numbers = np.arange(len(rows))
     is_tested = numbers % 5 == 4
-    trained = own[~is_tested]
-    tested = own[is_tested]
+    trained = rows[~is_tested]
+    tested = rows[is_tested]
     return {
         "digits": trained.reset_index(drop=True),
         "digits_test": tested.reset_index(drop=True),

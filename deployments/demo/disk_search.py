@@ -22,15 +22,15 @@ def search_disk(
         # Without its sign and its last digits, which a text may have rounded.
         needles[f"{number} as text"] = repr(number).lstrip("-")[:14].encode()
     n_files = n_bytes = 0
-    found = set()
+    matches = set()
     for folder in folders:
         for path in folder.rglob("*"):
             if not path.is_file():
                 continue
-            data = path.read_bytes()
+            content = path.read_bytes()
             n_files += 1
-            n_bytes += len(data)
+            n_bytes += len(content)
             for name, needle in needles.items():
-                if needle in data:
-                    found.add(name)
-    return n_files, n_bytes, sorted(found)
+                if needle in content:
+                    matches.add(name)
+    return n_files, n_bytes, sorted(matches)

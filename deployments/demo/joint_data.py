@@ -107,8 +107,8 @@ def _lab_values(user_id: int) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     place = user_id - min(LAB_VALUES)
     is_own = frame["patient"] % 3 == place
-    own = frame[is_own]
-    return own.reset_index(drop=True)
+    rows = frame[is_own]
+    return rows.reset_index(drop=True)
 
 
 def _patients(user_id: int) -> list[int]:
@@ -116,8 +116,8 @@ def _patients(user_id: int) -> list[int]:
     n_drawn = _N_PATIENTS * 9 // 10
     generator = np.random.default_rng([_SEED, user_id])
     shuffled = generator.permutation(_N_PATIENTS)
-    drawn = shuffled[:n_drawn]
-    return [1001 + int(number) for number in drawn]
+    drawn_numbers = shuffled[:n_drawn]
+    return [1001 + int(number) for number in drawn_numbers]
 
 
 def _prices() -> pd.DataFrame:

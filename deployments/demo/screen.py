@@ -51,8 +51,8 @@ def make_table(title: str) -> Table:
     )
 
 
-def say_request(console: Console, request: str, what: str) -> None:
-    console.print(f"[bold]{request}[/]  [dim]{what}[/]")
+def say_request(console: Console, request: str, description: str) -> None:
+    console.print(f"[bold]{request}[/]  [dim]{description}[/]")
 
 
 def say_answer(console: Console, status: int, data: Any, *, wrap: bool = False) -> None:

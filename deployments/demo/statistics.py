@@ -89,10 +89,10 @@ def pooled_request(
             "key_column": column,
         }
         providers.append(provider)
-    *_, last = names.values()
+    *_, receiver = names.values()
     return {
         "data_providers": providers,
-        "result_receivers": [last],
+        "result_receivers": [receiver],
         "method": method,
         "result_alias": f"{method}_{column}",
         **fields,
@@ -109,10 +109,10 @@ def threshold_request(names: Names) -> dict[str, Any]:
             "value_column": "units",
         }
         providers.append(provider)
-    *_, last = names.values()
+    *_, receiver = names.values()
     return {
         "data_providers": providers,
-        "result_receivers": [last],
+        "result_receivers": [receiver],
         "method": "is_investor_accredited",
         "threshold": DOSE_LIMIT,
         "result_alias": "reaches_limit",
@@ -174,8 +174,8 @@ async def show(
         timeout=LONGEST_SECONDS,
         trust_env=False,
     ) as client:
-        asked = questions(names)
-        first = asked[0]
+        asked_questions = questions(names)
+        first = asked_questions[0]
         asks_first = names[first.user_id]
         say_request(
             console,
@@ -188,7 +188,7 @@ async def show(
             console,
             client,
             _tokens(settings),
-            asked,
+            asked_questions,
             names,
         )
     times["questions"] = time.monotonic() - began
@@ -211,7 +211,7 @@ async def _ask_all(
     console: Console,
     client: httpx.AsyncClient,
     headers: Mapping[int, dict[str, str]],
-    asked: Sequence[DemoQuestion],
+    asked_questions: Sequence[DemoQuestion],
     names: Names,
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
     """One question after the other, while a schedule asks another; every answer, and
@@ -236,7 +236,7 @@ async def _ask_all(
         scheduled.add_done_callback(has_ended)
         answers = []
         try:
-            for question in asked:
+            for question in asked_questions:
                 if question.after_schedule:
                     await asyncio.wait([scheduled])
                 asks = question.user_id
@@ -286,13 +286,13 @@ async def _schedule(
         json={**body, "schedule": timing},
         headers=headers,
     )
-    made = response.json()
-    if made["code"] != 200:
+    answer = response.json()
+    if answer["code"] != 200:
         raise ConsiliumError(
-            f"The schedule was not made: {made['message']}",
+            f"The schedule was not made: {answer['message']}",
             remedy="",
         )
-    schedule_id = made["data"]["schedule_id"]
+    schedule_id = answer["data"]["schedule_id"]
     try:
         return await _runs(client, headers, schedule_id)
     finally:
@@ -316,7 +316,7 @@ async def _runs(
             )
             history = response.json()["data"]
             runs: list[dict[str, Any]] = history["runs"]
-            done = []
+            answered_runs = []
             for run in runs:
                 if run["state"] in ("failed", "refused", "cancelled"):
                     raise ConsiliumError(
@@ -324,8 +324,8 @@ async def _runs(
                         remedy="",
                     )
                 if run["state"] == "success":
-                    done.append(run)
-            if len(done) >= N_RUNS:
-                oldest_first = done[::-1]
+                    answered_runs.append(run)
+            if len(answered_runs) >= N_RUNS:
+                oldest_first = answered_runs[::-1]
                 return oldest_first[:N_RUNS]
             await asyncio.sleep(1)

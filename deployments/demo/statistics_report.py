@@ -83,10 +83,10 @@ class AnswerTables:
         """Looks for the answers with many digits in everything that the coordinator has
         written.
         """
-        n_files, n_bytes, found = search_disk(folders, self._found)
+        n_files, n_bytes, matches = search_disk(folders, self._found)
         held = "[bold green]no answer[/]"
-        if found:
-            places = ", ".join(found)
+        if matches:
+            places = ", ".join(matches)
             held = f"[bold red]answers[/] ({places})"
         mebibytes = n_bytes / 2**20
         self._console.print(
@@ -232,8 +232,8 @@ class AnswerTables:
         pandas: float,
         exact: Fraction,
     ) -> None:
-        first = result.rows()[0]
-        joint = float(first[result.alias])
+        first_row = result.rows()[0]
+        joint = float(first_row[result.alias])
         if len(repr(joint)) > MOST_DIGITS_BY_CHANCE:
             self._found.append(joint)
         table.add_row(

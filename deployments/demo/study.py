@@ -54,17 +54,17 @@ class Study:
         self._figures = figures
         self._sites = {site.user_id: site for site in sites}
         self._url = f"http://{settings.host}:{settings.port}"
-        own = self._sites[INITIATOR]
+        own_site = self._sites[INITIATOR]
         self.federation = Federation(
             self._url,
             token_file=tokens_path(settings),
             user=INITIATOR,
             sealed=True,
             # An answer is opened only where this hospital has signed it.
-            hospital=Vault(own.vault).identity().public.fingerprint,
+            hospital=Vault(own_site.vault).identity().public.fingerprint,
             key_folder=settings.home / "reader",
         )
-        add_reader(own.site / "policy.toml", READER, self.federation.reader)
+        add_reader(own_site.site / "policy.toml", READER, self.federation.reader)
         tables = study_tables()
         self._patients = {user: tables[user]["patients"] for user in tables}
         self._followup = {user: tables[user]["followup"] for user in tables}
@@ -106,10 +106,10 @@ class Study:
         return texts
 
     def _providers(self, table: str, key: str) -> list[dict[str, str]]:
-        found = []
+        providers = []
         for site in self._sites.values():
             place = f"{schema_of(site.data_url)}.{table}"
-            found.append(
+            providers.append(
                 {
                     "name": site.name,
                     "data_path": place,
@@ -117,7 +117,7 @@ class Study:
                     "key_column": key,
                 }
             )
-        return found
+        return providers
 
     def _asked(self, table: str, key: str, **fields: Any) -> Any:
         return self.federation.statistics(
@@ -312,13 +312,13 @@ class Study:
             )
         self._console.print(table)
 
-    def _begun(self, what: str, path: str, send: Callable[[], Any]) -> Any:
+    def _begun(self, description: str, path: str, send: Callable[[], Any]) -> Any:
         began = time.monotonic()
-        with self._console.status(f"{what} ..."):
-            found = send()
+        with self._console.status(f"{description} ..."):
+            answer = send()
         seconds = time.monotonic() - began
-        say_request(self._console, f"POST {path}", f"{what}: {seconds:.1f} s")
-        return found
+        say_request(self._console, f"POST {path}", f"{description}: {seconds:.1f} s")
+        return answer
 
     def _say_difference(self) -> None:
         largest = 0.0

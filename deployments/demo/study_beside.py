@@ -29,22 +29,22 @@ class Estimate(NamedTuple):
 
 def libraries() -> list[str]:
     """Those of the field that are installed here."""
-    found = []
+    installed = []
     if _has_statsmodels():
-        found.append("statsmodels")
+        installed.append("statsmodels")
     if _has_lifelines():
-        found.append("lifelines")
-    return found
+        installed.append("lifelines")
+    return installed
 
 
 def _has_statsmodels() -> bool:
-    found = importlib.util.find_spec("statsmodels")
-    return found is not None
+    module_spec = importlib.util.find_spec("statsmodels")
+    return module_spec is not None
 
 
 def _has_lifelines() -> bool:
-    found = importlib.util.find_spec("lifelines")
-    return found is not None
+    module_spec = importlib.util.find_spec("lifelines")
+    return module_spec is not None
 
 
 # --- models -----------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def table_1(
     lines = [["n", *sizes, ""]]
     for name in ("age", "bmi", "bp"):
         line = [f"{name}, mean (SD)"]
-        for group, own in groups.items():
+        for group, group_rows in groups.items():
             mean = _cell(
                 joint,
                 name,
@@ -243,7 +243,7 @@ def table_1(
                 group,
                 "sd",
             )
-            column = own[name]
+            column = group_rows[name]
             compared += [
                 (mean, column.mean()),
                 (spread, column.std()),
@@ -253,7 +253,7 @@ def table_1(
         line.append(f"{difference:.3f}")
         lines.append(line)
     line = ["sex F, n (%)"]
-    for group, own in groups.items():
+    for group, group_rows in groups.items():
         count = _cell(
             joint,
             "sex",
@@ -268,7 +268,7 @@ def table_1(
             "share",
             level="F",
         )
-        is_female = own["sex"] == "F"
+        is_female = group_rows["sex"] == "F"
         compared += [
             (count, is_female.sum()),
             (share, is_female.mean()),
@@ -319,8 +319,8 @@ def _first(
     is_it: pd.Series,
     column: str,
 ) -> float:
-    found = joint.loc[is_it, column]
-    return float(found.iloc[0])
+    values = joint.loc[is_it, column]
+    return float(values.iloc[0])
 
 
 def curves(
@@ -338,11 +338,11 @@ def curves(
         if told_at_risk is None or pd.isna(told_at_risk):
             continue
         arm = line["arm"]
-        own = everyone[everyone["arm"] == arm]
+        arm_rows = everyone[everyone["arm"] == arm]
         time = float(line["time"])
-        is_later = own["days"] > time
+        is_later = arm_rows["days"] > time
         n_at_risk = int(is_later.sum())
-        curve = _kaplan_meier(own, time)
+        curve = _kaplan_meier(arm_rows, time)
         joint_at_risk = float(told_at_risk)
         compared.append((joint_at_risk, n_at_risk))
         survival = float(line["survival"])
@@ -385,15 +385,15 @@ def log_rank(hospitals: Sequence[pd.DataFrame]) -> float:
         for moment in np.unique(times[events]):
             at_risk = times >= moment
             leaves = events & (times == moment)
-            n = at_risk.sum()
+            n_at_risk = at_risk.sum()
             dead = leaves.sum()
             n_in_a = (at_risk & in_a).sum()
             dead_in_a = (leaves & in_a).sum()
-            share = n_in_a / n
+            share = n_in_a / n_at_risk
             difference += dead_in_a - dead * share
             # One row alone has no variance: it would be zero divided by zero.
-            if n > 1:
-                of_dead = dead * (n - dead) / (n - 1)
+            if n_at_risk > 1:
+                of_dead = dead * (n_at_risk - dead) / (n_at_risk - 1)
                 variance += of_dead * share * (1 - share)
     return float(difference * difference / variance)
 

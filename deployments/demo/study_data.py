@@ -46,9 +46,9 @@ def study_tables() -> dict[int, dict[str, pd.DataFrame]]:
     first = 0
     for hospital in HOSPITALS:
         last = first + N_PATIENTS[hospital]
-        own = patients.iloc[first:last]
+        rows = patients.iloc[first:last]
         tables[hospital] = {
-            "patients": own.reset_index(drop=True),
+            "patients": rows.reset_index(drop=True),
             "followup": _followup(hospital),
         }
         first = last
@@ -83,8 +83,8 @@ def _patients() -> pd.DataFrame:
     # Its own draws: gaps stay where they are whatever is drawn for the order of rows.
     generator = np.random.default_rng([_SEED, 1])
     for name in ("bmi", "bp"):
-        drawn = generator.uniform(size=n_rows)
-        is_missing = drawn < GAPS
+        draws = generator.uniform(size=n_rows)
+        is_missing = draws < GAPS
         frame.loc[is_missing, name] = np.nan
     return frame
 

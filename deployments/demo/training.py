@@ -67,7 +67,7 @@ def document_order(
         for user in ids
     }
     # The request document's attributes are x1 to x4; the tables' thirty are x0 to x29.
-    first = 1 if features < N_FEATURES else 0
+    first_column = 1 if features < N_FEATURES else 0
     return {
         "user_id": INITIATOR,
         "model_type": "lr",
@@ -92,7 +92,9 @@ def document_order(
             for user, table in tables.items()
         },
         "unique_id": "id",
-        "attributes": [f"x{number}" for number in range(first, first + features)],
+        "attributes": [
+            f"x{number}" for number in range(first_column, first_column + features)
+        ],
         "label_name": "y",
     }
 
@@ -269,13 +271,13 @@ async def _follow(
                 if line.startswith("event:"):
                     event = line.removeprefix("event:").strip()
                 elif line.startswith("data:"):
-                    data = json.loads(line.removeprefix("data:"))
+                    fields = json.loads(line.removeprefix("data:"))
                     if event == "round":
                         progress.update(
-                            bar, completed=data["round"], loss=f"{data['loss']:.6f}"
+                            bar, completed=fields["round"], loss=f"{fields['loss']:.6f}"
                         )
                     else:
-                        state = data["state"]
+                        state = fields["state"]
         if state == "success":  # it may have converged before its last round
             n_done = progress.tasks[0].completed
             progress.update(bar, completed=n_done, total=n_done)
@@ -287,15 +289,15 @@ async def _follow(
 
 
 def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> None:
-    last = order["rounds"][-1]
+    last_round = order["rounds"][-1]
     who_could_decrypt = order["protection"]["who_could_decrypt"]
     console.print("\n" + who_could_decrypt.replace(". ", ".\n"))
     table = make_table(
-        f"Order {order['order_id']} after {last['round']} rounds, on training rows"
+        f"Order {order['order_id']} after {last_round['round']} rounds, on training rows"
     )
     for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
-    for user, report in last["hospitals"].items():
+    for user, report in last_round["hospitals"].items():
         table.add_row(
             f"{names[int(user)]} ({user})",
             str(report["n_rows"]),
@@ -331,15 +333,15 @@ async def _scores(
     table = make_table(
         f"Scores of round {report['round']}, from lengths and angles of the gradients"
     )
-    shown = {
+    score_titles = {
         "krum": "Krum",
         "foolsgold": "FoolsGold",
         "geometric_median": "from the median",
     }
-    for column in ("hospital", *shown.values(), "contribution"):
+    for column in ("hospital", *score_titles.values(), "contribution"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for user, scores in report["data"].items():
-        numbers = [scores[name]["score"] for name in shown]
+        numbers = [scores[name]["score"] for name in score_titles]
         numbers.append(contributions.get(user))
         cells = ["-" if number is None else f"{number:.6f}" for number in numbers]
         table.add_row(names[int(user)], *cells)
@@ -363,18 +365,20 @@ def _report(
     for column in ("", *named, "intercept"):
         table.add_column(column, justify="right" if column else "left")
     for name, values in (("federated", weights[INITIATOR]), ("pooled", pooled)):
-        shown = [*values[: len(named)], values[-1]]
-        table.add_row(name, *[f"{value:.6f}" for value in shown])
+        shown_weights = [*values[: len(named)], values[-1]]
+        table.add_row(name, *[f"{value:.6f}" for value in shown_weights])
     console.print(table)
-    differences = [float(np.abs(own - pooled).max()) for own in weights.values()]
+    differences = [
+        float(np.abs(own_weights - pooled).max()) for own_weights in weights.values()
+    ]
     console.print(
         f"Largest difference, any hospital, any weight: [bold]{max(differences):.1e}[/]\n"
     )
     searched = [settings.folder, settings.home / "prefect"]
-    n_files, n_bytes, found = search_disk(searched, weights[INITIATOR].tolist())
+    n_files, n_bytes, matches = search_disk(searched, weights[INITIATOR].tolist())
     holds = "[bold green]nothing of the model[/]"
-    if found:
-        holds = f"[bold red]the model[/] ({', '.join(found)})"
+    if matches:
+        holds = f"[bold red]the model[/] ({', '.join(matches)})"
     console.print(
         f"The coordinator's disk ({n_files} files, {n_bytes / 2**20:.1f} MiB) was searched for the weights,\n"
         f"as 8-byte floats and as text: it holds {holds}.\n"

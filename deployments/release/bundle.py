@@ -74,14 +74,14 @@ def glibc_of(names: Iterable[str]) -> tuple[int, int]:
     for name in names:
         tags = name.removesuffix(".whl").split("-")
         platforms = tags[-1].split(".")
-        known = []
+        versions = []
         for platform in platforms:
-            needed = _needed(platform)
-            if needed is not None:
-                known.append(needed)
-        if known:
+            version = _needed(platform)
+            if version is not None:
+                versions.append(version)
+        if versions:
             # A wheel of several names takes the oldest of them.
-            most = max(most, min(known))
+            most = max(most, min(versions))
     return most
 
 
@@ -107,7 +107,7 @@ def describe(
     wheels = folder / "wheels"
     major, minor = glibc_of(path.name for path in wheels.iterdir())
     glibc = f"{major}.{minor}"
-    words = {
+    fields = {
         "part": "agent",
         "version": version,
         "commit": commit,
@@ -115,7 +115,7 @@ def describe(
         "machine": machine,
         "glibc": glibc,
     }
-    manifest = json.dumps(words, indent=2) + "\n"
+    manifest = json.dumps(fields, indent=2) + "\n"
     (folder / "manifest.json").write_text(manifest)
     script = INSTALL.replace("@PYTHON@", python)
     script = script.replace("@GLIBC@", glibc)

@@ -90,22 +90,22 @@ def take_source(tree: Path) -> Source:
     )
     with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
         files.extractall(tree, filter="data")
-    found = _VERSION.search((tree / "protocol" / "__init__.py").read_text("utf-8"))
-    assert found is not None
-    return Source(tree, found[1], commit, seconds)
+    match = _VERSION.search((tree / "protocol" / "__init__.py").read_text("utf-8"))
+    assert match is not None
+    return Source(tree, match[1], commit, seconds)
 
 
 def _output(*command: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    if done.returncode:
+    if process.returncode:
         raise BadRequest(
-            f"`{' '.join(command)}` fails: {done.stderr.strip()}.",
+            f"`{' '.join(command)}` fails: {process.stderr.strip()}.",
             remedy="Make a release in a clone of the repository.",
             code="cannot_release",
         )
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def build_wheels(source: Source, target: Path) -> None:
@@ -131,13 +131,13 @@ def lock_for(tree: Path, part: str, python: str) -> str:
         command += ["--constraint", pins]
     command.append(f"requirements-{part}.in")
     text = _run([_uv(), *command], folder=tree)
-    known: dict[str, set[str]] = {}
+    known_hashes: dict[str, set[str]] = {}
     for pins in (committed, NEWER):
-        known |= _pins((tree / pins).read_text("utf-8"))
+        known_hashes |= _pins((tree / pins).read_text("utf-8"))
     for package, hashes in _pins(text).items():
         # A hash that nobody has committed is refused, too: the registry may have
         # another file under this version by now.
-        if package not in known or not hashes <= known[package]:
+        if package not in known_hashes or not hashes <= known_hashes[package]:
             raise ConsiliumError(
                 f"{package}, which {part} needs for Python {python}, is neither in {committed} nor in {NEWER}.",
                 remedy=f"List it in {NEWER.replace('.txt', '.in')}, run ./run lock, and commit what that changes.",
@@ -172,8 +172,8 @@ def make_bundle(
         shutil.copy(target / f"requirements-{part}-{python}.txt", folder / lock)
         fetch_wheels(folder / lock, wheels, python)
     for part in ("core", "agent"):
-        (own,) = target.glob(f"consilium_{part}-*.whl")
-        shutil.copy(own, wheels)
+        (wheel,) = target.glob(f"consilium_{part}-*.whl")
+        shutil.copy(wheel, wheels)
     describe(
         folder,
         version=source.version,
@@ -221,7 +221,7 @@ def _uv() -> str:
 def _run(
     command: list[str], *, folder: Path, variables: dict[str, str] | None = None
 ) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, **(variables or {})},
@@ -229,11 +229,11 @@ def _run(
         text=True,
         check=False,
     )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-3:]
+    if process.returncode:
+        last = process.stderr.strip().splitlines()[-3:]
         raise ConsiliumError(
             f"{Path(command[0]).name} {' '.join(command[1:4])} fails: {' '.join(last)}",
             remedy="Read what it says above; a registry has to be reachable.",
             code="cannot_release",
         )
-    return done.stdout
+    return process.stdout

@@ -47,19 +47,19 @@ def bill_of_materials(
 
 
 def _component(wheel: Path) -> dict[str, Any]:
-    words = metadata_of(wheel)
-    name = words["Name"].lower().replace("_", "-").replace(".", "-")
-    address = f"pkg:pypi/{name}@{words['Version']}"
+    metadata = metadata_of(wheel)
+    name = metadata["Name"].lower().replace("_", "-").replace(".", "-")
+    address = f"pkg:pypi/{name}@{metadata['Version']}"
     component: dict[str, Any] = {
         "type": "library",
         "bom-ref": address,
-        "name": words["Name"],
-        "version": words["Version"],
+        "name": metadata["Name"],
+        "version": metadata["Version"],
         "purl": address,
         "hashes": [{"alg": "SHA-256", "content": digest_of(wheel)}],
     }
     # Only this: the older field License is free text, which no expression may be.
-    expression = words["License-Expression"]
+    expression = metadata["License-Expression"]
     if expression:
         component["licenses"] = [{"expression": expression}]
     return component
