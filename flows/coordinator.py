@@ -105,11 +105,11 @@ def coordinate_statistics(order: CoordinatedStatistics, show: Show) -> None:
             if not statistics.add_round(order, round_, show):
                 break
     summary = statistics.collect_reports(order)
-    shown = {
+    last_stage = {
         "what": "result",
         "final": True,
         **summary,
     }
-    show(shown)
+    show(last_stage)
     of_order = {"statistics": summary}
     order.record(end="success", summary=of_order)

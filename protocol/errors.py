@@ -86,8 +86,10 @@ class ConsiliumError(Exception):
         )
         detail = data.get("detail")
         if isinstance(detail, dict) and _is_storable(detail):
-            others = set(detail) - set(_OWN_NAMES)
-            error.detail = {name: detail[name] for name in detail if name in others}
+            extra_names = set(detail) - set(_OWN_NAMES)
+            error.detail = {
+                name: detail[name] for name in detail if name in extra_names
+            }
         return error
 
 
@@ -211,7 +213,7 @@ def sent_by(hospital: int) -> Iterator[None]:
         ) from None
 
 
-def who_differ(found: Mapping[int, Hashable]) -> list[int]:
+def who_differ(values: Mapping[int, Hashable]) -> list[int]:
     """The hospitals that have another value than most; all where no majority has one.
 
     >>> who_differ({2: "a", 3: "b", 4: "a"})
@@ -219,13 +221,13 @@ def who_differ(found: Mapping[int, Hashable]) -> list[int]:
     >>> who_differ({2: "a", 3: "b"})
     [2, 3]
     """
-    if not found:
+    if not values:
         return []
-    counts = Counter(found.values())
+    counts = Counter(values.values())
     ((common, n_common),) = counts.most_common(1)
-    named = sorted(user for user, value in found.items() if value != common)
+    named = sorted(user for user, value in values.items() if value != common)
     if named and n_common <= len(named):
-        return sorted(found)
+        return sorted(values)
     return named
 
 
@@ -261,13 +263,13 @@ def _raise_all(errors: Sequence[ConsiliumError]) -> None:
     if len(errors) == 1:
         raise errors[0]
     reasons: list[Any] = []
-    for one in errors:
-        reasons += one.detail.get("reasons") or [reason_of(one)]
+    for error in errors:
+        reasons += error.detail.get("reasons") or [reason_of(error)]
     # The same remedy is not said twice.
-    remedies = dict.fromkeys(one.remedy for one in errors)
+    remedies = dict.fromkeys(error.remedy for error in errors)
     first = errors[0]
     raise type(first)(
-        " ".join(one.sentence for one in errors),
+        " ".join(error.sentence for error in errors),
         remedy=" ".join(remedies),
         code=first.code,
         **{**first.detail, "reasons": reasons},

@@ -58,14 +58,14 @@ def _number(value: Any) -> Any:
     return value
 
 
-def any_case(words: Any) -> BeforeValidator:
+def any_case(literal: Any) -> BeforeValidator:
     """Accepts the words of a Literal in any case: "l2" is "L2"."""
-    table = {word.lower(): word for word in get_args(words)}
+    by_lower_case = {word.lower(): word for word in get_args(literal)}
 
     def match(value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return table.get(value.lower(), value)
+        return by_lower_case.get(value.lower(), value)
 
     return BeforeValidator(match)
 
@@ -122,14 +122,14 @@ class Asked(Strict):
     def _default_for_null(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        kept = {}
-        for name, given in value.items():
+        said_fields = {}
+        for name, field_value in value.items():
             field = cls.model_fields.get(name)
             has_default = field is not None and not field.is_required()
-            if given is None and has_default and name not in cls.null_is_said:
+            if field_value is None and has_default and name not in cls.null_is_said:
                 continue
-            kept[name] = given
-        return kept
+            said_fields[name] = field_value
+        return said_fields
 
     @model_validator(mode="wrap")
     @classmethod
@@ -142,13 +142,13 @@ class Asked(Strict):
         except ValidationError as error:
             lines = []
             # Once, however many there are none of.
-            known = f" There are {', '.join(cls.model_fields)}"
+            known_fields = f" There are {', '.join(cls.model_fields)}"
             for mistake in error.errors(include_url=False, include_context=False):
                 problem = mistake["msg"]
                 place = mistake["loc"]
                 if mistake["type"] == "extra_forbidden" and len(place) == 1:
-                    problem = _unknown_field(str(place[0]), cls) + known
-                    known = ""
+                    problem = _unknown_field(str(place[0]), cls) + known_fields
+                    known_fields = ""
                 line = InitErrorDetails(
                     type=PydanticCustomError(
                         "mistake", "{problem}", {"problem": problem}
@@ -252,14 +252,16 @@ def describe(error: ValidationError) -> ConsiliumError:
     """
     problems = []
     fields = []
-    found = error.errors(include_input=False, include_url=False, include_context=False)
-    for item in found[:_MOST_TOLD]:
-        where = _place(item["loc"])
+    mistakes = error.errors(
+        include_input=False, include_url=False, include_context=False
+    )
+    for mistake in mistakes[:_MOST_TOLD]:
+        field_name = _place(mistake["loc"])
         # Once for each model that passed the sentence on.
-        problem = item["msg"].replace("Value error, ", "")
-        fields.append(where)
-        problems.append(f"{where}: {problem}")
-    n_more = len(found) - len(problems)
+        problem = mistake["msg"].replace("Value error, ", "")
+        fields.append(field_name)
+        problems.append(f"{field_name}: {problem}")
+    n_more = len(mistakes) - len(problems)
     if n_more:
         problems.append(f"and {n_more} more")
     return InvalidInput(
@@ -269,24 +271,24 @@ def describe(error: ValidationError) -> ConsiliumError:
     )
 
 
-def _place(parts: tuple[int | str, ...]) -> str:
+def _place(place: tuple[int | str, ...]) -> str:
     """A field's name with those that it stands in: "model_params.alpha"."""
     # A wrong key is named by its dict: the key itself is what was sent, and may be
     # anything.
-    if parts[-1:] == ("[key]",):
-        parts = parts[:-2]
+    if place[-1:] == ("[key]",):
+        place = place[:-2]
     # pydantic's own steps are no fields.
-    names = [_shown(part) for part in parts if not str(part).startswith("function-")]
+    names = [_shown(step) for step in place if not str(step).startswith("function-")]
     return ".".join(names) or "body"
 
 
-def _shown(part: int | str) -> str:
+def _shown(field_name: int | str) -> str:
     """A field's name as an answer and a log may hold it.
 
     What was sent in its place may be long or unprintable.
     """
     letters = []
-    for letter in str(part):
+    for letter in str(field_name):
         is_plain = letter.isprintable() and letter != "\ufffd"
         letters.append(letter if is_plain else "?")
     text = "".join(letters)

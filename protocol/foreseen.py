@@ -52,7 +52,7 @@ def _new_to_the_coordinator(request: TrainingRequest) -> str:
 
 
 def foreseen_refusals(
-    told: PolicyTold, request: TrainingRequest, *, own_user_id: int
+    told_policy: PolicyTold, request: TrainingRequest, *, own_user_id: int
 ) -> list[Refused]:
     """Every refusal of an order that the told rules make certain, if they still hold.
 
@@ -60,7 +60,9 @@ def foreseen_refusals(
     hospital alone to judge.
     """
     refusals = []
-    for rule in training_rules(_as_policy(told), request, own_user_id=own_user_id):
+    for rule in training_rules(
+        _as_policy(told_policy), request, own_user_id=own_user_id
+    ):
         if rule.name in NOT_TOLD:
             continue
         try:
@@ -70,12 +72,12 @@ def foreseen_refusals(
     return refusals
 
 
-def _as_policy(told: PolicyTold) -> Policy:
+def _as_policy(told_policy: PolicyTold) -> Policy:
     """The told rules in the policy's own classes, whose checks these are.
 
     Not validated: an agent of another version may tell a word that is none here.
     """
-    orders = told.orders
+    orders = told_policy.orders
     rules = OrderRules.model_construct(
         initiators=orders.initiators,
         receivers=orders.receivers,

@@ -79,16 +79,16 @@ class MemoryTransport:
         along: str | None = None,
     ) -> dict[int, bytes] | None:
         # Nothing is read along: within a process a second call costs nothing.
-        wanted = list(senders)
-        found = self.gather_present(
+        sender_ids = list(senders)
+        messages = self.gather_present(
             address,
-            wanted,
+            sender_ids,
             recipient,
             wait_seconds=wait_seconds,
         )
-        if len(found) < len(wanted):
+        if len(messages) < len(sender_ids):
             return None
-        return found
+        return messages
 
     def gather_some(
         self,
@@ -98,17 +98,17 @@ class MemoryTransport:
         *,
         wait_seconds: float,
     ) -> dict[int, bytes] | None:
-        wanted = list(senders)
+        sender_ids = list(senders)
 
         def sizes() -> dict[int, int]:
-            there = self._there(address, wanted, recipient)
-            found = {}
-            for sender, body in there.items():
-                found[sender] = len(body)
-            return found
+            messages = self._there(address, sender_ids, recipient)
+            lengths = {}
+            for sender, body in messages.items():
+                lengths[sender] = len(body)
+            return lengths
 
         def is_enough() -> bool:
-            return is_worth_reading(sizes(), len(wanted))
+            return is_worth_reading(sizes(), len(sender_ids))
 
         with self._changed:
             is_there = self._changed.wait_for(is_enough, timeout=wait_seconds)
@@ -125,15 +125,15 @@ class MemoryTransport:
         *,
         wait_seconds: float,
     ) -> dict[int, bytes]:
-        wanted = list(senders)
+        sender_ids = list(senders)
 
         def are_there() -> bool:
-            there = self._there(address, wanted, recipient)
-            return len(there) == len(wanted)
+            messages = self._there(address, sender_ids, recipient)
+            return len(messages) == len(sender_ids)
 
         with self._changed:
             self._changed.wait_for(are_there, timeout=wait_seconds)
-            return self._there(address, wanted, recipient)
+            return self._there(address, sender_ids, recipient)
 
     def _there(
         self,
@@ -143,12 +143,12 @@ class MemoryTransport:
     ) -> dict[int, bytes]:
         """Those of the senders' messages that are there; raises where the order has ended."""
         self._check_open(address.run)
-        found = {}
+        messages = {}
         for sender in senders:
             key = (address, sender, recipient)
             if key in self._messages:
-                found[sender] = self._messages[key]
-        return found
+                messages[sender] = self._messages[key]
+        return messages
 
     def discard(self, run: int, used: Sequence[Used]) -> None:
         with self._changed:

@@ -172,9 +172,9 @@ class MessagePlan:
         return {COORDINATOR, EVERYONE}
 
 
-def _none_such(what: str) -> Forbidden:
+def _none_such(description: str) -> Forbidden:
     return Forbidden(
-        f"This order has no message {what}.",
+        f"This order has no message {description}.",
         remedy="Update the agent: GET /hospitals says whether it lags.",
         code="no_such_message",
     )
@@ -264,11 +264,11 @@ def statistics_plan(request: StatisticsRequest, *, most_bytes: int) -> MessagePl
 
 
 def _bytes_of_sum(request: TrainingRequest) -> int:
-    words = _most_weights(request) + _COUNT_WORDS
+    n_words = _most_weights(request) + _COUNT_WORDS
     if request.subgroups is not None:
-        words += MOST_GROUPS * _COUNT_WORDS
+        n_words += MOST_GROUPS * _COUNT_WORDS
     n_hospitals = len(request.hospitals)
-    return _BASE_BYTES + _BYTES_OF_HOSPITAL * n_hospitals + _WORD_BYTES * words
+    return _BASE_BYTES + _BYTES_OF_HOSPITAL * n_hospitals + _WORD_BYTES * n_words
 
 
 def _most_weights(request: TrainingRequest) -> int:

@@ -154,14 +154,14 @@ class AnswerPlace:
 
     def info(self, reader: bytes) -> bytes:
         """HPKE's info: the place, and to whose key (32 bytes)."""
-        said = {
+        info_fields = {
             "order_id": self.order_id,
             "kind": self.kind,
             "hospital": self.hospital,
             "reader": reader.hex(),
         }
         # As `protocol.messages.canonical`, which a client does not have to import.
-        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(info_fields, sort_keys=True, separators=(",", ":"))
         return _DOMAIN + b"answer/" + text.encode()
 
 
@@ -325,10 +325,10 @@ class SealedAnswer:
         ProtocolViolation as `open_from_hospital`; code another_reader where the record
         names one.
         """
-        own = reader_fingerprint(exchange_public(private))
-        if own != self.reader:
+        own_fingerprint = reader_fingerprint(exchange_public(private))
+        if own_fingerprint != self.reader:
             raise ProtocolViolation(
-                f"This answer is sealed to the reader {self.reader}, and the key here is {own}.",
+                f"This answer is sealed to the reader {self.reader}, and the key here is {own_fingerprint}.",
                 remedy="Open it with that reader's key, or send the order again with this one.",
                 code="another_reader",
             )

@@ -119,8 +119,8 @@ def check_smallest(check: Callable[[], object], least: int) -> None:
 
 def smallest(hospitals: Sequence[int], initiator: int, least: int) -> list[int]:
     """As few hospitals as an order may start with, the initiator among them."""
-    others = [user for user in hospitals if user != initiator]
-    return sorted([initiator, *others[: least - 1]])
+    other_hospitals = [user for user in hospitals if user != initiator]
+    return sorted([initiator, *other_hospitals[: least - 1]])
 
 
 def with_fields(request: Request, **changes: Any) -> Request:
@@ -209,10 +209,10 @@ def too_few(
     )
 
 
-def incomplete(what: str) -> Conflict:
+def incomplete(shortage: str) -> Conflict:
     """The error of an order whose party would lack something that it needs."""
     return Conflict(
-        f"The order cannot start with who is there: {what}.",
+        f"The order cannot start with who is there: {shortage}.",
         remedy="Ask the missing hospitals whether their agents run, or give more start_within_seconds, and send the"
         " order again.",
         code="too_few_accepted",

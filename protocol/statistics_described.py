@@ -137,7 +137,7 @@ def _asked(
     providers = []
     for provider in request.data_providers:
         providers.append(provider.model_copy(update={"key_column": column}))
-    part = request.model_copy(
+    part_request = request.model_copy(
         update={
             "method": method,
             "columns": columns,
@@ -149,5 +149,5 @@ def _asked(
             "quantile": list(QUARTILES) if method == "quantile" else None,
         }
     )
-    part.__dict__["rows"] = rows
-    return part
+    part_request.__dict__["rows"] = rows
+    return part_request

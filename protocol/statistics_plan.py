@@ -114,12 +114,12 @@ def agreed_plan(request: StatisticsRequest, announced: Mapping[int, Types]) -> P
     columns = {}
     for user, types in announced.items():
         alias = request.alias(user)
-        asked = expression.columns_of(alias)
+        asked_columns = expression.columns_of(alias)
         _check_columns(
             user,
             types,
             alias,
-            asked,
+            asked_columns,
         )
         fixed = _fixed(user, types)
         columns.update(fixed)
@@ -130,13 +130,13 @@ def _check_columns(
     user: int,
     types: Types,
     alias: str,
-    asked: tuple[str, ...],
+    asked_columns: tuple[str, ...],
 ) -> None:
     """Of its own columns only: another provider would hear that its own does not fit."""
     for name in types.columns:
         if not name.startswith(f"{alias}."):
             raise _bad_types(user, "announces types of columns that are another's")
-    for column in asked:
+    for column in asked_columns:
         if f"{alias}.{column}" not in types.columns:
             raise _bad_types(user, "announces no type of a column that is asked for")
 
@@ -152,9 +152,9 @@ def _fixed(user: int, types: Types) -> dict[str, Fixed]:
     return columns
 
 
-def _bad_types(user: int, what: str) -> ProtocolViolation:
+def _bad_types(user: int, fault: str) -> ProtocolViolation:
     return ProtocolViolation(
-        f"Hospital {user} {what}.",
+        f"Hospital {user} {fault}.",
         remedy="Nothing was computed. Run the same version at all hospitals.",
         code="bad_message",
         hospitals=[user],
@@ -233,8 +233,8 @@ def cells_plan(
     conditions = [_reach(CELL_ROWS, providers, min_rows)]
     if min_providers > 1:
         conditions.append(_reach(CELL_SHARE, providers, min_providers))
-    both = set(receivers) & set(providers)
-    for receiver in sorted(both):
+    both_roles = set(receivers) & set(providers)
+    for receiver in sorted(both_roles):
         others = [provider for provider in providers if provider != receiver]
         conditions.append(_reach(CELL_ROWS, others, min_rows))
         # That one of the others has rows follows from their number.

@@ -59,16 +59,18 @@ class QuestionRows:
 
     def plain(self, names: Iterable[str]) -> list[str]:
         """These columns, each derived one as those of the data behind it; each once."""
-        found: dict[str, None] = {}
+        plain_names: dict[str, None] = {}
         for name in names:
-            own = made_of(name, self.derived) if name in self.derived else [name]
-            found.update(dict.fromkeys(own))
-        return list(found)
+            source_names = (
+                made_of(name, self.derived) if name in self.derived else [name]
+            )
+            plain_names.update(dict.fromkeys(source_names))
+        return list(plain_names)
 
     def with_plain(self, names: Iterable[str]) -> list[str]:
         """These columns, and behind them those of the data that they are made of."""
-        own = list(names)
-        return list(dict.fromkeys([*own, *self.plain(own)]))
+        own_names = list(names)
+        return list(dict.fromkeys([*own_names, *self.plain(own_names)]))
 
 
 def question_rows(
@@ -95,7 +97,9 @@ def question_rows(
     check_names(derived, {}, problems)
     _check_categorical(categorical, derive, labels, keys, method, problems)
     _check_spelling(derived, named, problems)
-    uses = {name: list(one.names) for name, one in derived.items()}
+    uses = {
+        name: list(derived_column.names) for name, derived_column in derived.items()
+    }
     unused = [name for name in not_used_by_others(derived, uses) if name not in named]
     if unused:
         problems.add(
@@ -103,8 +107,8 @@ def question_rows(
             f"derive names {', '.join(unused)}, which the question does not use.",
             "Name it in key_column, columns, group_by, complete_on or the expression, or leave it out.",
         )
-    for name, one in derived.items():
-        if one.knots:
+    for name, derived_column in derived.items():
+        if derived_column.knots:
             problems.add(
                 "derive",
                 f"derive.{name} is a spline, which makes several columns of one.",
@@ -168,11 +172,11 @@ def _check_spelling(
     """A database knows names whatever their case."""
     spelled: dict[str, str] = {}
     for name in [*derived, *named]:
-        other = spelled.setdefault(name.lower(), name)
-        if other != name and other in derived:
+        first_spelling = spelled.setdefault(name.lower(), name)
+        if first_spelling != name and first_spelling in derived:
             problems.add(
                 "derive",
-                f"derive.{other} differs from {name} by case alone.",
+                f"derive.{first_spelling} differs from {name} by case alone.",
                 "Give the derived column a name of its own.",
             )
 
@@ -191,11 +195,11 @@ def _check_joined(
             "Ask method custom, with the comparison as its expression.",
         )
     for field_name, names in (("key_column", keys), ("complete_on", complete_on)):
-        found = [name for name in names if name in derived]
-        if found:
+        derived_here = [name for name in names if name in derived]
+        if derived_here:
             problems.add(
                 "derive",
-                f"{field_name} names {found[0]}, which is derived: joined rows are matched and chosen by columns"
+                f"{field_name} names {derived_here[0]}, which is derived: joined rows are matched and chosen by columns"
                 " of the data.",
                 "Name a column of the data there.",
             )

@@ -93,14 +93,14 @@ class StudyRows:
     @cached_property
     def plain(self) -> tuple[str, ...]:
         """The columns of the data that the order's own ones are made of."""
-        own = [name for name in self.columns if name not in self.derived]
-        return tuple(dict.fromkeys([*own, *plain_names(self.derived)]))
+        data_columns = [name for name in self.columns if name not in self.derived]
+        return tuple(dict.fromkeys([*data_columns, *plain_names(self.derived)]))
 
     @cached_property
     def read(self) -> tuple[str, ...]:
         """All columns that must be read, beside ids and labels."""
-        needed = [name for name in self.complete_on if name not in self.derived]
-        return tuple(dict.fromkeys([*self.plain, *needed]))
+        needed_columns = [name for name in self.complete_on if name not in self.derived]
+        return tuple(dict.fromkeys([*self.plain, *needed_columns]))
 
     @cached_property
     def in_order(self) -> list[str]:
@@ -132,14 +132,14 @@ def study_rows(
     problems = Problems()
     derived = read_derived(derive, problems)
     uses: dict[str, list[str]] = {}
-    for name, one in derived.items():
-        uses[name] = list(one.names)
+    for name, derived_column in derived.items():
+        uses[name] = list(derived_column.names)
     _check_listed("categorical", categorical, columns, problems)
     _check_listed("derive", not_used_by_others(derive, uses), columns, problems)
     _check_one_role(categorical, derive, roles, problems)
     check_names(derived, roles, problems)
     problems.raise_any()
-    references = {name: one.reference for name, one in categorical.items()}
+    references = {name: category.reference for name, category in categorical.items()}
     return StudyRows(
         columns=tuple(columns),
         categorical=references,
@@ -164,10 +164,10 @@ def not_used_by_others(
     derive: Iterable[str], uses: Mapping[str, Iterable[str]]
 ) -> list[str]:
     """The derived columns that are no step of another one."""
-    used: set[str] = set()
+    used_columns: set[str] = set()
     for names in uses.values():
-        used.update(names)
-    return [name for name in derive if name not in used]
+        used_columns.update(names)
+    return [name for name in derive if name not in used_columns]
 
 
 def _check_listed(
@@ -191,11 +191,11 @@ def _check_one_role(
     roles: Mapping[str, str],
     problems: Problems,
 ) -> None:
-    both = [name for name in categorical if name in derive]
-    if both:
+    in_both = [name for name in categorical if name in derive]
+    if in_both:
         problems.add(
             "categorical",
-            f"{', '.join(both)} stands in categorical and in derive.",
+            f"{', '.join(in_both)} stands in categorical and in derive.",
             "A derived column is a number: write 1 for the rows that are meant, else 0.",
         )
     for role, column in roles.items():
@@ -211,14 +211,16 @@ def _check_one_role(
 def check_names(
     derived: Mapping[str, Derived], roles: Mapping[str, str], problems: Problems
 ) -> None:
-    for name, one in derived.items():
-        if name in one.names:
+    for name, derived_column in derived.items():
+        if name in derived_column.names:
             problems.add(
                 "derive",
                 f"derive.{name} has the name of a column that it uses.",
                 "Give the derived column a name of its own.",
             )
-        labels = [role for role, column in roles.items() if column in one.names]
+        labels = [
+            role for role, column in roles.items() if column in derived_column.names
+        ]
         if labels:
             problems.add(
                 "derive",
@@ -226,7 +228,9 @@ def check_names(
                 "Derive it from other columns.",
             )
         splines = [
-            used for used in one.names if used in derived and derived[used].knots
+            used_name
+            for used_name in derived_column.names
+            if used_name in derived and derived[used_name].knots
         ]
         if splines:
             problems.add(
@@ -235,9 +239,13 @@ def check_names(
                 "Use the column that the spline is over.",
             )
     _check_spelling(derived, problems)
-    others = {name: one for name, one in derived.items() if name not in one.names}
+    sound_columns = {
+        name: derived_column
+        for name, derived_column in derived.items()
+        if name not in derived_column.names
+    }
     try:
-        in_order(others)
+        in_order(sound_columns)
     except ExpressionError as error:
         problems.add("derive", error.sentence, error.remedy)
 

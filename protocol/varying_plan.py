@@ -65,7 +65,7 @@ class Compared:
 
     @property
     def name(self) -> str:
-        names = [one.name for one in self.columns]
+        names = [column.name for column in self.columns]
         return " and ".join(names)
 
     @property
@@ -123,23 +123,23 @@ def compared_columns(
     if request.has_number_label:
         singles.append(Indicated(LABEL))
     row_sets = row_sets_of(request)
-    found: list[Compared] = []
+    comparisons: list[Compared] = []
     for row_set in row_sets:
         for column in singles:
             compared = Compared(row_set, (column,))
-            found.append(compared)
+            comparisons.append(compared)
     if not compares_pairs(request):
-        return found
+        return comparisons
     if thresholds and thresholds.min_rows == 1:
-        return found
+        return comparisons
     pairs = _pairs(request, levels or {})
     for row_set in row_sets:
         if not row_set.startswith("train"):
             continue
         for pair in pairs:
             compared = Compared(row_set, pair)
-            found.append(compared)
-    return found
+            comparisons.append(compared)
+    return comparisons
 
 
 def row_sets_of(request: TrainingRequest) -> list[str]:
@@ -157,22 +157,22 @@ def row_sets_of(request: TrainingRequest) -> list[str]:
 
 
 def _of_attributes(request: TrainingRequest, levels: Levels) -> list[Indicated]:
-    found: list[Indicated] = []
+    indicated: list[Indicated] = []
     for name in request.attributes:
         if name in request.categorical:
             of_levels = _of_levels(name, levels[name])
-            found += of_levels
+            indicated += of_levels
         else:
-            found.append(Indicated(name))
-    return found
+            indicated.append(Indicated(name))
+    return indicated
 
 
 def _of_levels(name: str, levels: Sequence[str]) -> list[Indicated]:
     # Of two levels one column holds both values.
-    kept = levels
+    column_levels = levels
     if len(levels) <= 2:
-        kept = levels[1:]
-    return [Indicated(name, level) for level in kept]
+        column_levels = levels[1:]
+    return [Indicated(name, level) for level in column_levels]
 
 
 def _pairs(
@@ -203,10 +203,10 @@ def strictest(of_hospitals: Mapping[int, PooledThresholds]) -> PooledThresholds:
     """What holds for all, as each says in its acceptance."""
     everybody = of_hospitals.values()
     return PooledThresholds(
-        min_varying=max(own.min_varying for own in everybody),
-        min_rows=max(own.min_rows for own in everybody),
-        min_hospitals=max(own.min_hospitals for own in everybody),
-        own_totals=all(own.own_totals for own in everybody),
+        min_varying=max(thresholds.min_varying for thresholds in everybody),
+        min_rows=max(thresholds.min_rows for thresholds in everybody),
+        min_hospitals=max(thresholds.min_hospitals for thresholds in everybody),
+        own_totals=all(thresholds.own_totals for thresholds in everybody),
     )
 
 

@@ -55,8 +55,10 @@ _NUMBERS = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
 
 def numbers_of(version: str) -> tuple[int, ...] | None:
     """(1, 10, 0) of 1.10.0; None for what is no version of a release."""
-    found = _NUMBERS.fullmatch(version)
-    return None if found is None else tuple(int(part) for part in found.groups())
+    matched = _NUMBERS.fullmatch(version)
+    return (
+        None if matched is None else tuple(int(digits) for digits in matched.groups())
+    )
 
 
 def is_older(version: str, other: str) -> bool:
@@ -65,8 +67,8 @@ def is_older(version: str, other: str) -> bool:
     >>> is_older("1.9.0", "1.10.0")
     True
     """
-    one, two = numbers_of(version), numbers_of(other)
-    return one is not None and two is not None and one < two
+    numbers, other_numbers = numbers_of(version), numbers_of(other)
+    return numbers is not None and other_numbers is not None and numbers < other_numbers
 
 
 def bundle_name(version: str, python: str) -> str:
@@ -134,11 +136,11 @@ def has_feature(feature: str, protocol: int) -> bool:
 
 def features_of(request: Mapping[str, Any]) -> set[str]:
     """The features that an order's request asks for, by its fields that say something."""
-    found = set()
+    features = set()
     for field, feature in FEATURE_OF_FIELD.items():
         if request.get(field) is not None:
-            found.add(feature)
-    return found
+            features.add(feature)
+    return features
 
 
 def common_protocol(
@@ -157,28 +159,30 @@ def common_protocol(
     oldest = max([own.oldest, *(window.oldest for window in windows.values())])
     needs = {feature: FEATURES[feature] for feature in sorted(features)}
     needs["this order"] = oldest
-    for what, needed in needs.items():
-        if needed > own.newest:
-            users = [user for user, one in windows.items() if one.oldest > own.newest]
+    for subject, least_number in needs.items():
+        if least_number > own.newest:
+            users = [
+                user for user, window in windows.items() if window.oldest > own.newest
+            ]
             raise Conflict(
-                f"The coordinator speaks protocol {own}, and {what} needs {needed}.",
+                f"The coordinator speaks protocol {own}, and {subject} needs {least_number}.",
                 remedy="The operator upgrades the coordinator first, then the hospitals' ITs their agents.",
                 code="protocol",
                 hospitals=sorted(users),
             )
-        if needed > newest:
-            raise _lag(windows, needed, what, version)
+        if least_number > newest:
+            raise _lag(windows, least_number, subject, version)
     return newest
 
 
 def _lag(
-    windows: Mapping[int, Window], needed: int, what: str, version: str
+    windows: Mapping[int, Window], least_number: int, subject: str, version: str
 ) -> Conflict:
     """Who does not speak what an order needs, and the command."""
-    users = [user for user, window in windows.items() if window.newest < needed]
+    users = [user for user, window in windows.items() if window.newest < least_number]
     spoken = min(windows[user].newest for user in users)
     return Conflict(
-        f"{_named(users)} speaks protocol {spoken}, and {what} needs {needed}.",
+        f"{_named(users)} speaks protocol {spoken}, and {subject} needs {least_number}.",
         remedy=f"The IT there upgrades the agent: {upgrade_command(version)}.",
         code="protocol",
         hospitals=sorted(users),
@@ -248,16 +252,16 @@ def protocol_of_document(text: str) -> int:
     """
     try:
         document = json.loads(text)
-        said = document["version"]
+        said_number = document["version"]
         request = document["request"]
         fields = features_of(request)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise bad_request(
             "document", "The order's document is not readable.", "Send the order again."
         ) from None
-    protocol = UNSAID if said == 1 else said
+    protocol = UNSAID if said_number == 1 else said_number
     # A bool is an int to Python, and 1.0 is 1.
-    if type(said) is not int or said == UNSAID or protocol not in SPOKEN:
+    if type(said_number) is not int or said_number == UNSAID or protocol not in SPOKEN:
         raise ProtocolViolation(
             f"The order is written in a protocol that this release does not speak: it speaks {SPOKEN}.",
             remedy="Who lags upgrades: the operator the coordinator first, then a hospital's IT its agent"

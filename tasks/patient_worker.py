@@ -55,7 +55,7 @@ class PatientWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerRe
         with "database is locked", and writes its job template into the pool, which this
         worker has no use for.
         """
-        asked = time.monotonic()
+        asked_at = time.monotonic()
         try:
             self._work_pool = await self.client.read_work_pool(self._work_pool_name)
             worker_id = await self.client.send_worker_heartbeat(
@@ -78,7 +78,7 @@ class PatientWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerRe
                 )
             self._misses_pool = True
         except httpx.HTTPError as error:
-            outage.missed(PREFECT, kind_of(error), asked=asked)
+            outage.missed(PREFECT, kind_of(error), asked=asked_at)
         await self._initialize_after_sync()
 
     async def _setup_cancellation_observer(self) -> None:
@@ -101,19 +101,19 @@ class PatientWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerRe
 
         It would end the worker when the server is away for minutes.
         """
-        asked = time.monotonic()
+        asked_at = time.monotonic()
         try:
-            found = await super().get_and_submit_flow_runs()
+            flow_runs = await super().get_and_submit_flow_runs()
         except (CoordinatorAway, ObjectNotFound):
             # ObjectNotFound: somebody has deleted a run that was found.
             self._left.set()
             return []
         except httpx.HTTPError as error:
-            outage.missed(PREFECT, kind_of(error), asked=asked)
+            outage.missed(PREFECT, kind_of(error), asked=asked_at)
             self._left.set()
             return []
         outage.answered(PREFECT)
-        return found
+        return flow_runs
 
     async def look_again(self) -> None:
         """After a try that Prefect did not answer the next one comes soon.
@@ -152,14 +152,14 @@ class PatientWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerRe
 
         Prefect's leaves such a run for half a minute.
         """
-        asked = time.monotonic()
+        asked_at = time.monotonic()
         try:
             state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
         except (Abort, ObjectNotFound):
             # It has ended meanwhile, or somebody has deleted it.
             return False
         except httpx.HTTPError as error:
-            outage.missed(PREFECT, kind_of(error), asked=asked)
+            outage.missed(PREFECT, kind_of(error), asked=asked_at)
             self._left.set()
             return False
         return bool(state.is_pending())
@@ -171,11 +171,11 @@ class PatientWorker(BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerRe
         """
 
         async def guarded() -> None:
-            asked = time.monotonic()
+            asked_at = time.monotonic()
             try:
                 await call(*args)
             except httpx.HTTPError as error:
-                outage.missed(PREFECT, kind_of(error), asked=asked)
+                outage.missed(PREFECT, kind_of(error), asked=asked_at)
             except Exception:
                 log.exception("Unplanned error")
 

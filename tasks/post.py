@@ -73,13 +73,13 @@ class Post:
 
         CoordinatorAway where that is no answer of it: a proxy's page is none either.
         """
-        asked = time.monotonic()
+        asked_at = time.monotonic()
         try:
             answer = await self.send(method, path, body)
             answer.raise_for_status()
             data: dict[str, Any] = answer.json()["data"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            outage.missed(COORDINATOR, kind_of(error), asked=asked)
+            outage.missed(COORDINATOR, kind_of(error), asked=asked_at)
             raise CoordinatorAway from error
         return data
 

@@ -201,7 +201,7 @@ class FlowWorker(PatientWorker):
         CoordinatorAway while the API does not answer.
         """
         verdicts: dict[UUID, Verdict] = {}
-        asked = []
+        asked_runs = []
         for flow_run in flow_runs:
             name = await self._flow_name(flow_run)
             order_id = number_of(flow_run, "order_id")
@@ -221,12 +221,14 @@ class FlowWorker(PatientWorker):
                     "flow": name,
                     "order_id": order_id,
                 }
-                asked.append(run)
-        if asked:
+                asked_runs.append(run)
+        if asked_runs:
             # decision 54: only the API knows which runs it has made for which order.
-            answer = await self._post.ask("POST", "/exchange/runs", {"runs": asked})
-            for flow_run_id, said in answer["runs"].items():
-                verdict = Verdict(said["what"], said["sentence"])
+            answer = await self._post.ask(
+                "POST", "/exchange/runs", {"runs": asked_runs}
+            )
+            for flow_run_id, verdict_fields in answer["runs"].items():
+                verdict = Verdict(verdict_fields["what"], verdict_fields["sentence"])
                 verdicts[UUID(flow_run_id)] = verdict
         return verdicts
 
@@ -260,22 +262,22 @@ class FlowWorker(PatientWorker):
         cursor = 0
         pause = 0.2
         while True:
-            asked = time.monotonic()
+            asked_at = time.monotonic()
             try:
                 if not boot:
                     await self.connected()
-                asked = time.monotonic()
+                asked_at = time.monotonic()
                 inbox = await self._post.read(boot, cursor)
                 boot = inbox["boot"]
                 cursor = inbox["cursor"]
                 pause = 0.2
                 if "time" in inbox:  # an older coordinator's answer lacks it
-                    self._clock.heard(float(inbox["time"]), asked=asked)
+                    self._clock.heard(float(inbox["time"]), asked=asked_at)
                 for news in inbox["news"]:
                     self._act(news)
                 outage.answered(COORDINATOR)
             except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
-                outage.missed(COORDINATOR, kind_of(error), asked=asked)
+                outage.missed(COORDINATOR, kind_of(error), asked=asked_at)
                 # It may be another process that answers next: present this site again.
                 boot = ""
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -304,14 +306,14 @@ class FlowWorker(PatientWorker):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
                 continue
-            asked = time.monotonic()
+            asked_at = time.monotonic()
             try:
                 await self._take_up_left()
                 outage.answered(PREFECT)
             except (CoordinatorAway, ObjectNotFound):
                 pass  # the next look finds what there is then
             except httpx.HTTPError as error:
-                outage.missed(PREFECT, kind_of(error), asked=asked)
+                outage.missed(PREFECT, kind_of(error), asked=asked_at)
             await self._until_next_look()
 
     async def _until_next_look(self) -> None:
@@ -325,13 +327,15 @@ class FlowWorker(PatientWorker):
 
     async def _take_up_left(self) -> None:
         under_way = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
-        runs = FlowRunFilter(state=FlowRunFilterState(type=under_way))
-        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
-        found = await self.client.read_flow_runs(
-            flow_run_filter=runs, work_pool_filter=pool
+        run_filter = FlowRunFilter(state=FlowRunFilterState(type=under_way))
+        pool_filter = WorkPoolFilter(
+            name=WorkPoolFilterName(any_=[self._work_pool_name])
         )
-        left = [flow_run for flow_run in found if not self._has(flow_run)]
-        for flow_run in await self._sort_out(left):
+        flow_runs = await self.client.read_flow_runs(
+            flow_run_filter=run_filter, work_pool_filter=pool_filter
+        )
+        left_runs = [flow_run for flow_run in flow_runs if not self._has(flow_run)]
+        for flow_run in await self._sort_out(left_runs):
             # Another poll may have been quicker, while the coordinator was asked.
             if not self._has(flow_run):
                 log.info("Taking up %s", flow_run.name)
@@ -433,14 +437,14 @@ class FlowWorker(PatientWorker):
         """
         deadline = time.monotonic() + self.stop_grace_seconds
         while True:
-            left = {}
+            remaining_work = {}
             for run_id, work in self._work.items():
                 if work.order_id == order_id:
-                    left[run_id] = work
-            if not left:
+                    remaining_work[run_id] = work
+            if not remaining_work:
                 break
             if time.monotonic() > deadline:
-                for run_id, work in left.items():
+                for run_id, work in remaining_work.items():
                     await self._kill(run_id, work)
             await asyncio.sleep(0.1)
         await self.forget(order_id)
@@ -481,19 +485,19 @@ async def work_until_signal(worker: FlowWorker) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    parts = [asyncio.create_task(duty) for duty in worker.duties()]
+    duty_tasks = [asyncio.create_task(duty) for duty in worker.duties()]
     stopped = asyncio.create_task(stop.wait())
     try:
         while not stopped.done():
-            done, _ = await asyncio.wait(
-                [stopped, *parts], return_when=asyncio.FIRST_COMPLETED
+            finished, _ = await asyncio.wait(
+                [stopped, *duty_tasks], return_when=asyncio.FIRST_COMPLETED
             )
-            for part in [*parts]:
-                if part in done:
-                    parts.remove(part)
-                    part.result()  # raises what ended it, and the worker with it
+            for duty_task in [*duty_tasks]:
+                if duty_task in finished:
+                    duty_tasks.remove(duty_task)
+                    duty_task.result()  # raises what ended it, and the worker with it
     finally:
         worker.kill_all()
-        for part in parts:
-            part.cancel()
-        await asyncio.gather(*parts, return_exceptions=True)
+        for duty_task in duty_tasks:
+            duty_task.cancel()
+        await asyncio.gather(*duty_tasks, return_exceptions=True)

@@ -105,14 +105,14 @@ class HttpTransport:
         wait_seconds: float,
     ) -> dict[int, bytes]:
         present = {"present": True}
-        found = self._read(
+        messages = self._read(
             address,
             senders,
             recipient,
             wait_seconds,
             which=present,
         )
-        return found or {}
+        return messages or {}
 
     def _read(
         self,
@@ -123,9 +123,9 @@ class HttpTransport:
         *,
         which: dict[str, Any],
     ) -> dict[int, bytes] | None:
-        wanted = ",".join(str(sender) for sender in senders)
+        sender_ids = ",".join(str(sender) for sender in senders)
         query = {
-            "senders": wanted,
+            "senders": sender_ids,
             "recipient": recipient,
             "wait": wait_seconds,
             **which,

@@ -130,33 +130,33 @@ class Exchange:
         senders: a coordinator that could leave a hospital out would choose whose sum is
         opened.
         """
-        wanted = tuple(senders)
+        sender_ids = tuple(senders)
         reader = self._reader(recipient)
-        if (wanted, reader) == ((COORDINATOR,), EVERYONE):
-            known = self._came_along.pop(address, None)
-            if known is not None:
-                return {COORDINATOR: known}
+        if (sender_ids, reader) == ((COORDINATOR,), EVERYONE):
+            message = self._came_along.pop(address, None)
+            if message is not None:
+                return {COORDINATOR: message}
         # Nobody can answer what has not been sent.
         self._send_held()
 
         def ask() -> dict[int, bytes] | None:
             return self.transport.gather(
                 address,
-                wanted,
+                sender_ids,
                 reader,
                 wait_seconds=LONGEST_WAIT_SECONDS,
                 along=along,
             )
 
         with self._timed("waiting"):
-            found = None
-            while found is None:
-                found = self.insist(ask)
-        if along is not None and COORDINATOR in found:
-            self._came_along[replace(address, topic=along)] = found.pop(COORDINATOR)
-        if set(found) != set(wanted):
+            messages = None
+            while messages is None:
+                messages = self.insist(ask)
+        if along is not None and COORDINATOR in messages:
+            self._came_along[replace(address, topic=along)] = messages.pop(COORDINATOR)
+        if set(messages) != set(sender_ids):
             raise other_senders()
-        return found
+        return messages
 
     def gather_within(
         self,
@@ -169,29 +169,29 @@ class Exchange:
         """Every sender's message for `recipient`, or those that are there when no
         seconds are left. Raises as `gather`.
         """
-        wanted = tuple(senders)
-        found: dict[int, bytes] = {}
+        sender_ids = tuple(senders)
+        messages: dict[int, bytes] = {}
         is_over = False
         self._send_held()
         with self._timed("waiting"):
-            n_wanted = len(wanted)
-            while len(found) < n_wanted and not is_over:
-                left = seconds_left()
+            n_senders = len(sender_ids)
+            while len(messages) < n_senders and not is_over:
+                time_left = seconds_left()
                 # The last question is asked when the time is over, however long the
                 # coordinator was away before.
-                is_over = left <= 0
-                wait = min(max(left, 0.0), LONGEST_WAIT_SECONDS)
+                is_over = time_left <= 0
+                wait = min(max(time_left, 0.0), LONGEST_WAIT_SECONDS)
                 ask = functools.partial(
                     self.transport.gather_present,
                     address,
-                    wanted,
+                    sender_ids,
                     recipient,
                     wait_seconds=wait,
                 )
-                found = self.insist(ask)
-        if not set(found) <= set(wanted):
+                messages = self.insist(ask)
+        if not set(messages) <= set(sender_ids):
             raise other_senders()
-        return found
+        return messages
 
     def each(
         self,
@@ -218,14 +218,14 @@ class Exchange:
         self._send_held()
         while remaining:
             with self._timed("waiting"):
-                found = self.insist(ask)
-            if found is None:
+                messages = self.insist(ask)
+            if messages is None:
                 continue
-            if not found or not set(found) <= remaining:
+            if not messages or not set(messages) <= remaining:
                 raise other_senders()
-            remaining -= set(found)
-            while found:
-                yield found.popitem()
+            remaining -= set(messages)
+            while messages:
+                yield messages.popitem()
 
     def get(
         self,
@@ -233,8 +233,8 @@ class Exchange:
         sender: int,
         recipient: int | None = None,
     ) -> bytes:
-        found = self.gather(address, (sender,), recipient)
-        return found[sender]
+        messages = self.gather(address, (sender,), recipient)
+        return messages[sender]
 
     def discard(self, run: int, *used: Used) -> None:
         """Drops an order's messages that nobody will read again, in one call."""
@@ -279,23 +279,23 @@ class Exchange:
         return recipient
 
     @contextlib.contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
+    def _timed(self, activity: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield
         finally:
             ended = time.perf_counter()
-            self.spent[what] += ended - began
+            self.spent[activity] += ended - began
 
     def insist(self, call: Callable[[], T]) -> T:
         """Calls until it is answered. Only what may pass by itself is tried again."""
         pause = 0.1
         while True:
-            asked = time.monotonic()
+            asked_at = time.monotonic()
             try:
                 answer = call()
             except (Unavailable, TooManyRequests) as trouble:
-                outage.missed(outages.COORDINATOR, trouble, asked=asked)
+                outage.missed(outages.COORDINATOR, trouble, asked=asked_at)
                 # Not all agents at one moment, when a coordinator is back that all of
                 # them miss.
                 share = _RANDOM.uniform(0.7, 1.0)

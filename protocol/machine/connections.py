@@ -22,12 +22,12 @@ Attributes = Mapping[Any, Callable[[], Any]]
 @functools.cache
 def mind_closed_connections() -> None:
     """To be called in a process that calls a server from uvloop's event loop."""
-    known: Any = SocketStream.extra_attributes
+    original: Any = SocketStream.extra_attributes
 
     def extra_attributes(stream: SocketStream) -> Attributes:
         if stream._raw_socket is None:
             return {}
-        attributes: Attributes = known.fget(stream)
+        attributes: Attributes = original.fget(stream)
         return attributes
 
     SocketStream.extra_attributes = property(extra_attributes)  # type: ignore[assignment]

@@ -35,10 +35,10 @@ def is_installed(package: str, *, path: Sequence[str] | None = None) -> bool:
 
 def require_own_environment(*, path: Sequence[str] | None = None) -> None:
     """Conflict (code environment) where an agent and a server share this environment."""
-    for one, other, why in _APART:
-        if is_installed(one, path=path) and is_installed(other, path=path):
+    for package, other_package, why in _APART:
+        if is_installed(package, path=path) and is_installed(other_package, path=path):
             raise Conflict(
-                f"{one} and {other} are installed in one environment. {why}",
+                f"{package} and {other_package} are installed in one environment. {why}",
                 remedy="Make a new environment (python3 -m venv FOLDER) and install only one of the two there, by its"
                 " own list of requirements.",
                 code="environment",

@@ -90,9 +90,9 @@ class Outage:
             # A call that was made in an outage which is over.
             if asked < max(entry.back, coordinator.back):
                 return
-            for one in (entry, coordinator):
-                if now - one.last > FORGOTTEN_SECONDS:
-                    one.missed = one.logged = 0.0
+            for server_entry in (entry, coordinator):
+                if now - server_entry.last > FORGOTTEN_SECONDS:
+                    server_entry.missed = server_entry.logged = 0.0
             # One link leads to both: while the coordinator is missed, Prefect's silence
             # is the same outage.
             if name == PREFECT and coordinator.missed:

@@ -213,7 +213,7 @@ def peek_envelope(
     header, body = _split(envelope)
     if protocol not in (None, header.protocol):
         raise _other_protocol(header, protocol)
-    found = (
+    header_fields = (
         header.kind,
         header.sender,
         header.fold,
@@ -221,7 +221,7 @@ def peek_envelope(
         header.seal,
         header.length,
     )
-    if found != (kind, sender, fold, round, CLEAR, len(body)):
+    if header_fields != (kind, sender, fold, round, CLEAR, len(body)):
         raise bad_message(f"of kind {kind} is not the one that is waited for")
     return body
 

@@ -12,14 +12,14 @@ from protocol.errors import ProtocolViolation
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def bad_message(what: str) -> ProtocolViolation:
+def bad_message(fault: str) -> ProtocolViolation:
     """The error of a message that is not what its receiver waits for: "A message is
     shorter than its header."
 
-    `what` holds nothing of the message, which may come from somebody hostile.
+    `fault` holds nothing of the message, which may come from somebody hostile.
     """
     return ProtocolViolation(
-        f"A message {what}.",
+        f"A message {fault}.",
         remedy="Nothing of it was used. If all sides run the same version, it was altered on its way.",
         code="bad_message",
     )

@@ -141,10 +141,10 @@ def _split_numbers(
     if not counts:
         return {}, {}
     ends = np.cumsum(counts)
-    parts = np.split(numbers, ends[:-1])
+    split_numbers = np.split(numbers, ends[:-1])
     n_layers = len(lengths)
-    of_layers = parts[:n_layers]
-    of_between = parts[n_layers:]
+    of_layers = split_numbers[:n_layers]
+    of_between = split_numbers[n_layers:]
     vectors = dict(zip(lengths, of_layers, strict=True))
     comparisons = dict(zip(between, of_between, strict=True))
     return vectors, comparisons

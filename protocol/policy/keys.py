@@ -76,8 +76,8 @@ def _at_most_one(value: Any) -> Fraction:
 
 
 def _table_name(name: str) -> str:
-    parts = name.split(".")
-    if len(parts) > 2 or "" in parts:
+    name_parts = name.split(".")
+    if len(name_parts) > 2 or "" in name_parts:
         raise cross_check(
             "The table name {name} in {file} is not schema.table.",
             'Write [tables."schema.table"].',

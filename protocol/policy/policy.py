@@ -305,29 +305,29 @@ class Policy(PolicyFile):
 
     def cohort_of(self, name: str) -> NamedCohort:
         """The rules of the cohort `name`; Refused (code tables) if not listed."""
-        found = self.cohorts.get(name)
-        if found is None:
+        cohort = self.cohorts.get(name)
+        if cohort is None:
             raise Refused(
                 f"This hospital has no cohort {name} that orders may name.",
                 remedy="Name a cohort of its policy, or ask the hospital to add it under [cohorts] in its policy.toml.",
                 code="tables",
             )
-        return found
+        return cohort
 
     def table(self, name: str) -> TableRules:
         """The rules of the table `name`, compared without regard to case; Refused (code
         tables) if not listed.
         """
         by_lower_name = {key.lower(): rules for key, rules in self.tables.items()}
-        found = by_lower_name.get(name.lower())
-        if found is None:
+        table_rules = by_lower_name.get(name.lower())
+        if table_rules is None:
             raise Refused(
                 f"The table {name} is not open to orders at this hospital.",
                 remedy="Name a table of its policy with its schema, or ask the hospital to add it under [tables] in its"
                 " policy.toml.",
                 code="tables",
             )
-        return found
+        return table_rules
 
 
 def _check_listed(

@@ -110,22 +110,22 @@ class PolicyFile(Rules):
     def _check_people(self) -> Self:
         opened = self.opened
         for rules in opened.values():
-            other = rules.same_people_as
-            if other is None:
+            people_table = rules.same_people_as
+            if people_table is None:
                 continue
-            if other.lower() not in opened:
+            if people_table.lower() not in opened:
                 raise cross_check(
                     "{name}.same_people_as in {file} is {other}, which has no section.",
                     "Name the table as its own section does, or add one.",
                     name=_section_of(rules),
-                    other=other,
+                    other=people_table,
                 )
-            if opened[other.lower()].same_people_as is not None:
+            if opened[people_table.lower()].same_people_as is not None:
                 raise cross_check(
                     "{name}.same_people_as in {file} is {other}, which has that key itself.",
                     "Name the table that has not.",
                     name=_section_of(rules),
-                    other=other,
+                    other=people_table,
                 )
         for cohort in self.cohorts.values():
             if cohort.same_people_as is None and len(self._tables_beside(cohort)) > 1:
@@ -138,12 +138,12 @@ class PolicyFile(Rules):
 
     def _tables_beside(self, cohort: NamedCohort) -> set[str]:
         """The tables whose people cohorts of the same unique id have."""
-        named = set()
-        for other in self.cohorts.values():
-            is_same = other.unique_id.lower() == cohort.unique_id.lower()
-            if is_same and other.same_people_as is not None:
-                named.add(other.same_people_as.lower())
-        return {name for name in named if name in self.tables_by_name}
+        table_names = set()
+        for other_cohort in self.cohorts.values():
+            is_same = other_cohort.unique_id.lower() == cohort.unique_id.lower()
+            if is_same and other_cohort.same_people_as is not None:
+                table_names.add(other_cohort.same_people_as.lower())
+        return {name for name in table_names if name in self.tables_by_name}
 
     @property
     def tables_by_name(self) -> dict[str, TableRules]:
@@ -155,10 +155,10 @@ class PolicyFile(Rules):
         """All that orders may name, by its name in lower case: tables, and cohorts as
         cohort:name.
         """
-        found: dict[str, OpenRows] = {}
+        rules_by_name: dict[str, OpenRows] = {}
         for rules in (*self.tables.values(), *self.cohorts.values()):
-            found[rules.name.lower()] = rules
-        return found
+            rules_by_name[rules.name.lower()] = rules
+        return rules_by_name
 
     def population(self, name: str) -> str:
         """By which name the people of a table, cohort or file are remembered.
@@ -172,9 +172,9 @@ class PolicyFile(Rules):
         if rules is None:
             return name
         if rules.same_people_as is not None:
-            other = self.opened[rules.same_people_as.lower()]
-            if other is not rules:
-                return self.population(other.name)
+            people_rules = self.opened[rules.same_people_as.lower()]
+            if people_rules is not rules:
+                return self.population(people_rules.name)
         if isinstance(rules, NamedCohort):
             for table in self._tables_beside(rules):
                 return self.population(table)

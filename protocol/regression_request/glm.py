@@ -139,8 +139,8 @@ def check_weights(request: Any) -> None:
                 "Name the column of weights, or leave it out.",
             )
         return
-    taken = [*request.attributes, request.label_name, request.unique_id]
-    if weights in taken:
+    taken_columns = [*request.attributes, request.label_name, request.unique_id]
+    if weights in taken_columns:
         raise bad_request(
             "weights",
             f"The column of weights {weights} is an attribute, the label or the unique id, too.",

@@ -97,7 +97,7 @@ def check_site_effect(request: Any) -> None:
             f"A variance between hospitals is of {LEAST_RANDOM} at least.",
             "Add hospitals, or leave site_effect out.",
         )
-    taken = {
+    incompatible = {
         "offset": params.offset is not None,
         "weights": params.weights is not None,
         "robust standard errors": request.robust is not None,
@@ -107,10 +107,11 @@ def check_site_effect(request: Any) -> None:
         "validation_fraction": request.validation_fraction is not None,
         "test_data_info": bool(request.test_data_info),
     }
-    for what, is_given in taken.items():
+    for setting, is_given in incompatible.items():
         if is_given:
             add(
-                f"{what} does not go with a random intercept.", "Leave one of them out."
+                f"{setting} does not go with a random intercept.",
+                "Leave one of them out.",
             )
     problems.raise_any()
 
@@ -139,16 +140,16 @@ def _check_fixed_intercepts(request: Any) -> None:
             "An attribute is named hospital, as the columns for the hospitals are.",
             "Leave it out, or name it otherwise in a view.",
         )
-    taken = {
+    incompatible = {
         "pooling meta": request.is_meta,
         "compare": request.compare is not None,
         "cross-validation": params.cv_param.need_cv,
         "validation_fraction": request.validation_fraction is not None,
     }
-    for what, is_given in taken.items():
+    for setting, is_given in incompatible.items():
         if is_given:
             add(
-                f"{what} does not go with an intercept for each hospital.",
+                f"{setting} does not go with an intercept for each hospital.",
                 "Leave one of them out.",
             )
     problems.raise_any()

@@ -46,13 +46,13 @@ def with_newton_defaults(params: Any) -> Any:
     optimizer = params.get("optimizer")
     if not isinstance(optimizer, str) or optimizer.lower() != NEWTON:
         return params
-    found = dict(params)
-    if found.get("max_iter") is None:
-        is_firth = str(found.get("penalty")).lower() == FIRTH
-        found["max_iter"] = MAX_ITER_FIRTH if is_firth else MAX_ITER
-    if found.get("eps") is None and found.get("tol") is None:
-        found["eps"] = EPS
-    return found
+    filled_params = dict(params)
+    if filled_params.get("max_iter") is None:
+        is_firth = str(filled_params.get("penalty")).lower() == FIRTH
+        filled_params["max_iter"] = MAX_ITER_FIRTH if is_firth else MAX_ITER
+    if filled_params.get("eps") is None and filled_params.get("tol") is None:
+        filled_params["eps"] = EPS
+    return filled_params
 
 
 def with_newton_models_defaults(model_type: Any, params: Any) -> Any:
@@ -65,10 +65,10 @@ def with_newton_models_defaults(model_type: Any, params: Any) -> Any:
         params = {}
     if not isinstance(params, Mapping):
         return params
-    found = {"penalty": None, **params}
-    if found.get("optimizer") is None:
-        found["optimizer"] = NEWTON
-    return found
+    filled_params = {"penalty": None, **params}
+    if filled_params.get("optimizer") is None:
+        filled_params["optimizer"] = NEWTON
+    return filled_params
 
 
 def check_compare(request: Any) -> None:

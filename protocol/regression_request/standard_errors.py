@@ -49,13 +49,13 @@ def _check_cluster_column(request: Any) -> None:
     problems = Problems()
     add = problems.adder("cluster")
 
-    taken = [
+    taken_columns = [
         *request.attributes,
         request.label_name,
         request.unique_id,
         request.weights,
     ]
-    if name in taken:
+    if name in taken_columns:
         add(
             f"The column of clusters {name} is an attribute, the label, the unique id or the weights, too.",
             f"A column has one role: name another one, or give {HOSPITAL}.",

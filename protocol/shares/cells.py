@@ -92,8 +92,8 @@ class CellList:
             len(self.cells),
         )
         parts = [header]
-        for one in limits.earlier:
-            earlier = _EARLIER.pack(one.tag, one.left_out)
+        for earlier_answer in limits.earlier:
+            earlier = _EARLIER.pack(earlier_answer.tag, earlier_answer.left_out)
             parts.append(earlier)
         for tag, slices in self.cells.items():
             parts.append(tag)
@@ -162,10 +162,10 @@ def tags_of(key: bytes, label: Label) -> tuple[bytes, tuple[bytes, ...]]:
     if len(key) != KEY_BYTES:
         raise _violation("has a key of another length")
     n_columns = len(label)
-    whole = _text(range(n_columns), label)
-    texts = [whole]
-    for kept in _proper_subsets(n_columns):
-        texts.append(_text(kept, label))
+    whole_label = _text(range(n_columns), label)
+    texts = [whole_label]
+    for columns in _proper_subsets(n_columns):
+        texts.append(_text(columns, label))
     hashes = keyed_hashes(key, texts)
     tag, *slices = _split(hashes)
     return tag, tuple(slices)
@@ -201,12 +201,12 @@ def union(lists: Mapping[int, CellList]) -> CellList:
     ProtocolViolation (code cells_differ) where two hospitals say different things of
     one cell, or of the limits.
     """
-    limits = {own.limits for own in lists.values()}
+    limits = {cell_list.limits for cell_list in lists.values()}
     slices_of: dict[bytes, tuple[bytes, ...]] = {}
-    for own in lists.values():
-        for tag, slices in own.cells.items():
-            found = slices_of.setdefault(tag, slices)
-            if found != slices:
+    for cell_list in lists.values():
+        for tag, slices in cell_list.cells.items():
+            known_slices = slices_of.setdefault(tag, slices)
+            if known_slices != slices:
                 raise differ()
     n_slices = {len(slices) for slices in slices_of.values()}
     if len(limits) != 1:
@@ -235,14 +235,14 @@ def _proper_subsets(n_columns: int) -> Iterator[tuple[int, ...]]:
         yield from itertools.combinations(columns, n_kept)
 
 
-def _text(kept: Sequence[int], label: Label) -> str:
+def _text(columns: Sequence[int], label: Label) -> str:
     """Which columns, and their values: no two different slices have one text."""
-    values = [label[column] for column in kept]
-    named = [
-        list(kept),
+    values = [label[column] for column in columns]
+    columns_and_values = [
+        list(columns),
         values,
     ]
-    return json.dumps(named, separators=(",", ":"))
+    return json.dumps(columns_and_values, separators=(",", ":"))
 
 
 def _split(data: bytes) -> list[bytes]:
@@ -253,9 +253,9 @@ def _split(data: bytes) -> list[bytes]:
     return tags
 
 
-def _violation(what: str) -> ProtocolViolation:
+def _violation(fault: str) -> ProtocolViolation:
     return ProtocolViolation(
-        f"A list of cells {what}.",
+        f"A list of cells {fault}.",
         remedy="Nothing of it was used. Run the same version at all sides.",
         code="bad_message",
     )

@@ -56,10 +56,10 @@ def tags(key: bytes, keys: Sequence[str]) -> tuple[Tags, Places]:
     hashes = _from_bytes(keyed_hashes(key, keys))
     # By value, so that the order tells nothing of the provider's rows.
     order = _order_of(hashes)
-    found = hashes[order]
-    if not _is_ascending(found):
+    sorted_tags = hashes[order]
+    if not _is_ascending(sorted_tags):
         raise ValueError("a key stands there twice")
-    return found, order
+    return sorted_tags, order
 
 
 def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
@@ -80,10 +80,10 @@ def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
     return b"".join(hashes)
 
 
-def encode_tags(found: Tags) -> bytes:
+def encode_tags(key_tags: Tags) -> bytes:
     """Tags as bytes: a provider to the coordinator alone."""
-    n_tags = len(found)
-    return _count(n_tags) + _to_bytes(found)
+    n_tags = len(key_tags)
+    return _count(n_tags) + _to_bytes(key_tags)
 
 
 def decode_tags(data: bytes) -> Tags:
@@ -91,40 +91,40 @@ def decode_tags(data: bytes) -> Tags:
     not ascend.
     """
     body = _checked(data, _tags_bytes)
-    found = _from_bytes(body)
-    if not _is_ascending(found):
+    key_tags = _from_bytes(body)
+    if not _is_ascending(key_tags):
         raise _violation("Tags of keys are not in order, or one stands there twice.")
-    return found
+    return key_tags
 
 
-def intersect(parts: Sequence[Tags]) -> list[Bitmap]:
+def intersect(provider_tags: Sequence[Tags]) -> list[Bitmap]:
     """For each provider which of its tags all providers have: bool (n_i,), in the order
     of its tags.
 
-    The coordinator runs it, in memory. `parts` are two or more arrays as `decode_tags`
-    gives them, else ValueError.
+    The coordinator runs it, in memory. `provider_tags` are two or more arrays as
+    `decode_tags` gives them, else ValueError.
     """
-    n_parts = len(parts)
-    if n_parts < 2:
+    n_providers = len(provider_tags)
+    if n_providers < 2:
         raise ValueError("one provider has nothing to match")
-    together = np.concatenate(parts)
+    together = np.concatenate(provider_tags)
     order = _order_of(together)
     ordered = together[order]
-    # Every provider has a tag once at most, so a tag of all fills n_parts places in a
-    # row, and no other does.
-    n_places = len(ordered) - n_parts + 1
+    # Every provider has a tag once at most, so a tag of all fills n_providers places in
+    # a row, and no other does.
+    n_places = len(ordered) - n_providers + 1
     n_starts = max(0, n_places)
     run_starts = ordered[:n_starts]
-    run_ends = ordered[n_parts - 1 :]
+    run_ends = ordered[n_providers - 1 :]
     is_run = (run_ends == run_starts).all(axis=1)
     firsts = np.flatnonzero(is_run)
     # Back to the places where the providers' tags stand.
     n_tags = len(together)
     is_common = np.zeros(n_tags, dtype=np.bool_)
-    for place in range(n_parts):
-        tags_of_part = order[firsts + place]
-        is_common[tags_of_part] = True
-    lengths = [len(part) for part in parts]
+    for place in range(n_providers):
+        tags_of_provider = order[firsts + place]
+        is_common[tags_of_provider] = True
+    lengths = [len(key_tags) for key_tags in provider_tags]
     ends = np.cumsum(lengths)
     return np.split(is_common, ends[:-1])
 
@@ -155,7 +155,7 @@ def n_common(data: bytes) -> int:
     return int(n_set)
 
 
-def common_digest(found: Tags, common: Bitmap) -> bytes:
+def common_digest(key_tags: Tags, common: Bitmap) -> bytes:
     """SHA-256 over the common tags in order, 32 bytes.
 
     Equal at all providers, or they mean different people.
@@ -163,7 +163,7 @@ def common_digest(found: Tags, common: Bitmap) -> bytes:
     Disclosure: with the matching key it lets a set of people be guessed, so it goes
     sealed, to the group only.
     """
-    common_tags = found[common]
+    common_tags = key_tags[common]
     data = _DIGEST_TAG + encode_tags(common_tags)
     digest = hashlib.sha256(data)
     return digest.digest()
@@ -202,21 +202,21 @@ def _from_bytes(data: bytes) -> Tags:
     return halves.reshape(-1, 2)
 
 
-def _to_bytes(found: Tags) -> bytes:
-    big_endian = found.astype(">u8")
+def _to_bytes(key_tags: Tags) -> bytes:
+    big_endian = key_tags.astype(">u8")
     return big_endian.tobytes()
 
 
-def _order_of(found: Tags) -> Places:
+def _order_of(key_tags: Tags) -> Places:
     """The places of tags, ascending by value."""
-    high = found[:, 0]
-    low = found[:, 1]
+    high = key_tags[:, 0]
+    low = key_tags[:, 1]
     return np.lexsort((low, high))
 
 
-def _is_ascending(found: Tags) -> bool:
-    high = found[:, 0]
-    low = found[:, 1]
+def _is_ascending(key_tags: Tags) -> bool:
+    high = key_tags[:, 0]
+    low = key_tags[:, 1]
     upper = high[:-1]
     next_upper = high[1:]
     is_higher = upper < next_upper

@@ -134,9 +134,9 @@ def open_result(shares: Sequence[ResultShare]) -> tuple[list[int], Bools]:
     ring = Ring(n_limbs)
     # Numbers add up in the ring, booleans by exclusive or.
     numbers = [share.numbers for share in shares]
-    words = [share.bits for share in shares]
+    share_bits = [share.bits for share in shares]
     total = reduce(ring.add, numbers)
-    bits = np.bitwise_xor.reduce(words)
+    bits = np.bitwise_xor.reduce(share_bits)
     booleans = [unpack(row, n_rows) for row in bits]
     n_booleans = len(bits)
     flags = np.array(booleans, dtype=bool)
@@ -145,5 +145,5 @@ def open_result(shares: Sequence[ResultShare]) -> tuple[list[int], Bools]:
     return ring.decode(total), by_row
 
 
-def _bad_share(what: str) -> ProtocolViolation:
-    return other_version("result_share", f"A provider's share of the result {what}.")
+def _bad_share(fault: str) -> ProtocolViolation:
+    return other_version("result_share", f"A provider's share of the result {fault}.")

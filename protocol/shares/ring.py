@@ -199,8 +199,8 @@ class Ring:
             columns[i:end] += products & _LOW
             products >>= _UP
             columns[i + 1 : end + 1] += products
-        kept = self._reduced(columns)
-        return _carried(kept)
+        reduced = self._reduced(columns)
+        return _carried(reduced)
 
     def scale(self, x: Limbs, factor: int) -> Limbs:
         """factor x, by a public integer of any size."""

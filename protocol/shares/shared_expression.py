@@ -163,10 +163,10 @@ class _Evaluation:
                 shares = self._joint(step, registers, count)
                 registers.append(shares)
                 continue
-            own = self._own(step, columns, count)
-            if own is not None:
-                by_zero |= own.divided_by_zero
-            shares = self._leaf(step, own, count)
+            computed = self._own(step, columns, count)
+            if computed is not None:
+                by_zero |= computed.divided_by_zero
+            shares = self._leaf(step, computed, count)
             registers.append(shares)
         n_divisions = by_zero.sum()
         self._n_divisions_by_zero += int(n_divisions)
@@ -181,32 +181,32 @@ class _Evaluation:
         """What this provider computes in clear; None for another provider's leaf."""
         if leaf.provider != self._me:
             return None
-        done = compute(
+        computed = compute(
             leaf.node,
             columns,
             self._plan.types,
             n_rows=count,
         )
         is_aggregate = not self._plan.is_row_level
-        if is_aggregate and not done.valid.all():
+        if is_aggregate and not computed.valid.all():
             # The circuit of an aggregate has no factor for rows without a value: they
             # would count as zeros.
             raise ExpressionError(
                 "An aggregate is over a row without a value.",
                 "Leave such rows out before.",
             )
-        return done
+        return computed
 
     def _leaf(
         self,
         leaf: Leaf,
-        own: Computed | None,
+        computed: Computed | None,
         count: int,
     ) -> Limbs | Words:
         """A share of a leaf; without values, that of a provider which lacks them."""
         values = None
-        if own is not None:
-            values = own.values
+        if computed is not None:
+            values = computed.values
         if leaf.node.is_boolean:
             return self._sharing.boolean(values, count)
         return self._sharing.number(values, count)

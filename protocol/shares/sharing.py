@@ -206,18 +206,18 @@ class Sharing:
 
     def is_negative(self, x: Limbs, width: int) -> Words:
         """Whether -2^(width - 1) <= x < 0; x must be below 2^(width - 1) in size."""
-        own = self.ring.planes(x, width)
+        own_planes = self.ring.planes(x, width)
         if len(self.providers) == 1:
-            sign: Words = own[-1]
+            sign: Words = own_planes[-1]
             return sign
         # x is the sum of the providers' own shares, each of which one provider knows
         # bit by bit: it shares the bits as they stand, the others zeros.
-        zeros = np.zeros_like(own)
+        zeros = np.zeros_like(own_planes)
         numbers: list[Words] = []
         for provider in self.providers:
-            shared = own if provider == self._me else zeros
+            shared = own_planes if provider == self._me else zeros
             numbers.append(shared)
-        n_words_by_plane = own.shape[1]
+        n_words_by_plane = own_planes.shape[1]
         n_planes = n_conjunctions(width, len(numbers))
         pool = self._bit_triples(n_planes * n_words_by_plane)
         # A carry-save adder makes two numbers of three.
@@ -241,8 +241,8 @@ class Sharing:
         if provider != self._me:
             return self.number(None, count)
         flags = unpack(bits, count)
-        own = flags.astype(np.int64)
-        return self.number(own, count)
+        own_numbers = flags.astype(np.int64)
+        return self.number(own_numbers, count)
 
     def _save_carries(
         self,
@@ -275,13 +275,13 @@ class Sharing:
             # Of a pair: made = upper made ^ (upper passed & lower made), passed = upper
             # passed & lower passed. Both conjunctions are opened in one message.
             upper_passed = passed[upper]
-            both = self._and(
+            conjunctions = self._and(
                 pool,
                 np.concatenate([upper_passed, upper_passed]),
                 np.concatenate([made[lower], passed[lower]]),
             )
-            pair_made = made[upper] ^ both[:n_pairs]
-            pair_passed = both[n_pairs:]
+            pair_made = made[upper] ^ conjunctions[:n_pairs]
+            pair_passed = conjunctions[n_pairs:]
             # Of an odd number the highest stays alone until the next step.
             made_alone = made[n_paired:]
             passed_alone = passed[n_paired:]
@@ -353,24 +353,24 @@ class Sharing:
         ^ a_k and e = b_1 ^ b_k opened.
         """
         own_differences: list[Words] = []
-        for other in others:
-            own_d = first.a ^ other.a
-            own_e = first.b ^ other.b
+        for other_triples in others:
+            own_d = first.a ^ other_triples.a
+            own_e = first.b ^ other_triples.b
             own_differences += [own_d, own_e]
         # All in one message: a and b of the opened, then d and e of each other.
         a, b, *differences = self._open_words(opened.a, opened.b, *own_differences)
-        found = [opened.c]
+        checked_words = [opened.c]
         if self._is_first:
-            both = a & b
-            found = [opened.c ^ both]
+            conjunction = a & b
+            checked_words = [opened.c ^ conjunction]
         all_d = differences[::2]
         all_e = differences[1::2]
         opened_differences = zip(others, all_d, all_e, strict=True)
-        for other, d, e in opened_differences:
-            z = self._conjunctions(other, d, e)
-            found.append(first.c ^ z)
+        for other_triples, d, e in opened_differences:
+            z = self._conjunctions(other_triples, d, e)
+            checked_words.append(first.c ^ z)
         stream = self._group_stream(_DIGEST, index)
-        words = np.concatenate(found)
+        words = np.concatenate(checked_words)
         self._digest ^= triples.linear_digest(stream, words)
 
     # Verification and results
@@ -423,9 +423,9 @@ class Sharing:
         self._n_opened += 1
         if len(self.providers) == 1:
             return [data]
-        found = self._channel.open(number, data)
-        is_complete = set(found) == set(self.providers)
-        lengths = {len(other) for other in found.values()}
+        openings = self._channel.open(number, data)
+        is_complete = set(openings) == set(self.providers)
+        lengths = {len(opening) for opening in openings.values()}
         own_length = len(data)
         if not is_complete or lengths != {own_length}:
             raise ProtocolViolation(
@@ -433,18 +433,20 @@ class Sharing:
                 remedy="All sides must run the same version of Consilium.",
                 code="opening",
             )
-        return [found[provider] for provider in self.providers]
+        return [openings[provider] for provider in self.providers]
 
     def _open_numbers(self, *hidden: _Hidden) -> list[Limbs]:
         """The numbers of which all providers hold these shares, in one message each."""
-        own = b"".join(ring.to_bytes(share) for ring, share in hidden)
-        found = self._open(own)
+        own_bytes = b"".join(ring.to_bytes(share) for ring, share in hidden)
+        openings = self._open(own_bytes)
         opened = []
         start = 0
         for ring, share in hidden:
             count = share.shape[1]
             end = start + ring.n_bytes(count)
-            shares = [ring.from_bytes(data[start:end], count) for data in found]
+            shares = [
+                ring.from_bytes(opening[start:end], count) for opening in openings
+            ]
             number = reduce(ring.add, shares)
             opened.append(number)
             start = end
@@ -452,10 +454,10 @@ class Sharing:
 
     def _open_words(self, *shares: Words) -> list[Words]:
         """The same of booleans, which add up by exclusive or."""
-        own = np.concatenate(shares).astype("<u8", copy=False)
-        found = self._open(own.tobytes())
-        parts = [np.frombuffer(data, dtype="<u8") for data in found]
-        total = np.bitwise_xor.reduce(parts)
+        own_words = np.concatenate(shares).astype("<u8", copy=False)
+        openings = self._open(own_words.tobytes())
+        word_shares = [np.frombuffer(opening, dtype="<u8") for opening in openings]
+        total = np.bitwise_xor.reduce(word_shares)
         words = total.astype(np.uint64, copy=False)
         sizes = [share.size for share in shares]
         ends = np.cumsum(sizes)

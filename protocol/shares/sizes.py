@@ -28,9 +28,9 @@ def n_conjunctions(width: int, n_providers: int) -> int:
     # `is_negative`: each carry-save adder takes one number away, until two are left,
     # and then their `made`; the tree of carries takes two for each pair.
     total = below_highest * (n_providers - 1)
-    left = below_highest
-    while left > 1:
-        n_pairs = left // 2
+    n_remaining = below_highest
+    while n_remaining > 1:
+        n_pairs = n_remaining // 2
         total += 2 * n_pairs
-        left -= n_pairs
+        n_remaining -= n_pairs
     return total

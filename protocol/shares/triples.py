@@ -349,16 +349,16 @@ def linear_digest(stream: Stream, words: Words) -> int:
 
 def _tables(stream: Stream) -> Words:
     """For each place of a block the words of all 256 bytes: uint64 (512, 256)."""
-    drawn = stream.words(8 * _BLOCK_BYTES)
-    basis = drawn.reshape(_BLOCK_BYTES, 8)
+    random_words = stream.words(8 * _BLOCK_BYTES)
+    basis = random_words.reshape(_BLOCK_BYTES, 8)
     tables = np.zeros((_BLOCK_BYTES, 256), dtype=np.uint64)
     # A byte's word is the exclusive or of its bits' words, so that bytes with one bit
     # more follow from those before.
     for bit in range(8):
         n_done = 1 << bit
-        done = tables[:, :n_done]
+        earlier_words = tables[:, :n_done]
         bit_words = basis[:, bit : bit + 1]
-        tables[:, n_done : 2 * n_done] = done ^ bit_words
+        tables[:, n_done : 2 * n_done] = earlier_words ^ bit_words
     return tables
 
 

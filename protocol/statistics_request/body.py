@@ -145,14 +145,14 @@ class StatisticsBody(Asked):
             "quartiles",
             "result_alias",
         }
-        kept = {}
+        given_fields = {}
         for name, value in body.items():
             is_left_out = name in optional and value in ("", None, [], {})
             if name == "quartiles" and value is False:
                 is_left_out = True
             if not is_left_out:
-                kept[name] = value
-        method = kept.get("method")
+                given_fields[name] = value
+        method = given_fields.get("method")
         if isinstance(method, str) and method:
-            kept.setdefault("result_alias", method.lower())
-        return kept
+            given_fields.setdefault("result_alias", method.lower())
+        return given_fields

@@ -236,9 +236,9 @@ def _check_quartiles(request: StatisticsRequest) -> None:
 
 def _check_event(request: StatisticsRequest) -> None:
     """An event that is compared with itself is no event."""
-    others = {provider.key_column for provider in request.data_providers}
-    others.update(request.group_by or [])
-    if request.event_name in others:
+    other_columns = {provider.key_column for provider in request.data_providers}
+    other_columns.update(request.group_by or [])
+    if request.event_name in other_columns:
         raise bad_request(
             "event_name",
             f"event_name is {request.event_name}, which is the time or makes the groups.",

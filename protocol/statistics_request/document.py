@@ -82,8 +82,8 @@ def read_statistics_document(text: str, order_id: int) -> StatisticsOrder:
     # The coordinator sends it, and may send anything.
     try:
         document = json.loads(text)
-        said = (document["kind"], document["order_id"])
-        is_fit = said == ("statistics", order_id)
+        kind_and_order = (document["kind"], document["order_id"])
+        is_fit = kind_and_order == ("statistics", order_id)
         commitments = {
             int(user): str(value) for user, value in document["data"].items()
         }

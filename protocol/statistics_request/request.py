@@ -96,7 +96,9 @@ class StatisticsRequest(StatisticsBody):
 
         Conflict (code too_few_accepted) where none of them has rows, or none receives.
         """
-        providers = [one for one in self.data_providers if one.name in hospitals]
+        providers = [
+            provider for provider in self.data_providers if provider.name in hospitals
+        ]
         receivers = [name for name in self.result_receivers if name in hospitals]
         if not providers:
             raise incomplete("no provider had accepted in time")
@@ -254,9 +256,9 @@ class StatisticsRequest(StatisticsBody):
         """What a provider's data are called in an expression: df1, df2, ... in the
         request's order unless it says.
         """
-        given = self.provider(user_id).data_alias
-        if given:
-            return given
+        given_alias = self.provider(user_id).data_alias
+        if given_alias:
+            return given_alias
         names = [provider.name for provider in self.data_providers]
         place = names.index(user_id)
         return f"df{place + 1}"

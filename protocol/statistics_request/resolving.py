@@ -19,18 +19,18 @@ def resolve(
     BadRequest when two entries are one hospital, when a provider's data have no place,
     or when who asks is no party.
     """
-    known = {str(user): user for user in names}
+    users_by_name = {str(user): user for user in names}
     for user, name in names.items():
-        known[name] = user
+        users_by_name[name] = user
 
     def user_of(name: int | str) -> int:
-        if str(name) not in known:
+        if str(name) not in users_by_name:
             raise NotFound(
                 f"There is no hospital {name}.",
                 remedy="GET /hospitals lists them.",
                 code="user",
             )
-        return known[str(name)]
+        return users_by_name[str(name)]
 
     body = sent_fields(request)
     body["data_providers"] = [

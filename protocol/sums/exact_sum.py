@@ -126,13 +126,13 @@ def seal(
         info,
     )
     masked = []
-    parts = zip(
+    summands = zip(
         tagged,
         pair_masks,
         own_masks,
         strict=True,
     )
-    for value, pair_mask, own_mask in parts:
+    for value, pair_mask, own_mask in summands:
         number = value + pair_mask + own_mask
         masked.append(number % modulus)
     return _encode(masked, terms.width)

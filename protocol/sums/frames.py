@@ -111,8 +111,8 @@ def _axes(
         start = 0
         for size in sizes:
             end = start + n_rows * size
-            own = normals[start:end]
-            yield own.reshape(n_rows, size)
+            coordinates = normals[start:end]
+            yield coordinates.reshape(n_rows, size)
             start = end
         k = last + 1
 

@@ -116,11 +116,11 @@ def mask_words(
     for peer, key in pair_keys.items():
         is_added = _sign(me, peer) > 0
         stream = Stream(key, PAIR_WORDS, info)
-        for part in _chunks(total):
+        for chunk in _chunks(total):
             if is_added:
-                part += stream.words(part.size)
+                chunk += stream.words(chunk.size)
             else:
-                part -= stream.words(part.size)
+                chunk -= stream.words(chunk.size)
     return total
 
 
@@ -160,10 +160,10 @@ def group_words(
     """
     own_info = _of_sender(sender, info)
     stream = Stream(group_key, GROUP_WORDS, own_info)
-    found = np.empty(count, dtype=np.uint64)
-    for part in _chunks(found):
-        part[:] = stream.words(part.size)
-    return found
+    group_masks = np.empty(count, dtype=np.uint64)
+    for chunk in _chunks(group_masks):
+        chunk[:] = stream.words(chunk.size)
+    return group_masks
 
 
 def tag(
@@ -180,9 +180,9 @@ def tag(
     """
     factors = Stream(group_key, TAG_FACTORS, info)
     total = 0
-    for part in _chunks(words):
-        part_factors = factors.words(part.size)
-        total += _inner_product(part, part_factors)
+    for chunk in _chunks(words):
+        chunk_factors = factors.words(chunk.size)
+        total += _inner_product(chunk, chunk_factors)
     return total % TAG_MODULUS
 
 
@@ -216,16 +216,16 @@ def _inner_product(words: Ints, factors: Words) -> int:
     total = 0
     pairs = zip(_chunks(words), _chunks(factors), strict=True)
     for some_words, some_factors in pairs:
-        part = np.ascontiguousarray(some_words, dtype="<i8")
-        left = _limbs(part)
+        signed_words = np.ascontiguousarray(some_words, dtype="<i8")
+        word_limbs = _limbs(signed_words)
         # The sign is in the highest limb.
-        signed = part.view("<i2")
+        signed = signed_words.view("<i2")
         signed_limbs = signed.reshape(-1, _LIMBS)
-        left[:, -1] = signed_limbs[:, -1]
-        right = _limbs(some_factors)
+        word_limbs[:, -1] = signed_limbs[:, -1]
+        factor_limbs = _limbs(some_factors)
         # products[i][j] = sum over the words of their limb i times the factors' limb j,
         # of weight 2^(16 (i + j)).
-        products = left.T @ right
+        products = word_limbs.T @ factor_limbs
         for i, row in enumerate(products.tolist()):
             for j, product in enumerate(row):
                 weight_bits = _LIMB_BITS * (i + j)

@@ -155,8 +155,8 @@ def _prime(bits: int, random_bytes: RandomBytes) -> int:
     two_highest_bits = 3 << (bits - 2)
     while True:
         data = random_bytes(bits // 8)
-        drawn = int.from_bytes(data, "big")
-        start = drawn | two_highest_bits
+        random_number = int.from_bytes(data, "big")
+        start = random_number | two_highest_bits
         prime = int(gmpy2.next_prime(start))
         has_length = prime.bit_length() == bits
         if prime % 4 == 3 and has_length:
@@ -246,9 +246,9 @@ class Obfuscators:
             self._fill(count)
             # Out of the stock before anybody uses them: an error in between loses some
             # and doubles none.
-            taken = self._stock[:count]
+            obfuscators = self._stock[:count]
             self._stock = self._stock[count:]
-            return taken
+            return obfuscators
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -297,8 +297,8 @@ def _draw_base(public: PaillierPublicKey, random_bytes: RandomBytes) -> gmpy2.mp
     y = gmpy2.mpz(0)
     while gmpy2.gcd(y, n) != 1:
         data = random_bytes(n_bytes)
-        drawn = int.from_bytes(data, "big")
-        y = gmpy2.mpz(drawn) % n
+        random_number = int.from_bytes(data, "big")
+        y = gmpy2.mpz(random_number) % n
     minus_square = -(y * y) % n
     modulus = n * n
     return gmpy2.powmod(minus_square, n, modulus)
@@ -388,25 +388,25 @@ def _in_threads(
 ) -> list[_Result]:
     """[function(item) for item in items] on THREADS threads, without the GIL."""
 
-    def run(part: Sequence[_Item]) -> list[_Result]:
+    def run(chunk: Sequence[_Item]) -> list[_Result]:
         # The flag belongs to the thread's own gmpy2 context: set outside, it does
         # nothing and the threads take turns.
         current = gmpy2.get_context()
         with gmpy2.context(current, allow_release_gil=True):
-            return [function(item) for item in part]
+            return [function(item) for item in chunk]
 
     if len(items) < THREADS:
         return [function(item) for item in items]
     n_items = len(items)
     size = math.ceil(n_items / THREADS)
-    parts = []
+    chunks = []
     for start in range(0, n_items, size):
         end = start + size
-        parts.append(items[start:end])
+        chunks.append(items[start:end])
     results: list[_Result] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for part_results in pool.map(run, parts):
-            results += part_results
+        for chunk_results in pool.map(run, chunks):
+            results += chunk_results
     return results
 
 

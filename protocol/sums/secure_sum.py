@@ -323,15 +323,15 @@ def _strip_tag(keys: SumKeys, tagged: Ints, kind: SumKind, terms: bytes) -> Ints
     tag_words = tagged[-TAG_WORDS:]
     low, high = tag_words.tolist()
     tag = low + (high << _HALF_BITS)
-    found = tag % masks.TAG_MODULUS
-    expected = masks.tag(keys.group_key, sums, terms)
+    found_tag = tag % masks.TAG_MODULUS
+    expected_tag = masks.tag(keys.group_key, sums, terms)
     for member in keys.members:
         if keys.weight(kind, member):
-            expected += masks.tag_pad(keys.group_key, member, terms)
-    expected %= masks.TAG_MODULUS
+            expected_tag += masks.tag_pad(keys.group_key, member, terms)
+    expected_tag %= masks.TAG_MODULUS
     # In constant time: how far a forged tag agrees is not shown to who measures.
-    expected_bytes = expected.to_bytes(_TAG_BYTES, "big")
-    found_bytes = found.to_bytes(_TAG_BYTES, "big")
+    expected_bytes = expected_tag.to_bytes(_TAG_BYTES, "big")
+    found_bytes = found_tag.to_bytes(_TAG_BYTES, "big")
     if not hmac.compare_digest(expected_bytes, found_bytes):
         raise packing.sum_mismatch()
     return sums.copy()
@@ -372,8 +372,8 @@ def _seal_paillier(keys: SumKeys, words: Ints, kind: SumKind, terms: bytes) -> b
         terms,
     )
     masked = []
-    parts = zip(plaintexts, pair_masks, group_masks, strict=True)
-    for plaintext, pair_mask, group_mask in parts:
+    summands = zip(plaintexts, pair_masks, group_masks, strict=True)
+    for plaintext, pair_mask, group_mask in summands:
         number = plaintext + pair_mask + group_mask
         masked.append(number % modulus)
     stock = keys.obfuscators

@@ -102,5 +102,7 @@ class TrainingBody(Asked):
                 raise ValueError(
                     f"{name} stands in the order and in model_params, and differs; give one of them"
                 )
-        rest = {name: value for name, value in params.items() if name not in lifted}
-        return {**body, "model_params": rest, **lifted}
+        other_params = {
+            name: value for name, value in params.items() if name not in lifted
+        }
+        return {**body, "model_params": other_params, **lifted}

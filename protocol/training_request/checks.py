@@ -123,13 +123,13 @@ def _check_parties(request: TrainingRequest) -> None:
 
 
 def _check_owners(
-    field: str, given: set[int], hospitals: set[int], *, complete: bool
+    field: str, owners: set[int], hospitals: set[int], *, complete: bool
 ) -> None:
-    strangers = given - hospitals
+    strangers = owners - hospitals
     if strangers:
         sentence = f"{field} has SQL for {_listed(strangers)}, not in this order."
         raise bad_request(field, sentence, "Remove it or add the party.")
-    missing = hospitals - given
+    missing = hospitals - owners
     if complete and missing:
         raise bad_request(
             field,
@@ -176,13 +176,13 @@ def _check_columns(request: TrainingRequest) -> None:
 
 def _check_subgroups(request: TrainingRequest) -> None:
     name = request.subgroups
-    others = {
+    other_roles = {
         field: column for field, column in request.roles.items() if column == name
     }
-    if name is not None and others:
+    if name is not None and other_roles:
         raise bad_request(
             "group_by",
-            f"group_by {name} is the column of {', '.join(others)}, too.",
+            f"group_by {name} is the column of {', '.join(other_roles)}, too.",
             "Name another column.",
         )
 

@@ -25,10 +25,10 @@ def _in_thousandths(value: float) -> float:
     """The calls are read off a histogram of 1,000 bins: any other threshold would be a
     sum more, and many of them would tell single scores to every digit.
     """
-    whole = round(value * 1000)
-    if abs(value * 1000 - whole) > 1e-9:
+    thousandths = round(value * 1000)
+    if abs(value * 1000 - thousandths) > 1e-9:
         raise ValueError("must be a multiple of 0.001")
-    return whole / 1000
+    return thousandths / 1000
 
 
 Threshold = Annotated[Number, Field(gt=0, lt=1), AfterValidator(_in_thousandths)]

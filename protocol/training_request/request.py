@@ -100,7 +100,7 @@ class TrainingRequest(TrainingBody):
     @property
     def roles(self) -> dict[str, str]:
         """By the name of a field the column that it names, which is no attribute."""
-        found = {
+        roles = {
             "label_name": self.label_name,
             "unique_id": self.unique_id,
         }
@@ -108,10 +108,10 @@ class TrainingRequest(TrainingBody):
             column = getattr(self, name)
             if column is not None:
                 role = name.removesuffix("_column")
-                found[role] = column
+                roles[role] = column
         for place, column in enumerate(self.strata):
-            found[f"strata[{place}]"] = column
-        return found
+            roles[f"strata[{place}]"] = column
+        return roles
 
     @property
     def ties(self) -> Ties:
@@ -288,8 +288,8 @@ class TrainingRequest(TrainingBody):
         """The names of these columns, which stand behind all others; none without."""
         if not self.has_fixed_intercepts:
             return []
-        _, *others = sorted(self.hospitals)
-        return [feature_name(HOSPITAL, str(user)) for user in others]
+        _, *later_hospitals = sorted(self.hospitals)
+        return [feature_name(HOSPITAL, str(user)) for user in later_hospitals]
 
     @property
     def tells_own_sums(self) -> bool:
@@ -375,9 +375,9 @@ class TrainingRequest(TrainingBody):
     @property
     def hidden(self) -> tuple[int, ...]:
         """Units of the hidden layers; none for a model without."""
-        given = self.model_params.hidden
-        if given is not None:
-            return tuple(given)
+        given_units = self.model_params.hidden
+        if given_units is not None:
+            return tuple(given_units)
         return HIDDEN.get(self.model_type, ())
 
     @property

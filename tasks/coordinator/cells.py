@@ -55,7 +55,7 @@ def compare_cells(order: CoordinatedStatistics, show: Show) -> None:
 
 def _check_thresholds(lists: dict[int, CellList]) -> None:
     """All state the same ones, which each has from all providers' statements."""
-    stated = {user: own.limits for user, own in lists.items()}
+    stated = {user: cell_list.limits for user, cell_list in lists.items()}
     if named := who_differ(stated):
         error = bad_message(
             f"of cells has other thresholds than those of others: {listed(named)}"

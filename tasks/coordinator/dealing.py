@@ -63,17 +63,17 @@ def _corrections(
                     )
                 case Sign(width=width):
                     n_products = n_conjunctions(width, len(seeds))
-                    words = n_products * n_words(count)
-                    yield _bit_correction(seeds, index, words)
+                    word_count = n_products * n_words(count)
+                    yield _bit_correction(seeds, index, word_count)
                 case Conjunction():
-                    words = n_words(count)
-                    yield _bit_correction(seeds, index, words)
+                    word_count = n_words(count)
+                    yield _bit_correction(seeds, index, word_count)
                 case _:
                     continue
             index += 1
 
 
-def _bit_correction(seeds: Mapping[int, bytes], index: int, words: int) -> bytes:
+def _bit_correction(seeds: Mapping[int, bytes], index: int, word_count: int) -> bytes:
     # More are dealt than used: some are opened, to find out whether the dealer is honest.
-    n_dealt = Buckets.of(words).n_dealt
+    n_dealt = Buckets.of(word_count).n_dealt
     return triples.bit_correction(seeds, index, count=n_dealt)

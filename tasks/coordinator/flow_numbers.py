@@ -34,7 +34,7 @@ def read_flow(
 
     ProtocolViolation (code report) for one that is not of these rows.
     """
-    found: dict[int, FlowReport] = {}
+    flow_reports: dict[int, FlowReport] = {}
     for user, body in bodies.items():
         report = _read(body)
         is_right = (
@@ -45,12 +45,12 @@ def read_flow(
         )
         if report is None or not is_right:
             raise _wrong_flow(user)
-        found[user] = report
-    of_all = found[initiator]["all"]
+        flow_reports[user] = report
+    of_all = flow_reports[initiator]["all"]
     is_whole = isinstance(of_all, dict) and set(of_all) == _OF_ALL
     if not is_whole or not _is_of(of_all, sum(n_rows.values())):
         raise _wrong_flow(initiator)
-    return found
+    return flow_reports
 
 
 def flow_numbers(

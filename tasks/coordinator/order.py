@@ -177,10 +177,10 @@ def sent_by_coordinator(
     look = functools.partial(
         exchange.transport.gather, address, (COORDINATOR,), recipient, wait_seconds=0
     )
-    found = exchange.insist(look)
-    if found is None:
+    messages = exchange.insist(look)
+    if messages is None:
         return None
-    return found[COORDINATOR]
+    return messages[COORDINATOR]
 
 
 def read_document(order_id: int, exchange: Exchange) -> str:

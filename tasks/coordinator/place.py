@@ -139,7 +139,7 @@ def _persist(call: Callable[[], T]) -> T:
     """Prefect may be away for a while; the order is not lost for that."""
     pause = 0.5
     while True:
-        asked = time.monotonic()
+        asked_at = time.monotonic()
         try:
             answer = call()
         except (httpx.HTTPError, OSError, Unavailable) as error:
@@ -148,7 +148,7 @@ def _persist(call: Callable[[], T]) -> T:
             reason = type(error).__name__
             if isinstance(error, Unavailable):
                 reason = str(error)
-            outage.missed(PREFECT, reason, asked=asked)
+            outage.missed(PREFECT, reason, asked=asked_at)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         else:
@@ -183,11 +183,11 @@ def _end_runs(order_id: int, message: str | None, *, is_late: bool) -> bool:
     When it is late it cancels all of them.
     """
     tags = FlowRunFilterTags(all_=[f"order-{order_id}", "hospital"])
-    own = FlowRunFilter(tags=tags)
+    run_filter = FlowRunFilter(tags=tags)
     n_under_way = 0
     with get_client(sync_client=True) as client:
         # All before the first is cancelled: an order has a run for each hospital.
-        for run in list(_pages_of(client, own)):
+        for run in list(_pages_of(client, run_filter)):
             if run.state is None or run.state.is_final():
                 continue
             n_under_way += 1
@@ -199,11 +199,13 @@ def _end_runs(order_id: int, message: str | None, *, is_late: bool) -> bool:
     return is_late or n_under_way == 0
 
 
-def _pages_of(client: SyncPrefectClient, wanted: FlowRunFilter) -> Iterator[FlowRun]:
+def _pages_of(
+    client: SyncPrefectClient, run_filter: FlowRunFilter
+) -> Iterator[FlowRun]:
     """These runs, of which Prefect answers a page at a time."""
     for offset in itertools.count(0, PAGE):
         runs = client.read_flow_runs(
-            flow_run_filter=wanted,
+            flow_run_filter=run_filter,
             limit=PAGE,
             offset=offset,
         )

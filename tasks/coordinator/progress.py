@@ -88,7 +88,7 @@ class DrawnProgress:
     def _draw(self) -> None:
         key = f"order-{self._picture.order_id}"
         bar = None
-        told = False
+        has_warned = False
         run_log = RunLog(self._picture.order_id)
         self._write(run_log)
         while not self._closed:
@@ -109,13 +109,13 @@ class DrawnProgress:
                 if self._records:
                     percent = self._picture.percent(self._records)
                 update_progress_artifact(bar, progress=percent)  # type: ignore[arg-type]
-                told = False
+                has_warned = False
             except Exception as error:  # noqa: BLE001
                 # A picture is no part of the order: it goes on without one.
-                if not told:
+                if not has_warned:
                     kind = type(error).__name__
                     log.warning("Progress could not be shown (%s)", kind)
-                told = True
+                has_warned = True
             time.sleep(DRAW_EVERY_SECONDS)
         self._write(run_log)
         self._draw_result(key)
@@ -159,13 +159,13 @@ class TrainingPicture:
 
     def opening(self) -> str:
         request = self._order.request
-        what: str = request.model_type
+        subject: str = request.model_type
         if request.evaluates is not None:
-            what = f"evaluation of model {request.evaluates}"
-        others = _listed(tuple(request.party_id)) or "none"
+            subject = f"evaluation of model {request.evaluates}"
+        other_parties = _listed(tuple(request.party_id)) or "none"
         method = request.model_params.encrypt_param.method
         return (
-            f"Order {self.order_id}: {what} by hospital {request.user_id} with {others}, method {method}. "
+            f"Order {self.order_id}: {subject} by hospital {request.user_id} with {other_parties}, method {method}. "
             "Waiting for the hospitals to accept and to count their rows."
         )
 
@@ -178,10 +178,10 @@ class TrainingPicture:
             return ""
         where = f"Fold {record['fold']}, round" if record["fold"] else "Round"
         loss = record.get("loss")
-        said = "" if loss is None else f", loss {loss:.6g}"
+        loss_text = "" if loss is None else f", loss {loss:.6g}"
         if record["final"]:
-            return f"{where} {round_}{said}: training has ended."
-        return f"{where} {round_} of at most {n_rounds}{said}."
+            return f"{where} {round_}{loss_text}: training has ended."
+        return f"{where} {round_} of at most {n_rounds}{loss_text}."
 
     def percent(self, records: list[Record]) -> float:
         last = records[-1]

@@ -287,20 +287,20 @@ def _compares_well(
 
     Of sealed orders it may speak of the model without itself alone.
     """
-    found = report.get("leave_one_out", {})
-    others = request.hospitals if request.is_open else [user]
-    allowed = {str(hospital) for hospital in others}
-    if not isinstance(found, dict):
+    comparisons = report.get("leave_one_out", {})
+    left_out = request.hospitals if request.is_open else [user]
+    allowed = {str(hospital) for hospital in left_out}
+    if not isinstance(comparisons, dict):
         return False
-    if not set(found) <= allowed:
+    if not set(comparisons) <= allowed:
         return False
-    if not found:
+    if not comparisons:
         return True
     n_rows = report.get("n_test_rows", 0)
     if type(n_rows) is not int or n_rows <= 0:
         return False
     entries = [
-        *found.values(),
+        *comparisons.values(),
         report.get("test"),
     ]
     return all(are_numbers(entry, request, required=False) for entry in entries)

@@ -54,8 +54,8 @@ def is_told(round_: int, n_rounds: int) -> bool:
     >>> [n for n in range(101) if is_told(n, 100)][:4], is_told(7, 10)
     ([0, 5, 10, 15], True)
     """
-    each = max(1, n_rounds // ROUNDS_TOLD)
-    return round_ % each == 0
+    interval = max(1, n_rounds // ROUNDS_TOLD)
+    return round_ % interval == 0
 
 
 def waiting_line(waiting: list[Mapping[str, Any]]) -> str:
@@ -64,13 +64,13 @@ def waiting_line(waiting: list[Mapping[str, Any]]) -> str:
     >>> waiting_line([{"user_id": 3, "cause": "away", "message": "x"}])
     'Waiting for hospital 3 (its agent is not connected).'
     """
-    parts = []
-    for one in waiting:
-        user = int(one["user_id"])
+    waited_for = []
+    for entry in waiting:
+        user = int(entry["user_id"])
         who = f"hospital {user}" if user else "the coordinator"
-        words = _CAUSES.get(str(one["cause"]))
-        parts.append(f"{who} ({words})" if words else who)
-    return f"Waiting for {', '.join(parts)}." if parts else ""
+        cause = _CAUSES.get(str(entry["cause"]))
+        waited_for.append(f"{who} ({cause})" if cause else who)
+    return f"Waiting for {', '.join(waited_for)}." if waited_for else ""
 
 
 class RunLog:
@@ -107,11 +107,11 @@ def tell_hospitals_runs(runs: Mapping[str, str]) -> None:
     ids = {user: UUID(run) for user, run in runs.items()}
     try:
         with get_client(sync_client=True) as client:
-            said = _said(client, list(ids.values()))
+            said_texts = _said(client, list(ids.values()))
             lines = []
             for user, run in ids.items():
                 text = stays_there(int(user))
-                if text not in said:
+                if text not in said_texts:
                     lines.append(log_line(str(run), text))
             if lines:
                 client.create_logs(lines)
@@ -121,9 +121,9 @@ def tell_hospitals_runs(runs: Mapping[str, str]) -> None:
 
 
 def _said(client: Any, runs: list[UUID]) -> set[str]:
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=runs))
-    found = client.read_logs(log_filter=wanted, limit=MOST_LINES)
-    return {str(line.message) for line in found}
+    log_filter = LogFilter(flow_run_id=LogFilterFlowRunId(any_=runs))
+    log_lines = client.read_logs(log_filter=log_filter, limit=MOST_LINES)
+    return {str(line.message) for line in log_lines}
 
 
 def _waiting_for(order_id: int) -> list[Mapping[str, Any]]:
@@ -136,5 +136,5 @@ def _waiting_for(order_id: int) -> list[Mapping[str, Any]]:
             timeout=10,
         )
         answer.raise_for_status()
-    found: list[Mapping[str, Any]] = answer.json()["data"]["waiting_for"]
-    return found
+    waiting: list[Mapping[str, Any]] = answer.json()["data"]["waiting_for"]
+    return waiting

@@ -63,11 +63,11 @@ class Shown:
     @cached_property
     def factors(self) -> dict[str, Floats]:
         """The triangular factor (n, n) of each layer (decision 28)."""
-        found = {}
+        factors = {}
         n_users = len(self.users)
         for name, rows in self.layers.items():
-            found[name] = triangular_factor([rows], n_users)
-        return found
+            factors[name] = triangular_factor([rows], n_users)
+        return factors
 
 
 def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
@@ -128,7 +128,7 @@ def _layers(message: Vectors) -> tuple[Any, ...]:
 def choose(
     exchange: Exchange,
     address: Address,
-    shown: Shown,
+    gradients: Shown,
     request: TrainingRequest,
 ) -> Choice:
     """The members of a round's sum, sent to all hospitals.
@@ -136,28 +136,28 @@ def choose(
     A choice that was sent before stands.
     """
     if not request.chooses:
-        return Choice(shown.users)
+        return Choice(gradients.users)
     # Hospitals may have sealed for it already: a restart does not choose again.
     sent = sent_by_coordinator(exchange, address, EVERYONE)
     if sent is not None:
         return Choice.decode(sent)
-    choice = _choice(shown, request)
+    choice = _choice(gradients, request)
     data = choice.encode()
     exchange.put(address, EVERYONE, data)
     return choice
 
 
-def _choice(shown: Shown, request: TrainingRequest) -> Choice:
+def _choice(gradients: Shown, request: TrainingRequest) -> Choice:
     # Points of n dimensions that are as far from each other as the gradients are
     # (decision 28).
-    factors = [*shown.factors.values()]
+    factors = [*gradients.factors.values()]
     points = combine_factors(factors).T
     rule = _SELECTIONS[request.aggregation]
     chosen = rule(points, n_attackers=request.assumed_attackers)
-    members = tuple(shown.users[index] for index in chosen)
+    members = tuple(gradients.users[index] for index in chosen)
     reason = _REASONS[request.aggregation]
     left_out = {}
-    for user in shown.users:
+    for user in gradients.users:
         if user not in members:
             left_out[user] = reason
     return Choice(members, left_out)
@@ -179,7 +179,7 @@ class _MemberRows(NamedTuple):
 
 
 def aggregate(
-    shown: Shown,
+    gradients: Shown,
     members: Members,
     request: TrainingRequest,
 ) -> Floats:
@@ -188,14 +188,14 @@ def aggregate(
     It is in the frames that it was shown in. A restart finds the same bytes: sums are
     taken in the order of the user ids, element by element.
     """
-    of_members = _of_members(shown, members)
+    of_members = _of_members(gradients, members)
     return _aggregate(of_members, request)
 
 
 def answer(
     exchange: Exchange,
     address: Address,
-    shown: Shown,
+    gradients: Shown,
     members: Members,
     request: TrainingRequest,
 ) -> None:
@@ -203,10 +203,10 @@ def answer(
 
     Of open orders also what it is without each member.
     """
-    mean = aggregate(shown, members, request)
+    mean = aggregate(gradients, members, request)
     # With the sum, which the hospitals wait for.
     exchange.hold(address, EVERYONE, _bytes(mean))
-    of_members = _of_members(shown, members)
+    of_members = _of_members(gradients, members)
     n_members = len(members)
     n_weights = of_members.vectors.shape[1]
     # Models without single members are compared for the final model alone.
@@ -216,19 +216,19 @@ def answer(
         return
     without = []
     for index in range(n_members):
-        others = of_members.without(index)
-        without.append(_aggregate(others, request))
+        remaining_rows = of_members.without(index)
+        without.append(_aggregate(remaining_rows, request))
     without_address = replace(address, topic="without")
     data = _bytes(np.array(without))
     exchange.hold(without_address, EVERYONE, data)
 
 
-def _of_members(shown: Shown, members: Members) -> _MemberRows:
-    users = shown.users
+def _of_members(gradients: Shown, members: Members) -> _MemberRows:
+    users = gradients.users
     indices = [users.index(user) for user in members]
-    layers = [*shown.layers.values()]
+    layers = [*gradients.layers.values()]
     stacked = np.hstack(layers)
-    weights = np.array(shown.n_rows, dtype=np.float64)
+    weights = np.array(gradients.n_rows, dtype=np.float64)
     vectors = stacked[indices]
     n_rows = weights[indices]
     return _MemberRows(vectors, n_rows)
@@ -267,7 +267,7 @@ def _bytes(values: Floats) -> bytes:
 
 
 def round_file(
-    shown: Shown,
+    gradients: Shown,
     members: Members,
     request: TrainingRequest,
 ) -> bytes:
@@ -277,44 +277,44 @@ def round_file(
     """
     about: dict[str, Any] = {
         "kind": "open" if request.is_open else "sealed",
-        "clients": list(shown.users),
-        "sizes": list(shown.n_rows),
+        "clients": list(gradients.users),
+        "sizes": list(gradients.n_rows),
     }
     if request.is_open:
-        mean = aggregate(shown, members, request)
-        tensors = _open_tensors(shown, mean)
+        mean = aggregate(gradients, members, request)
+        tensors = _open_tensors(gradients, mean)
     else:
         # The vectors are dropped with this: only lengths and angles stay.
-        tensors = _sealed_tensors(shown)
-        if members != shown.users:
+        tensors = _sealed_tensors(gradients)
+        if members != gradients.users:
             about["members"] = list(members)
     metadata = {"round": json.dumps(about)}
     data: bytes = safetensors.numpy.save(tensors, metadata=metadata)
     return data
 
 
-def _open_tensors(shown: Shown, mean: Floats) -> dict[str, Floats]:
+def _open_tensors(gradients: Shown, mean: Floats) -> dict[str, Floats]:
     """Each hospital's gradient and their aggregate `mean`, layer by layer."""
     tensors = {}
-    for name, rows in shown.layers.items():
-        of_users = zip(shown.users, rows, strict=True)
+    for name, rows in gradients.layers.items():
+        of_users = zip(gradients.users, rows, strict=True)
         for user, row in of_users:
             tensors[f"gradient/{user}/{name}"] = row
-    layers = shown.layers.values()
+    layers = gradients.layers.values()
     sizes = [rows.shape[1] for rows in layers]
     ends = np.cumsum(sizes)
     averages = np.split(mean, ends[:-1])
-    of_layers = zip(shown.layers, averages, strict=True)
+    of_layers = zip(gradients.layers, averages, strict=True)
     for name, average in of_layers:
         tensors[f"average/{name}"] = average
     return tensors
 
 
-def _sealed_tensors(shown: Shown) -> dict[str, Floats]:
+def _sealed_tensors(gradients: Shown) -> dict[str, Floats]:
     tensors = {}
-    for name, factor in shown.factors.items():
+    for name, factor in gradients.factors.items():
         tensors[f"factor/{name}"] = factor
-    for name, numbers in shown.between.items():
+    for name, numbers in gradients.between.items():
         tensors[f"between/{name}"] = numbers
     return tensors
 
@@ -334,17 +334,17 @@ def leave_one_out(reports: dict[int, RoundReport], *, is_open: bool) -> Metrics:
             if report.get("leave_one_out"):
                 comparing.append(report)
         return _over_all_rows(comparing)
-    found = {}
+    metrics = {}
     for user, report in reports.items():
         of_hospitals = report.get("leave_one_out", {})
         without = of_hospitals.get(str(user))
         if without:
             with_all = _comparable(report["test"])
-            found[str(user)] = {
+            metrics[str(user)] = {
                 **without,
                 "all": with_all,
             }
-    return found
+    return metrics
 
 
 def _over_all_rows(reports: list[RoundReport]) -> Metrics:
@@ -356,18 +356,18 @@ def _over_all_rows(reports: list[RoundReport]) -> Metrics:
     users: set[str] = set()
     for report in reports:
         users.update(report["leave_one_out"])
-    found = {}
+    metrics = {}
     for user in sorted(users, key=int):
         of_hospitals = []
         for report in reports:
             without_one = report["leave_one_out"]
             of_hospitals.append(without_one[user])
         without = _mean(n_rows, of_hospitals)
-        found[user] = {
+        metrics[user] = {
             **without,
             "all": with_all,
         }
-    return found
+    return metrics
 
 
 def _mean(n_rows: list[int], of_hospitals: list[Metrics]) -> Metrics:

@@ -115,17 +115,17 @@ def add_round(
     adder = exact_sum.Adder()
     # By provider, whether it adds anything to this round.
     adds: dict[int, bool] = {}
-    parts = order.read_each(
+    addends = order.read_each(
         "addend",
         order.request.providers,
         bytes,
         round=round_,
     )
-    for user, part in parts:
-        adds[user] = bool(part)
-        if part:
-            adder.add(user, part)
-        del part
+    for user, addend in addends:
+        adds[user] = bool(addend)
+        if addend:
+            adder.add(user, addend)
+        del addend
     # Empty parts of all: nothing is left to add.
     if not any(adds.values()):
         return False
@@ -194,8 +194,8 @@ def match_keys(order: CoordinatedStatistics) -> int:
     # The tags stand until all have their answer: a restart in between answers again,
     # with the same bytes.
     if len(bitmaps) < len(providers):
-        found = order.read("tags", providers, matching.decode_tags)
-        tags = [found[user] for user in providers]
+        tags_by_user = order.read("tags", providers, matching.decode_tags)
+        tags = [tags_by_user[user] for user in providers]
         common = matching.intersect(tags)
         answers = zip(providers, common, strict=True)
         for user, common_of_user in answers:
@@ -300,18 +300,18 @@ def _flow(
                 "used": used,
             }
         }
-    told = {}
+    told_flows = {}
     for user, flow in flows.items():
         if flow is None:
             return {}
-        told[user] = flow
+        told_flows[user] = flow
     together: Counts = {}
-    for flow in told.values():
+    for flow in told_flows.values():
         for name, count in flow.items():
             before = together.get(name, 0)
             together[name] = before + count
     return {
-        **told,
+        **told_flows,
         "all": together,
     }
 
@@ -320,16 +320,16 @@ def _of_each(counts: dict[str, int | None]) -> dict[str, int]:
     """Rows of each provider, if all of them tell: what one keeps back would follow from
     the others' and the answer.
     """
-    told = {}
+    told_counts = {}
     for user, count in counts.items():
         if count is None:
             return {}
-        told[user] = count
-    return told
+        told_counts[user] = count
+    return told_counts
 
 
-def _of_all(joint_rows: dict[str, int], what: str) -> dict[str, int]:
+def _of_all(joint_rows: dict[str, int], count_name: str) -> dict[str, int]:
     """Rows of all hospitals together, if they may be told."""
-    if what not in joint_rows:
+    if count_name not in joint_rows:
         return {}
-    return {"all": joint_rows[what]}
+    return {"all": joint_rows[count_name]}

@@ -35,13 +35,13 @@ def make_record(
 
     The mean weighs by rows and is without the penalty.
     """
-    shown = {}
+    hospital_reports = {}
     in_order = sorted(reports.items())
     for user, report in in_order:
         # What it says of the round before is kept with that one.
-        kept = dict(report)
-        kept.pop("leave_one_out", None)
-        shown[str(user)] = kept
+        kept_report = dict(report)
+        kept_report.pop("leave_one_out", None)
+        hospital_reports[str(user)] = kept_report
     left_out = {}
     for user, reason in choice.left_out.items():
         left_out[str(user)] = reason
@@ -60,7 +60,7 @@ def make_record(
         "round": round_,
         "loss": loss,
         "final": is_final,
-        "hospitals": shown,
+        "hospitals": hospital_reports,
         "left_out": left_out,
     }
 

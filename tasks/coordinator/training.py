@@ -184,31 +184,31 @@ def aggregate_round(order: CoordinatedTraining, fold: int, round_: int) -> Recor
     record = order.recorded.get(place)
     if record is None or not _was_given(order, address):
         record = _add_round(order, address)
-    used = [Used(address, COORDINATOR)]
+    used_messages = [Used(address, COORDINATOR)]
     if order.request.is_scored:
         vectors = replace(address, topic="vectors")
-        used.append(Used(vectors, COORDINATOR))
+        used_messages.append(Used(vectors, COORDINATOR))
     if round_ > 0:
         round_before = replace(address, round=round_ - 1)
-        used.extend(_used_of_round(order, round_before))
-    order.exchange.discard(order.order_id, *used)
+        used_messages.extend(_used_of_round(order, round_before))
+    order.exchange.discard(order.order_id, *used_messages)
     return record
 
 
 def _add_round(order: CoordinatedTraining, address: Address) -> Record:
     request = order.request
     exchange = order.exchange
-    shown = _look(order, address)
+    gradients = _look(order, address)
     everybody = tuple(order.hospitals)
     choice = Choice(everybody)
-    if shown is not None:
+    if gradients is not None:
         # Members are chosen before anything is sealed: the hospitals wait for this
         # (decision 30).
         choice_address = replace(address, topic="choice")
         choice = scoring.choose(
             exchange,
             choice_address,
-            shown,
+            gradients,
             request,
         )
     members = choice.members
@@ -216,36 +216,36 @@ def _add_round(order: CoordinatedTraining, address: Address) -> Record:
     # Nothing is kept or given away before all that came has been checked.
     parts = _add_parts(order, address, members)
     _check_tags(parts.tags, address.round)
-    found = parts.reports
+    round_reports = parts.reports
     counted = reports.CountedRows(
         request,
         order.n_rows,
         order.n_test_rows,
     )
-    reports.check_reports(counted, address.fold, found)
+    reports.check_reports(counted, address.fold, round_reports)
     record = summaries.make_record(
         address.fold,
         address.round,
-        found,
+        round_reports,
         choice,
     )
 
     # Only the final model's rounds are kept for scores, not those of cross-validation.
-    if shown is not None and address.fold == 0:
+    if gradients is not None and address.fold == 0:
         # Who may read scores is written before there is anything to read.
-        if shown.readers != order.score_readers:
-            order.record(score_readers=shown.readers)
-            order.score_readers = shown.readers
-        file = scoring.round_file(shown, members, request)
+        if gradients.readers != order.score_readers:
+            order.record(score_readers=gradients.readers)
+            order.score_readers = gradients.readers
+        file = scoring.round_file(gradients, members, request)
         _keep_round(order, address.round, file)
-    about_last_round = _about_last_round(order, address, found)
+    about_last_round = _about_last_round(order, address, round_reports)
     order.record(round=record, **about_last_round)
-    if shown is not None:
+    if gradients is not None:
         check_address = replace(address, topic="check")
         scoring.answer(
             exchange,
             check_address,
-            shown,
+            gradients,
             members,
             request,
         )
@@ -289,16 +289,16 @@ def _look(order: CoordinatedTraining, address: Address) -> Shown | None:
             address.fold,
         )
         n_trained[user] = n_rows - n_held_back
-    shown = scoring.gather(messages, n_trained)
-    if not shown.layers:
+    gradients = scoring.gather(messages, n_trained)
+    if not gradients.layers:
         return None
-    return shown
+    return gradients
 
 
 def _about_last_round(
     order: CoordinatedTraining,
     address: Address,
-    found: dict[int, RoundReport],
+    round_reports: dict[int, RoundReport],
 ) -> Record:
     """What the reports of this round say of the one before.
 
@@ -307,7 +307,7 @@ def _about_last_round(
     if address.round == 0 or address.fold != 0:
         return {}
     is_open = order.request.is_open
-    without = scoring.leave_one_out(found, is_open=is_open)
+    without = scoring.leave_one_out(round_reports, is_open=is_open)
     if not without:
         return {}
     about = {
@@ -323,7 +323,7 @@ def _used_of_round(order: CoordinatedTraining, address: Address) -> list[Used]:
     Who contributes to a round has taken the step before it.
     """
     request = order.request
-    used = [Used(_total(address), request.user_id)]
+    used_messages = [Used(_total(address), request.user_id)]
     topics = [f"opening-{address.topic}"]
     if request.is_scored:
         topics.append("check")
@@ -332,8 +332,8 @@ def _used_of_round(order: CoordinatedTraining, address: Address) -> list[Used]:
     if request.is_open and request.is_scored:
         topics.append("without")
     for topic in topics:
-        used.append(Used(replace(address, topic=topic), EVERYONE))
-    return used
+        used_messages.append(Used(replace(address, topic=topic), EVERYONE))
+    return used_messages
 
 
 @dataclass
@@ -363,19 +363,19 @@ def _add_parts(
     adder = secure_sum.Adder(method, public=order.public)
     found_tags = {}
     found_reports = {}
-    parts = order.read_each(
+    contributions = order.read_each(
         address.topic,
         order.hospitals,
         Contribution.decode,
         fold=address.fold,
         round=address.round,
     )
-    for user, part in parts:
-        found_tags[user] = part.tag
-        found_reports[user] = part.report
+    for user, contribution in contributions:
+        found_tags[user] = contribution.tag
+        found_reports[user] = contribution.report
         if user in members:
-            adder.add(user, part.part)
-        del part
+            adder.add(user, contribution.part)
+        del contribution
     # They came in any order.
     tags = {}
     reports = {}
@@ -454,14 +454,14 @@ def summarize_folds(
     # The initiator sends this with fold 0, the final model.
     pooled = _read_pooled(order, fold=0)
     of_all_folds = pooled.get("all_folds")
-    found = []
+    fold_reports = []
     for record in records:
         of_hospitals = record["hospitals"]
-        found.extend(of_hospitals.values())
+        fold_reports.extend(of_hospitals.values())
     return summaries.held_out_summary(
         order.request.model_type,
         of_all_folds,
-        found,
+        fold_reports,
     )
 
 
