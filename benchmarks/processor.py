@@ -20,7 +20,12 @@ def family(pid: int) -> list[int]:
         # A child stands with the thread that started it, not with the process.
         threads = PROC / str(member) / "task"
         for thread in threads.iterdir():
-            text = (thread / "children").read_text()
+            children = thread / "children"
+            try:
+                text = children.read_text()
+            except OSError:
+                # It has ended since the folder was listed.
+                continue
             for child in text.split():
                 if _lives(child):
                     members.append(int(child))

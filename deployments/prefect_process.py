@@ -1,5 +1,7 @@
 """python -m deployments.prefect_process --host HOST --port PORT: the process of Prefect's
 server, which `deployments.prefect_server` describes.
+
+Decision 155.
 """
 
 from protocol.machine.importing import uncollected

@@ -10,10 +10,8 @@ Decision 62.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
-import gc
 import importlib
 import logging
 import multiprocessing
@@ -156,11 +154,6 @@ def _fork_server() -> None:
     """What `multiprocessing.forkserver.ensure_running` does, with a fork in place of a
     new interpreter.
     """
-    # Collected, and then left alone: the collector would write into all that is shared.
-    gc.collect()
-    gc.freeze()
-    # Let go at the end: DuckDB would write a page about it below the log's last line.
-    atexit.register(gc.unfreeze)
     tracker: Any = resource_tracker._resource_tracker
     tracker._pid, tracker._fd = _fork_tracker()
     server: Any = forkserver._forkserver

@@ -16,6 +16,9 @@ def test_the_collector_rests_within_and_works_again_behind() -> None:
     with uncollected():
         assert not gc.isenabled()
     assert gc.isenabled()
+    # What was there is left alone from now on.
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 def test_it_works_again_where_an_import_fails() -> None:
