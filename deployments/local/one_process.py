@@ -130,10 +130,10 @@ def run_evaluation(
 
     Raises as `run_order`.
     """
-    asked = parse_evaluate_request(dict(body))
+    evaluation = parse_evaluate_request(dict(body))
     of_model = parse_training_request(dict(trained))
     sent = of_model.model_dump(mode="json", exclude_unset=True)
-    request = evaluation_order(asked, sent, trained_by=of_model.hospitals)
+    request = evaluation_order(evaluation, sent, trained_by=of_model.hospitals)
     transport = transport or MemoryTransport()
     _run_training(
         sites,
@@ -141,13 +141,13 @@ def run_evaluation(
         order_id,
         transport,
     )
-    found = {}
+    evaluations = {}
     for user in request.hospitals:
         vault = Vault(sites[user].vault)
-        found[user] = vault.evaluation(order_id)
+        evaluations[user] = vault.evaluation(order_id)
     last_fact = transport.facts[order_id][-1]
     summary = last_fact["summary"]
-    return EvaluationOutcome(found, summary["evaluation"], transport.traffic)
+    return EvaluationOutcome(evaluations, summary["evaluation"], transport.traffic)
 
 
 def _run_training(
@@ -181,11 +181,11 @@ def _run_training(
         order = training.open_order(order_id, Exchange(transport, COORDINATOR))
         coordinate_training(order, lambda record: None)
 
-    there = [user for user in request.hospitals if user not in away]
+    present = [user for user in request.hospitals if user not in away]
     _run(
         transport,
         order_id,
-        there,
+        present,
         hospital,
         coordinator,
     )
@@ -323,11 +323,11 @@ def run_statistics(
         order = statistics.open_order(order_id, Exchange(transport, COORDINATOR))
         coordinate_statistics(order, lambda record: None)
 
-    there = [user for user in request.hospitals if user not in away]
+    present = [user for user in request.hospitals if user not in away]
     _run(
         transport,
         order_id,
-        there,
+        present,
         hospital,
         coordinator,
     )
@@ -354,14 +354,14 @@ def submit_statistics(
     for user in request.providers:
         salt = secrets.token_bytes(KEY_BYTES)
         place = {"data": request.provider(user).data_path}
-        own = HospitalSql(salt, place)
+        hospital_sql = HospitalSql(salt, place)
         _put_sealed(
             transport,
             sites[user],
             order_id,
-            own,
+            hospital_sql,
         )
-        commitments[user] = own.commitment
+        commitments[user] = hospital_sql.commitment
     protocol = _protocol(sites, request.hospitals, releases)
     document = statistics_document(
         order_id,
@@ -387,10 +387,10 @@ def _run(
             work()
         except BaseException as error:
             # Whoever fails ends the order for all, so that no thread waits for ever.
-            known = error
-            if not isinstance(known, ConsiliumError):
-                known = ConsiliumError(repr(error), remedy="")
-            transport.refuse(order_id, known)
+            failure = error
+            if not isinstance(failure, ConsiliumError):
+                failure = ConsiliumError(repr(error), remedy="")
+            transport.refuse(order_id, failure)
             raise
 
     parts: list[Callable[[], None]] = []

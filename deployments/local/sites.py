@@ -90,15 +90,15 @@ def _folders_of_many(settings: CoordinatorSettings, n_hospitals: int) -> list[Pa
     """
     end = FIRST_USER + n_hospitals
     everybody = list(range(FIRST_USER, end))
-    made = settings.home / "site-folders"
+    copies = settings.home / "site-folders"
     folders = []
     for user_id, name in itertools.zip_longest(everybody, NAMED):
         if name is not None:
             model = sites_folder() / name
-            folder = made / name
+            folder = copies / name
         else:
             model = sites_folder() / NAMED[0]
-            folder = made / f"hospital-{user_id}"
+            folder = copies / f"hospital-{user_id}"
         own_settings = (model / "settings.toml").read_text()
         if name is None:
             own_settings = _with_line(own_settings, "user_id", str(user_id))
@@ -132,27 +132,27 @@ def _make_tokens(
     file, wherever an earlier start has died.
     """
     tokens = read_tokens(settings)
-    known = store.hospitals.names()
+    registered = store.hospitals.names()
     users = [str(site.user_id) for site in sites]
     lost = []
     for user in users:
-        if int(user) in known and user not in tokens:
+        if int(user) in registered and user not in tokens:
             lost.append(user)
     # A file that lacks somebody whom the store knows is damaged; no file at all is not.
     if tokens and lost:
         raise damaged_tokens(tokens_path(settings))
-    made: dict[str, str] = {}
+    new_tokens: dict[str, str] = {}
     for user in (OPERATOR, *users):
         token = tokens.get(user, "")
         if store.hospitals.caller(token) is None:
-            made[user] = secrets.token_urlsafe(TOKEN_BYTES)
-    if made:
-        all_tokens = {**tokens, **made}
+            new_tokens[user] = secrets.token_urlsafe(TOKEN_BYTES)
+    if new_tokens:
+        all_tokens = {**tokens, **new_tokens}
         write_tokens(settings, all_tokens)
     for site in sites:
-        if site.user_id not in known:
+        if site.user_id not in registered:
             store.hospitals.add(site.user_id, site.name)
-    for user, token in made.items():
+    for user, token in new_tokens.items():
         if user == OPERATOR:
             store.hospitals.add_token(token, "operator", None)
         else:
@@ -171,8 +171,8 @@ def _give_agent(
     token = read_secret(path, "Remove it: a new one is made at the next start.")
     if token is None or store.hospitals.caller(token) is None:
         # Who dies between the two gets another at the next start; nobody has this one.
-        made = new_token(store, "agent", site.user_id)
-        write_secret(path, made)
+        agent_token = new_token(store, "agent", site.user_id)
+        write_secret(path, agent_token)
 
 
 def _make_data(sites: list[SiteSettings]) -> None:
@@ -185,12 +185,12 @@ def _make_data(sites: list[SiteSettings]) -> None:
     tables = breast_cancer_tables() if missing else {}
     for site in missing:
         # In the request document hospital 4 has the guest's table.
-        part = "guest" if site.user_id == 4 else "host"
-        own = {
-            f"breast_homo_{part}": tables[part],
+        role = "guest" if site.user_id == 4 else "host"
+        own_tables = {
+            f"breast_homo_{role}": tables[role],
             "breast_homo_test": tables["test"],
         }
-        make_database(site.state / "hospital.duckdb", own)
+        make_database(site.state / "hospital.duckdb", own_tables)
     for site in sites:
         make_data_files(site.data_folder, site.user_id)
 

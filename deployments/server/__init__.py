@@ -262,8 +262,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("worker", help="the worker of pool coordinator alone")
     deploy = commands.add_parser("deploy", help="make work pools and deployments")
-    words = "not before a line has come on stdin; everything is imported meanwhile"
-    deploy.add_argument("--when-told", action="store_true", help=words)
+    help_text = "not before a line has come on stdin; everything is imported meanwhile"
+    deploy.add_argument("--when-told", action="store_true", help=help_text)
     hospital = commands.add_parser(
         "add-hospital", help="register a hospital; prints its tokens once"
     )
@@ -291,14 +291,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_enrolment(command: argparse.ArgumentParser, *, required: bool) -> None:
-    words = "the coordinator's, as agents reach it; writes NAME.enrol.toml in place of an agent token"
-    command.add_argument("--address", required=required, help=words)
-    words = (
+    help_text = "the coordinator's, as agents reach it; writes NAME.enrol.toml in place of an agent token"
+    command.add_argument("--address", required=required, help=help_text)
+    help_text = (
         "the PEM file of the authority of its certificate, where that is a private one"
     )
-    command.add_argument("--ca", type=Path, help=words)
-    words = "the folder of the file (here)"
-    command.add_argument("--into", type=Path, default=Path(), help=words)
+    command.add_argument("--ca", type=Path, help=help_text)
+    help_text = "the folder of the file (here)"
+    command.add_argument("--into", type=Path, default=Path(), help=help_text)
 
 
 def main(argv: list[str] | None = None) -> int:
