@@ -101,11 +101,11 @@ def agree_on_levels(order: AgreedTraining, rows: OrderRows) -> Coding:
     study = order.request.study
     if not study.needs_counts:
         return Coding()
-    own_statement = _own(order, rows.train)
-    text = canonical(vars(own_statement)).encode()
+    own_message = _own(order, rows.train)
+    text = canonical(vars(own_message)).encode()
     messages = say_to_all(order, "levels", lambda: text)
-    statements = {user: _read_said(body, study) for user, body in messages.items()}
-    levels_by_user = {user: statement.levels for user, statement in statements.items()}
+    level_messages = {user: _read_said(body, study) for user, body in messages.items()}
+    levels_by_user = {user: message.levels for user, message in level_messages.items()}
     union = joint_levels(list(study.categorical), levels_by_user)
     has_other = _agree_on_others(
         order,
@@ -116,7 +116,7 @@ def agree_on_levels(order: AgreedTraining, rows: OrderRows) -> Coding:
         study,
         union,
         has_other,
-        statements,
+        level_messages,
     )
     checks: list[Callable[[], object]] = []
     for name in study.categorical:
@@ -166,11 +166,11 @@ def _read_said(body: bytes, study: StudyRows) -> _Said:
             "min_rows": int,
         },
     )
-    statement = _Said(**fields)
-    check_message(statement.levels, study.categorical)
-    if not 1 <= statement.min_rows <= LARGEST_NUMBER:
+    message = _Said(**fields)
+    check_message(message.levels, study.categorical)
+    if not 1 <= message.min_rows <= LARGEST_NUMBER:
         raise bad_message("of kind levels holds a number that no policy has")
-    return statement
+    return message
 
 
 def _agree_on_others(
@@ -197,7 +197,7 @@ def _coding(
     study: StudyRows,
     union: Mapping[str, list[str]],
     has_other: frozenset[str],
-    statements: Mapping[int, _Said],
+    level_messages: Mapping[int, _Said],
 ) -> Coding:
     levels: dict[str, tuple[str, ...]] = {}
     references: dict[str, str | None] = {}
@@ -214,8 +214,8 @@ def _coding(
         levels=levels,
         has_other=has_other,
         references=references,
-        shows_flow=all(statement.shows_flow for statement in statements.values()),
-        min_rows=max(statement.min_rows for statement in statements.values()),
+        shows_flow=all(message.shows_flow for message in level_messages.values()),
+        min_rows=max(message.min_rows for message in level_messages.values()),
     )
 
 
