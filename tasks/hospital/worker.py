@@ -75,8 +75,10 @@ def main(settings: SiteSettings, flows: ModuleType, began: Callable[[], None]) -
     """
     if settings.preload:
         preload([flows.__name__, *flows.PRELOADED, *_drivers(settings)])
-    began()
+    # Before a process is begun: one whose agent has ended meanwhile writes a page into
+    # the log, behind the sentence that says why.
     Vault(settings.vault).identity()
+    began()
     asyncio.run(_work_at_hospital(settings, flows))
 
 

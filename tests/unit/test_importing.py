@@ -23,8 +23,9 @@ def test_the_collector_rests_within_and_works_again_behind() -> None:
 
 def test_it_works_again_where_an_import_fails() -> None:
     with pytest.raises(ModuleNotFoundError), uncollected():
-        import no_such_library  # type: ignore[import-not-found]  # noqa: F401
+        raise ModuleNotFoundError
     assert gc.isenabled()
+    gc.unfreeze()
 
 
 def test_who_collects_on_a_thread_of_its_own_is_left_so() -> None:
