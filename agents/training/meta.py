@@ -43,6 +43,27 @@ class OwnFit(NamedTuple):
     errors: Floats
 
 
+class _Split(NamedTuple):
+    """Rows as they are fitted here: without the offset, whose coefficient is 1 in its own
+    unit.
+    """
+
+    X: Floats  # (n, d) less the offset
+    offset: Floats | float
+    place: int | None  # of the offset among the columns
+    offset_weight: float
+
+    @property
+    def n_weights(self) -> int:
+        return self.X.shape[1] + 1
+
+    def with_offset(self, coef: Floats) -> Floats:
+        """What is estimated, as weights of all columns."""
+        if self.place is None:
+            return coef
+        return np.insert(coef, self.place, self.offset_weight)
+
+
 # A round
 
 
@@ -89,84 +110,75 @@ def own_fit(trainer: Trainer, rows: Rows) -> OwnFit:
     Each round is judged as one that is sent. Raises Refused (code own_fit) where these
     rows do not determine every coefficient.
     """
-    pair = pair_of(trainer)
-    place = offset_place(trainer)
-    X = rows.X
-    offset: Floats | float = 0.0
-    offset_weight = 0.0
-    if place is not None:
-        offset_weight = rows.scales.offset_weight(place)
-        offset = X[:, place] * offset_weight
-        X = np.delete(X, place, axis=1)
-    n_weights = X.shape[1] + 1
-    start = np.zeros(n_weights)
-    state = NewtonState(coef=start, base=start)
-    row_weights = 1.0 if rows.weights is None else rows.weights
-
-    def sums_at(state: NewtonState) -> tuple[newton.RowNumbers, Opened]:
-        numbers = newton.row_numbers(
-            pair,
-            X,
-            rows.y,
-            state.coef,
-            is_start=state.is_start,
-            offset=offset,
-            row_weights=row_weights,
-        )
-        words = limbs.to_limbs(newton.local_sums(X, numbers), 1)
-        totals = limbs.whole_sums(words)
-        opened = newton.read_sums(
-            totals,
-            n_weights,
-            bits=limbs.FRACTION_BITS,
-        )
-        return numbers, opened
-
+    split = _split_offset(trainer, rows)
     try:
-        while not state.is_done:
-            if state.round >= trainer.params.max_iter or state.is_separating:
-                raise _no_own_fit()
-            _, opened = sums_at(state)
-            weights = state.coef
-            if place is not None:
-                weights = np.insert(weights, place, offset_weight)
-            _check_rows(
-                trainer,
-                state.round,
-                weights,
-                rows,
-            )
-            state = newton.stepped(
-                state,
-                opened,
-                pair=pair,
-                eps=trainer.params.tolerance,
-                diagonal=np.zeros(n_weights),
-                n_rows=len(rows.y),
-            )
-        numbers, opened = sums_at(state)
+        state = _last_state(trainer, rows, split)
+        numbers, opened = _sums_at(trainer, rows, split, state)
         covariance = normal_equations.inverse(opened)
     except (Collinear, NoMean, ValueError):
         raise _no_own_fit() from None
-    dispersion = _dispersion(
-        trainer,
-        rows,
-        numbers,
-        n_weights,
-    )
+    dispersion = _dispersion(trainer, rows, numbers, split.n_weights)
     covariance = covariance * dispersion
-    coef, covariance = _in_own_units(
-        state.coef,
-        covariance,
-        rows.scales,
-        place,
-        offset_weight,
-    )
+    coef, covariance = _in_own_units(state.coef, covariance, rows.scales, split)
     units = _units(trainer, rows.scales)
     errors = np.sqrt(np.diag(covariance)) * units
     if state.is_separating or not (errors > SMALLEST_ERROR).all():
         raise _no_own_fit()
     return OwnFit(coef * units, errors)
+
+
+def _split_offset(trainer: Trainer, rows: Rows) -> _Split:
+    place = offset_place(trainer)
+    if place is None:
+        return _Split(rows.X, 0.0, None, 0.0)
+    offset_weight = rows.scales.offset_weight(place)
+    offset = rows.X[:, place] * offset_weight
+    X = np.delete(rows.X, place, axis=1)
+    return _Split(X, offset, place, offset_weight)
+
+
+def _last_state(trainer: Trainer, rows: Rows, split: _Split) -> NewtonState:
+    """Where the rounds end; each one is judged before its step is taken.
+
+    Raises Refused (code own_fit) after max_iter, and what a step raises.
+    """
+    pair = pair_of(trainer)
+    start = np.zeros(split.n_weights)
+    state = NewtonState(coef=start, base=start)
+    while not state.is_done:
+        if state.round >= trainer.params.max_iter or state.is_separating:
+            raise _no_own_fit()
+        _, opened = _sums_at(trainer, rows, split, state)
+        weights = split.with_offset(state.coef)
+        _check_rows(trainer, state.round, weights, rows)
+        state = newton.stepped(
+            state,
+            opened,
+            pair=pair,
+            eps=trainer.params.tolerance,
+            diagonal=np.zeros(split.n_weights),
+            n_rows=len(rows.y),
+        )
+    return state
+
+
+def _sums_at(
+    trainer: Trainer, rows: Rows, split: _Split, state: NewtonState
+) -> tuple[newton.RowNumbers, Opened]:
+    """Each row's numbers at a round's weights, and what they add up to, as opened."""
+    numbers = newton.row_numbers(
+        pair_of(trainer),
+        split.X,
+        rows.y,
+        state.coef,
+        is_start=state.is_start,
+        offset=split.offset,
+        row_weights=1.0 if rows.weights is None else rows.weights,
+    )
+    words = limbs.to_limbs(newton.local_sums(split.X, numbers), 1)
+    totals = limbs.whole_sums(words)
+    opened = newton.read_sums(totals, split.n_weights, bits=limbs.FRACTION_BITS)
+    return numbers, opened
 
 
 def _check_rows(
@@ -225,8 +237,7 @@ def _in_own_units(
     coef: Floats,
     covariance: Floats,
     scales: Scales,
-    place: int | None,
-    offset_weight: float,
+    split: _Split,
 ) -> tuple[Floats, Floats]:
     """What is estimated, and its covariance, in the units of columns and label."""
     label, attributes = scales.label, scales.attributes
@@ -237,10 +248,11 @@ def _in_own_units(
         label.shift,
         label.factor,
     )
+    place = split.place
     if place is None:
         return own_units(coef, covariance, units)
     # Held at 1: it has no error, and its mean is in the intercept.
-    coef = np.insert(coef, place, offset_weight)
+    coef = split.with_offset(coef)
     for axis in (0, 1):
         covariance = np.insert(
             covariance,

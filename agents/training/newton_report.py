@@ -122,50 +122,15 @@ def _glm_report(
     sums: Ints,
     of_errors: Ints,
 ) -> dict[str, Any]:
-    assert point.opened is not None
-    assert scales.attributes is not None, "newton scales them"
     request = trainer.order.request
     n_rows = trainer.keys(point.fold).n_rows_total
-    pair = newton.pair_at(trainer, point)
-    theta_se = None
-    if pair.has_theta:
-        _, information = newton.read_theta(trainer, point.opened)
-        theta_se = overdispersion.theta_error(pair.theta, information)
+    theta_se = _theta_error(trainer, point)
     of_all = final_sums.training_totals(trainer.model, sums, n_rows)
-    diagonal = newton.penalty(
-        trainer,
-        scales.attributes,
-        n_rows=n_rows,
-    )
-    opened = penalised(newton.read(trainer, point.opened), diagonal)
-    coef, covariance = _own_estimates(
-        trainer,
-        point.weights,
-        inverse(opened),
-        scales,
-    )
-    model = newton.fitted_model(trainer, point)
-    fit = _fit_of(
-        trainer,
-        model,
-        of_all,
-        scales,
-        n_rows=n_rows,
-    )
-    has_offset = newton.offset_place(trainer) is not None
-    if has_offset and not families.is_null_with_offset(pair):
-        # The null model gives rows other answers then, and is another fit.
-        of_null = null_model.deviance(trainer, point, scales)
-        fit = fit._replace(null_deviance=of_null)
-    robust_errors = _robust_errors(
-        trainer,
-        point,
-        scales,
-        of_errors,
-        n=fit.n,
-    )
+    coef, covariance = _estimates(trainer, point, scales, n_rows=n_rows)
+    fit = _joint_fit(trainer, point, of_all, scales)
+    robust_errors = _robust_errors(trainer, point, scales, of_errors, n=fit.n)
     model_report = report(
-        pair,
+        newton.pair_at(trainer, point),
         newton.names_of(trainer),
         coef,
         covariance,
@@ -177,18 +142,7 @@ def _glm_report(
         theta_se=theta_se,
         has_intercept=trainer.model.fit_intercept,
     )
-    model_report.update(robust.about(trainer))
-    if request.is_firth:
-        # AIC is of a maximum of the likelihood itself.
-        model_report.update(penalty=FIRTH, aic=None)
-    if request.weights is not None:
-        model_report["weights"] = request.weights
-        model_report["weights_type"] = request.model_params.weights_type or "prior"
-    if has_offset:
-        model_report["offset"] = trainer.params.offset
-    if request.site_features:
-        model_report["site_effect"] = "fixed"
-        model_report["reference_hospital"] = min(request.hospitals)
+    model_report.update(_of_order(trainer))
     if not request.is_penalised:
         slopes = covariance
         if trainer.model.fit_intercept:
@@ -196,6 +150,49 @@ def _glm_report(
         places = _places_of_terms(trainer)
         model_report["inflation"] = generalised_inflation(slopes, places)
     return model_report
+
+
+def _theta_error(trainer: Trainer, point: Checkpoint) -> float | None:
+    """Of an estimated theta; None of a model without one."""
+    assert point.opened is not None
+    pair = newton.pair_at(trainer, point)
+    if not pair.has_theta:
+        return None
+    _, information = newton.read_theta(trainer, point.opened)
+    return overdispersion.theta_error(pair.theta, information)
+
+
+def _estimates(
+    trainer: Trainer, point: Checkpoint, scales: Scales, *, n_rows: int
+) -> tuple[Floats, Floats]:
+    """What is estimated and its covariance by the last round's sums, in the units of
+    columns and label.
+    """
+    assert point.opened is not None
+    assert scales.attributes is not None, "newton scales them"
+    diagonal = newton.penalty(trainer, scales.attributes, n_rows=n_rows)
+    opened = penalised(newton.read(trainer, point.opened), diagonal)
+    return _own_estimates(trainer, point.weights, inverse(opened), scales)
+
+
+def _of_order(trainer: Trainer) -> dict[str, Any]:
+    """What the report repeats of the order: clusters, penalty, weights, offset and site
+    effect; Firth's penalty takes the AIC away.
+    """
+    request = trainer.order.request
+    fields = robust.about(trainer)
+    if request.is_firth:
+        # AIC is of a maximum of the likelihood itself.
+        fields.update(penalty=FIRTH, aic=None)
+    if request.weights is not None:
+        fields["weights"] = request.weights
+        fields["weights_type"] = request.model_params.weights_type or "prior"
+    if newton.offset_place(trainer) is not None:
+        fields["offset"] = trainer.params.offset
+    if request.site_features:
+        fields["site_effect"] = "fixed"
+        fields["reference_hospital"] = min(request.hospitals)
+    return fields
 
 
 def _places_of_terms(trainer: Trainer) -> dict[str, list[int]]:
@@ -282,6 +279,24 @@ def _own_estimates(
             covariance = np.delete(covariance, place, axis=axis)
     # A is of the label in joint units, as its dispersion; the report's is the label's.
     return coef, covariance / label.dispersion
+
+
+def _joint_fit(
+    trainer: Trainer, point: Checkpoint, of_all: TrainingTotals, scales: Scales
+) -> Fit:
+    """How well the model fits all hospitals' rows; beside it the null model, which has the
+    offset, too.
+    """
+    model = newton.fitted_model(trainer, point)
+    n_rows = trainer.keys(point.fold).n_rows_total
+    fit = _fit_of(trainer, model, of_all, scales, n_rows=n_rows)
+    pair = newton.pair_at(trainer, point)
+    has_offset = newton.offset_place(trainer) is not None
+    if not has_offset or families.is_null_with_offset(pair):
+        return fit
+    # The null model gives rows other answers then, and is another fit.
+    of_null = null_model.deviance(trainer, point, scales)
+    return fit._replace(null_deviance=of_null)
 
 
 def _fit_of(

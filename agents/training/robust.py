@@ -95,72 +95,63 @@ def own_words(
     Raises Refused (code max_share, dominance). Disclosure: as
     `analytics.training.sandwich.local_sums`; the rules are asked before it is sealed.
     """
-    request = trainer.order.request
-    min_rows = least_rows(trainer.order, "train")
     columns = X
     if trainer.model.fit_intercept:
         columns = made_of(X, partial(newton.columns_of, has_intercept=True))
-    if request.cluster == HOSPITAL:
+    if trainer.order.request.cluster == HOSPITAL:
         # One sum of all of a hospital's rows: these the rounds' rules have judged.
         one_cluster = np.zeros(len(X), dtype=np.int64)
         sums = sandwich.cluster_scores(columns, rows.scores, one_cluster)
-        meat = sums.T @ sums
-        return _sealable(
-            columns,
-            rows,
-            meat,
-            n_clusters=1,
-        )
+        return _sealable(columns, rows, sums.T @ sums, n_clusters=1)
+    squares = _squares(trainer, rows, row_weights)
+    _check_squares(trainer, X, squares, names)
+    if clusters is None:
+        meat = sandwich.weighted_products(columns, squares)
+        return _sealable(columns, rows, meat, n_clusters=0)
+    codes = _codes(clusters, row_weights)
+    if least_rows(trainer.order, "train") > 1:
+        _check_clusters_cells(trainer, X, rows, codes, names=names)
+    sums = sandwich.cluster_scores(columns, rows.scores, codes)
+    n_clusters = int(codes.max()) + 1
+    return _sealable(columns, rows, sums.T @ sums, n_clusters=n_clusters)
+
+
+def _squares(
+    trainer: Trainer,
+    rows: RowNumbers,
+    row_weights: Floats | None,
+) -> Floats:
+    """Each row's squared score, (n,); of a row that counts as several, the sum of theirs."""
     squares = rows.scores * rows.scores
-    if request.counts_weights and row_weights is not None:
-        # So many rows with one square each, not one row with all.
-        squares = np.divide(
-            squares,
-            row_weights,
-            out=np.zeros_like(squares),
-            where=row_weights > 0,
-        )
+    if not trainer.order.request.counts_weights or row_weights is None:
+        return squares
+    # So many rows with one square each, not one row with all.
+    return np.divide(
+        squares,
+        row_weights,
+        out=np.zeros_like(squares),
+        where=row_weights > 0,
+    )
+
+
+def _check_squares(
+    trainer: Trainer,
+    X: Floats,
+    squares: Floats,
+    names: list[str],
+) -> None:
+    """Refuses squares that are nearly all of few rows: of all rows, of those in a cell, or
+    times a column's distances.
+
+    Raises Refused (code max_share, dominance).
+    """
+    min_rows = least_rows(trainer.order, "train")
     max_share = trainer.order.policy.cohort.max_share
     probes.check_share(squares, max_share=max_share)
     probes.check_dominance(squares, min_rows=min_rows)
     if min_rows > 1:
-        _check_cells(
-            X,
-            squares,
-            names,
-            max_share=float(max_share),
-        )
-        _check_distances(
-            X,
-            squares,
-            names,
-            max_share=float(max_share),
-        )
-    if clusters is not None:
-        codes = _codes(clusters, row_weights)
-        if min_rows > 1:
-            _check_clusters_cells(
-                trainer,
-                X,
-                rows,
-                codes,
-                names=names,
-            )
-        sums = sandwich.cluster_scores(columns, rows.scores, codes)
-        n_clusters = int(codes.max()) + 1
-        return _sealable(
-            columns,
-            rows,
-            sums.T @ sums,
-            n_clusters=n_clusters,
-        )
-    meat = sandwich.weighted_products(columns, squares)
-    return _sealable(
-        columns,
-        rows,
-        meat,
-        n_clusters=0,
-    )
+        _check_cells(X, squares, names, max_share=float(max_share))
+        _check_distances(X, squares, names, max_share=float(max_share))
 
 
 def _codes(
@@ -203,7 +194,8 @@ def _check_clusters_cells(
     *,
     names: list[str],
 ) -> None:
-    """The same of clusters, in all rows, in each cell and times each column's distances.
+    """As `_check_squares`, of clusters: in all rows, in each cell and times each column's
+    distances.
 
     Raises Refused (code max_share).
     """
