@@ -61,43 +61,12 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
     (`agents.training.final_sums`), to the order's hospitals.
     """
     model = newton.fitted_model(trainer, fold.checkpoint)
-    point = fold.checkpoint
     keys = trainer.keys(fold.number)
-    info = sum_info("gradient", fold.number, point.round)
-    weights = folds.own_weights(trainer, fold, point.weights)
-    training = Rows(fold.X, fold.y)
-    # By the request, not by this hospital's rows: every hospital's part has the same
-    # length.
-    held_out = None
-    if has_held_out(trainer.order.request, fold.number):
-        held_out = Rows(fold.X_test, fold.y_test)
+    info = sum_info("gradient", fold.number, fold.checkpoint.round)
 
     def part() -> bytes:
-        offset = newton.null_offset(
-            trainer,
-            fold.X,
-            fold.y,
-            weights,
-        )
-        sums = final_sums.local_sums(
-            model,
-            weights,
-            training,
-            held_out,
-            trainer.withheld,
-            row_weights=fold.row_weights,
-            are_counts=trainer.order.request.counts_weights,
-            label_mean=fold.scales.label_mean,
-            offset=offset,
-        )
-        if trainer.order.request.is_newton:
-            rows = folds.newton_rows(fold)
-            sums = np.append(sums, newton.words_at_the_end(trainer, point, rows))
-        return secure_sum.seal_counts(
-            keys,
-            sums,
-            info=info,
-        )
+        own_sums = _own_sums(trainer, fold, model)
+        return secure_sum.seal_counts(keys, own_sums, info=info)
 
     sums = _open_final(trainer, fold, part)
     of_errors = np.zeros(0, dtype=np.int64)
@@ -107,19 +76,39 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
     if fold.number:
         trainer.held_out.append(of_held_out)
     fold.warnings = _warnings(trainer, fold, sums)
-    fold.report = _estimates(
-        trainer,
-        fold,
-        sums,
-        of_errors,
-    )
+    fold.report = _estimates(trainer, fold, sums, of_errors)
     if trainer.order.is_initiator:
-        _report_pooled(
-            trainer,
-            fold,
-            sums,
-            of_held_out,
-        )
+        _report_pooled(trainer, fold, sums, of_held_out)
+
+
+def _own_sums(trainer: Trainer, fold: Fold, model: Model) -> Ints:
+    """This hospital's part of the final sums, before it is sealed; behind it what a Newton
+    order adds up for standard errors.
+    """
+    request = trainer.order.request
+    weights = folds.own_weights(trainer, fold, fold.checkpoint.weights)
+    # By the request, not by this hospital's rows: every hospital's part has the same
+    # length.
+    held_out = None
+    if has_held_out(request, fold.number):
+        held_out = Rows(fold.X_test, fold.y_test)
+    offset = newton.null_offset(trainer, fold.X, fold.y, weights)
+    sums = final_sums.local_sums(
+        model,
+        weights,
+        Rows(fold.X, fold.y),
+        held_out,
+        trainer.withheld,
+        row_weights=fold.row_weights,
+        are_counts=request.counts_weights,
+        label_mean=fold.scales.label_mean,
+        offset=offset,
+    )
+    if not request.is_newton:
+        return sums
+    rows = folds.newton_rows(fold)
+    words = newton.words_at_the_end(trainer, fold.checkpoint, rows)
+    return np.append(sums, words)
 
 
 def _open_final(

@@ -216,30 +216,10 @@ def applicable_rows(
     """
     study = study_of(stored)
     design = design_of(stored, study)
-    derived = DerivedSql(
-        rows,
-        study.derived,
-        study.in_order,
-    )
+    derived = DerivedSql(rows, study.derived, study.in_order)
     derived_rows = with_derived(rows, derived, [])
     ids = unique_ids(derived_rows, stored["unique_id"])
-    categorical = list(study.categorical)
-    features, _ = read_features(
-        derived_rows,
-        study.columns,
-        categorical=categorical,
-    )
-    columns = dict(zip(study.columns, features.T, strict=True))
-    reasons_by_row: list[list[str]] = [[] for _ in ids]
-    for term in design.terms:
-        if isinstance(term, Levels):
-            texts = category_texts(derived_rows, term.name)
-            columns[term.name] = _places(term, texts, reasons_by_row)
-        elif not design.means:
-            # A model with means has one for each number.
-            is_missing = np.isnan(columns[term.name])
-            for row in np.flatnonzero(is_missing).tolist():
-                reasons_by_row[row].append(f"no value in {term.name}")
+    columns, reasons_by_row = _read_columns(derived_rows, study, design, len(ids))
     reasons: dict[str, str] = {}
     for unique_id, row_reasons in zip(ids, reasons_by_row, strict=True):
         if row_reasons:
@@ -251,11 +231,7 @@ def applicable_rows(
     numbers = [name for name in plain if name not in study.categorical]
     members = None
     if key is not None:
-        members = members_of(
-            derived_rows,
-            study.plain,
-            key=key,
-        )
+        members = members_of(derived_rows, study.plain, key=key)
     shape = (len(ids), len(design.features))
     rounded = tuple(name for name in numbers if is_rounded(derived_rows, name))
     every = Cohort(
@@ -270,6 +246,28 @@ def applicable_rows(
     X = design_matrix(design, kept_columns)
     model_rows = replace(cohort, X=X)
     return ApplicableRows(model_rows, reasons)
+
+
+def _read_columns(
+    rows: Dataset, study: StudyRows, design: Design, n_rows: int
+) -> tuple[dict[str, Floats], list[list[str]]]:
+    """By its name each column of the design's terms, of a category the places of levels;
+    and for each row why the model cannot be applied to it, empty where it can.
+    """
+    categorical = list(study.categorical)
+    features, _ = read_features(rows, study.columns, categorical=categorical)
+    columns = dict(zip(study.columns, features.T, strict=True))
+    reasons_by_row: list[list[str]] = [[] for _ in range(n_rows)]
+    for term in design.terms:
+        if isinstance(term, Levels):
+            texts = category_texts(rows, term.name)
+            columns[term.name] = _places(term, texts, reasons_by_row)
+        elif not design.means:
+            # A model with means has one for each number.
+            is_missing = np.isnan(columns[term.name])
+            for row in np.flatnonzero(is_missing).tolist():
+                reasons_by_row[row].append(f"no value in {term.name}")
+    return columns, reasons_by_row
 
 
 def _places(

@@ -179,8 +179,6 @@ def report_of(
 
     Disclosure: of all hospitals' rows together, to this hospital's people.
     """
-    from scipy import special
-
     assert point.opened is not None
     joint_fit = _fit(trainer, point.fold, point.opened)
     label, attributes = scales.label, scales.attributes
@@ -193,25 +191,8 @@ def report_of(
     )
     coef, covariance = own_units(joint_fit.coef, joint_fit.covariance, units)
     confidence = trainer.params.confidence
-    quantile = float(special.ndtri(0.5 + confidence / 2))
     names = [*trainer.features, INTERCEPT]
-    terms = []
-    intercept = len(names) - 1
-    for place in [intercept, *range(intercept)]:
-        estimate = float(coef[place])
-        error = math.sqrt(covariance[place, place])
-        statistic = estimate / error
-        upper_tail = float(special.ndtr(-abs(statistic)))
-        term = {
-            "term": names[place],
-            "estimate": estimate,
-            "se": error,
-            "statistic": statistic,
-            "p": 2 * upper_tail,
-            "low": estimate - quantile * error,
-            "high": estimate + quantile * error,
-        }
-        terms.append(term)
+    terms = _terms(names, coef, covariance, confidence)
     keys = trainer.keys(point.fold)
     n, p = keys.n_rows_total, len(coef)
     log_factor = math.log(label.factor)
@@ -238,6 +219,33 @@ def report_of(
         "equations": newton.n_sums(newton_orders.n_estimated(trainer)),
         "notes": [] if between else [NO_DIFFERENCE],
     }
+
+
+def _terms(
+    names: list[str], coef: Floats, covariance: Floats, confidence: float
+) -> list[dict[str, Any]]:
+    """Estimates with z tests and intervals, the intercept first."""
+    from scipy import special
+
+    quantile = float(special.ndtri(0.5 + confidence / 2))
+    terms = []
+    intercept = len(names) - 1
+    for place in [intercept, *range(intercept)]:
+        estimate = float(coef[place])
+        error = math.sqrt(covariance[place, place])
+        statistic = estimate / error
+        upper_tail = float(special.ndtr(-abs(statistic)))
+        term = {
+            "term": names[place],
+            "estimate": estimate,
+            "se": error,
+            "statistic": statistic,
+            "p": 2 * upper_tail,
+            "low": estimate - quantile * error,
+            "high": estimate + quantile * error,
+        }
+        terms.append(term)
+    return terms
 
 
 NO_DIFFERENCE = (

@@ -12,9 +12,10 @@ Decision 70.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,14 +26,15 @@ from agents.gate.kept_sets import COORDINATOR, Terms
 from agents.gate.memory import Memory
 from agents.order.party import UNSENT, Hospital
 from agents.rows import cohort as cohorts
-from agents.rows.allowed_sql import check_sql
-from agents.rows.canonical import members_of
+from agents.rows.allowed_sql import CheckedQuery, check_sql
+from agents.rows.canonical import Members, members_of
 from agents.rows.database import dialect_of
 from agents.rows.reading import open_query
 from agents.rows.unique_ids import unique_ids
 from agents.training.cohorts import SECTION
 from agents.training.row_gate import asked_by_ids
 from protocol.errors import BadRequest
+from protocol.policy import Policy
 
 
 def check_rows(hospital: Hospital, sql: str, *, receivers: Collection[str]) -> int:
@@ -47,7 +49,7 @@ def check_rows(hospital: Hospital, sql: str, *, receivers: Collection[str]) -> i
 
     Disclosure: the number of rows and whether they pass, to this hospital's people.
     """
-    settings, policy = hospital.settings, hospital.policy
+    policy = hospital.policy
     checked = check_sql(
         sql,
         policy=policy,
@@ -55,38 +57,20 @@ def check_rows(hospital: Hospital, sql: str, *, receivers: Collection[str]) -> i
         own_user_id=hospital.me,
         unique_id="",
         label=None,
-        dialect=dialect_of(settings.data_url),
+        dialect=dialect_of(hospital.settings.data_url),
     )
     tables = [policy.rows(name) for name in checked.tables]
-    unique_id = tables[0].unique_id
     least_rows = max(rules.min_rows for rules in tables)
     # What is reserved in a copy is reserved nowhere.
     memory = Memory(hospital.vault.cohorts, is_copy=True)
-    with open_query(settings, checked, unique_id=unique_id, columns=None) as rows:
-        ids = unique_ids(rows, unique_id)
-        cohorts.check_enough_rows(len(ids), least_rows)
-        columns = [name for name in rows.columns if name != unique_id]
-        if not columns:
-            raise BadRequest(
-                f"The SQL selects {unique_id} and no other column.",
-                remedy="Select the columns that the order would use, too.",
-                code="sql",
-            )
-        members = members_of(rows, columns, key=memory.key)
-    other_hospitals = [
-        int(receiver) for receiver in receivers if receiver != COORDINATOR
-    ]
-    reserved_sets: list[AskedSet] = []
-    for table in checked.tables:
-        reserved_sets += asked_sets(
-            members,
-            policy,
-            population=table,
-            columns=columns,
-            rows={"train": np.arange(len(ids))},
-            parts=dict.fromkeys(other_hospitals, Fraction(1)),
-        )
-        reserved_sets += asked_by_ids("train", ids, policy.population(table), memory)
+    rows = _read_rows(
+        hospital,
+        checked,
+        memory,
+        unique_id=tables[0].unique_id,
+        least_rows=least_rows,
+    )
+    reserved_sets = _sets_of_rows(rows, checked, policy, memory, receivers=receivers)
     rules = AuditRules(
         min_rows=least_rows,
         least_hospitals=policy.orders.min_hospitals,
@@ -108,4 +92,64 @@ def check_rows(hospital: Hospital, sql: str, *, receivers: Collection[str]) -> i
         section=SECTION,
         has_ended=hospital.vault.has_ended,
     )
-    return len(ids)
+    return len(rows.ids)
+
+
+class _ReadRows(NamedTuple):
+    """What the audit needs of the rows of one SQL; patients' ids, which stay here."""
+
+    ids: Sequence[str]
+    columns: list[str]  # without the unique id
+    members: Members
+
+
+def _read_rows(
+    hospital: Hospital,
+    checked: CheckedQuery,
+    memory: Memory,
+    *,
+    unique_id: str,
+    least_rows: int,
+) -> _ReadRows:
+    """Raises Refused for too few rows and BadRequest for SQL with the id alone."""
+    with open_query(
+        hospital.settings, checked, unique_id=unique_id, columns=None
+    ) as rows:
+        ids = unique_ids(rows, unique_id)
+        cohorts.check_enough_rows(len(ids), least_rows)
+        columns = [name for name in rows.columns if name != unique_id]
+        if not columns:
+            raise BadRequest(
+                f"The SQL selects {unique_id} and no other column.",
+                remedy="Select the columns that the order would use, too.",
+                code="sql",
+            )
+        members = members_of(rows, columns, key=memory.key)
+    return _ReadRows(ids, columns, members)
+
+
+def _sets_of_rows(
+    rows: _ReadRows,
+    checked: CheckedQuery,
+    policy: Policy,
+    memory: Memory,
+    *,
+    receivers: Collection[str],
+) -> list[AskedSet]:
+    """All rows as the one set of an order's totals, in each table that the SQL reads."""
+    other_hospitals = [
+        int(receiver) for receiver in receivers if receiver != COORDINATOR
+    ]
+    ids = rows.ids
+    asked: list[AskedSet] = []
+    for table in checked.tables:
+        asked += asked_sets(
+            rows.members,
+            policy,
+            population=table,
+            columns=rows.columns,
+            rows={"train": np.arange(len(ids))},
+            parts=dict.fromkeys(other_hospitals, Fraction(1)),
+        )
+        asked += asked_by_ids("train", ids, policy.population(table), memory)
+    return asked

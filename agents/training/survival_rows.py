@@ -28,7 +28,7 @@ from agents.rows.cohort import Cohort
 from agents.rows.outcomes import SurvivalColumns
 from agents.training.party import AskedTraining
 from agents.training.row_sets import RowSet
-from analytics.arrays import Bools, Ints
+from analytics.arrays import Bools, Floats, Ints
 from analytics.training import cox_joint, cox_labels
 from analytics.training.cox_labels import Outcome
 from protocol.errors import Rule
@@ -88,61 +88,59 @@ def _check_survival(
     if request.event_name is None or y is None:
         return
     outcome = cox_labels.outcome(y)
-    check_event_cells(
-        request.event_name,
-        outcome.events,
-        min_rows=min_rows,
-    )
+    check_event_cells(request.event_name, outcome.events, min_rows=min_rows)
     strata = _places_of_strata(outcome)
-    check_strata(
-        request.strata,
-        [len(places) for places in strata],
-        min_rows=min_rows,
-    )
+    sizes_of_strata = [len(places) for places in strata]
+    check_strata(request.strata, sizes_of_strata, min_rows=min_rows)
     for places in strata:
-        entries = None if outcome.entries is None else outcome.entries[places]
-        check_event_cells(
-            request.event_name,
-            outcome.events[places],
-            strata=request.strata,
-            min_rows=min_rows,
-        )
-        if request.evaluates is not None:
-            # Of a kept model pairs of rows are counted, and no fractions added.
-            continue
-        check_event_times(
-            request.label_name,
-            outcome.times[places],
-            outcome.events[places],
-            entries=entries,
-            strata=request.strata,
-            min_rows=min_rows,
-        )
+        _check_stratum(request, outcome, places, min_rows=min_rows)
     if request.entry_name is not None:
-        check_late_entries(
-            request.entry_name,
-            _is_late(outcome),
-            min_rows=min_rows,
-        )
+        check_late_entries(request.entry_name, _is_late(outcome), min_rows=min_rows)
     if request.edges:
         sizes = np.concatenate(cox_joint.local_counts(y, request.edges))
-        check_intervals(
-            request.label_name,
-            sizes,
-            min_rows=min_rows,
-        )
+        check_intervals(request.label_name, sizes, min_rows=min_rows)
     if request.evaluates is None and request.hazards_time == "identity":
-        stratum_times = []
-        for stratum_places in strata:
-            has_event = outcome.events[stratum_places]
-            event_times = outcome.times[stratum_places][has_event]
-            stratum_times.append(np.unique(event_times))
-        times = np.concatenate(stratum_times)
-        check_times_as_weights(
-            request.label_name,
-            times,
-            min_rows=min_rows,
-        )
+        times = _event_times(outcome, strata)
+        check_times_as_weights(request.label_name, times, min_rows=min_rows)
+
+
+def _check_stratum(
+    request: TrainingRequest,
+    outcome: Outcome,
+    places: Ints,
+    *,
+    min_rows: int,
+) -> None:
+    """The rules on one stratum's rows, which have a baseline of their own."""
+    assert request.event_name is not None, "it is a cox"
+    entries = None if outcome.entries is None else outcome.entries[places]
+    check_event_cells(
+        request.event_name,
+        outcome.events[places],
+        strata=request.strata,
+        min_rows=min_rows,
+    )
+    if request.evaluates is not None:
+        # Of a kept model pairs of rows are counted, and no fractions added.
+        return
+    check_event_times(
+        request.label_name,
+        outcome.times[places],
+        outcome.events[places],
+        entries=entries,
+        strata=request.strata,
+        min_rows=min_rows,
+    )
+
+
+def _event_times(outcome: Outcome, strata: list[Ints]) -> Floats:
+    """Each stratum's times of an event, each once in a stratum."""
+    stratum_times = []
+    for places in strata:
+        has_event = outcome.events[places]
+        event_times = outcome.times[places][has_event]
+        stratum_times.append(np.unique(event_times))
+    return np.concatenate(stratum_times)
 
 
 def sets_of_times(

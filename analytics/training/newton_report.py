@@ -133,16 +133,9 @@ def report(
         df=df_of_tests,
         has_intercept=has_intercept,
     )
-    log_likelihood = None
-    if pair.has_dispersion or not estimates_dispersion:
-        log_likelihood = families.log_likelihood(
-            pair, deviance=fit.deviance, remainder=fit.remainder, n=fit.n_likelihood
-        )
+    log_likelihood = _log_likelihood(pair, fit, estimates_dispersion)
     # Of a penalised model neither counts its parameters.
-    aic = None
-    if log_likelihood is not None and not is_penalised:
-        n_estimated = p + (1 if pair.has_dispersion or pair.has_theta else 0)
-        aic = 2 * (n_estimated - log_likelihood)
+    aic = None if is_penalised else _aic(pair, log_likelihood, p)
     n_features = p - 1 if has_intercept else p
     return {
         "terms": terms,
@@ -166,6 +159,23 @@ def report(
             robust=robust,
         ),
     }
+
+
+def _log_likelihood(pair: Pair, fit: Fit, estimates_dispersion: bool) -> float | None:
+    """None of a quasi family, whose estimated dispersion belongs to no distribution."""
+    if estimates_dispersion and not pair.has_dispersion:
+        return None
+    return families.log_likelihood(
+        pair, deviance=fit.deviance, remainder=fit.remainder, n=fit.n_likelihood
+    )
+
+
+def _aic(pair: Pair, log_likelihood: float | None, n_coefficients: int) -> float | None:
+    """A dispersion and theta are counted as coefficients are; None without a likelihood."""
+    if log_likelihood is None:
+        return None
+    n_estimated = n_coefficients + (1 if pair.has_dispersion or pair.has_theta else 0)
+    return 2 * (n_estimated - log_likelihood)
 
 
 def _of_errors(
