@@ -55,7 +55,8 @@ class _Split(NamedTuple):
 
     @property
     def n_weights(self) -> int:
-        return self.X.shape[1] + 1
+        n_columns: int = self.X.shape[1]
+        return n_columns + 1
 
     def with_offset(self, coef: Floats) -> Floats:
         """What is estimated, as weights of all columns."""
@@ -128,6 +129,7 @@ def own_fit(trainer: Trainer, rows: Rows) -> OwnFit:
 
 
 def _split_offset(trainer: Trainer, rows: Rows) -> _Split:
+    """Without an offset all columns, and 0 in its place."""
     place = offset_place(trainer)
     if place is None:
         return _Split(rows.X, 0.0, None, 0.0)
@@ -140,7 +142,8 @@ def _split_offset(trainer: Trainer, rows: Rows) -> _Split:
 def _last_state(trainer: Trainer, rows: Rows, split: _Split) -> NewtonState:
     """Where the rounds end; each one is judged before its step is taken.
 
-    Raises Refused (code own_fit) after max_iter, and what a step raises.
+    Raises Refused (code own_fit) where max_iter is too few or attributes separate the
+    outcomes, and what a round's rules and its step raise.
     """
     pair = pair_of(trainer)
     start = np.zeros(split.n_weights)

@@ -111,7 +111,11 @@ def _read_rows(
     unique_id: str,
     least_rows: int,
 ) -> _ReadRows:
-    """Raises Refused for too few rows and BadRequest for SQL with the id alone."""
+    """What the audit needs of the rows; that there are enough is asked before digests are
+    made.
+
+    Raises Refused for too few rows and BadRequest for SQL that gives the id alone.
+    """
     with open_query(
         hospital.settings, checked, unique_id=unique_id, columns=None
     ) as rows:
