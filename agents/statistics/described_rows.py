@@ -7,13 +7,14 @@ by one, and reserved in one act.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agents.gate import disclosure, withheld_groups
-from agents.gate.asked_sets import AskedSet
+from agents.gate.asked_sets import AskedSet, Reserved
 from agents.gate.withheld_groups import GroupFacts, Label, Withheld
 from agents.rows import row_groups
+from agents.rows.canonical import Members
 from agents.rows.column_text import is_whole, number_of
 from agents.rows.dataset import Dataset
 from agents.rows.features import check_levels
@@ -236,35 +237,18 @@ def _reserve(
     request = party.request
     described = request.columns or []
     group_by = request.group_by or []
-    names = [*described, *group_by]
-    columns = request.rows.with_plain(names)
+    columns = request.rows.with_plain([*described, *group_by])
     members = audited.read_members(party, dataset, columns)
     sets: list[AskedSet] = []
     # Of the quartiles of all: no group is withheld because of them.
     afterwards: list[AskedSet] = []
     kept_as: dict[str, str] = {}
-    asked_labels: dict[str, dict[str, Label]] = {}
+    opened_labels: dict[str, dict[str, Label]] = {}
     for own_part in own_parts:
         part = own_part.part
-        # What other rules withhold will not be opened.
-        withheld = own_part.withheld(set())
-        labels = {}
-        for label in _asked_labels(own_part):
-            if label not in withheld:
-                key = key_of(label)
-                labels[key] = label
-        asked_labels[part.name] = labels
-        if not labels:
-            continue
-        whole_sets, group_sets = sets_of(
-            own_part.party,
-            dataset,
-            labels.values(),
-            (),
-            members=members,
-            only_missing=part.what == "missing",
-        )
-        for asked_set in [*whole_sets, *group_sets]:
+        labels = _opened_labels(own_part)
+        opened_labels[part.name] = labels
+        for asked_set in _part_sets(own_part, dataset, members, labels.values()):
             name = canonical([part.name, asked_set.name])
             kept_as[name] = asked_set.name
             named_set = replace(asked_set, name=name)
@@ -282,24 +266,65 @@ def _reserve(
     )
     if reserved is None:
         return None
-    withheld_labels: dict[str, set[Label]] = {}
-    for own_part in own_parts:
-        withheld_labels[own_part.part.name] = set()
+    return _withheld_labels(party, reserved, opened_labels)
+
+
+def _opened_labels(own_part: _OwnPart) -> dict[str, Label]:
+    """By key the groups whose numbers would be opened: what other rules withhold will
+    not be.
+    """
+    withheld = own_part.withheld(set())
+    labels = {}
+    for label in _asked_labels(own_part):
+        if label not in withheld:
+            labels[key_of(label)] = label
+    return labels
+
+
+def _asked_labels(own_part: _OwnPart) -> list[Label]:
+    """The groups whose numbers the answer has, unless they are withheld."""
+    if own_part.part.what != "missing":
+        return list(own_part.tallies)
+    return [label for label in own_part.tallies if label[0] is None]
+
+
+def _part_sets(
+    own_part: _OwnPart,
+    dataset: Dataset,
+    members: Members,
+    labels: Collection[Label],
+) -> list[AskedSet]:
+    """Of whom one question's totals are; nobody where none of its groups is opened."""
+    if not labels:
+        return []
+    whole_sets, group_sets = sets_of(
+        own_part.party,
+        dataset,
+        labels,
+        (),
+        members=members,
+        only_missing=own_part.part.what == "missing",
+    )
+    return [*whole_sets, *group_sets]
+
+
+def _withheld_labels(
+    party: AskedStatistics,
+    reserved: Reserved,
+    opened_labels: Mapping[str, Mapping[str, Label]],
+) -> dict[str, set[Label]] | None:
+    """By question the groups that the reservation withholds, all of them because of the
+    question's own totals; None where a schedule's last result stands again instead.
+    """
+    withheld: dict[str, set[Label]] = {name: set() for name in opened_labels}
     for name in reserved.withheld:
         part_name, key = json.loads(name)
-        labels = asked_labels[part_name]
+        labels = opened_labels[part_name]
         if key not in WHOLE:
-            withheld_labels[part_name].add(labels[key])
+            withheld[part_name].add(labels[key])
             continue
         if party.order.repeats is not None:
             return None
         # As a question by itself that is refused.
-        withheld_labels[part_name] |= set(labels.values())
-    return withheld_labels
-
-
-def _asked_labels(own_part: _OwnPart) -> list[Label]:
-    """The groups whose numbers would be opened."""
-    if own_part.part.what != "missing":
-        return list(own_part.tallies)
-    return [label for label in own_part.tallies if label[0] is None]
+        withheld[part_name] |= set(labels.values())
+    return withheld

@@ -11,6 +11,7 @@ Decisions 86 and 93.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,10 +22,8 @@ from agents.rows.column_text import label_sql, number_of
 from agents.rows.dataset import Dataset
 from agents.statistics.groups import Agreed
 from agents.statistics.labels import CENSORED, EVENT
-from agents.statistics.readings import (
-    LogRankPart,
-    Reading,
-)
+from agents.statistics.readings import LogRankPart, Reading
+from analytics.arrays import Floats, Ints
 from protocol.errors import BadRequest
 from protocol.statistics_request import MOST_TEST_GROUPS, StatisticsRequest
 
@@ -36,6 +35,21 @@ _GROUP: Final = 0
 _EVENT: Final = 1
 _TIME: Final = 2
 _N_ROWS: Final = 3
+
+
+_Line = tuple[str, str, float, int]
+"""A group, an event and a time, and how many rows have all three."""
+
+
+@dataclass(frozen=True)
+class _CountedTimes:
+    """What the lines hold, (n_lines,) each."""
+
+    times: Floats
+    is_event: Ints
+    # Each line's group, among those that this provider has.
+    groups: Ints
+    n_rows: Ints
 
 
 def width(request: StatisticsRequest) -> int:
@@ -65,54 +79,31 @@ def own_part(
     if request.event_name is None:
         return None
     column = request.provider(user_id).key_column
-    time = number_of(dataset, column)
     if request.method != "logrank":
         _check_outcomes(dataset, request, column)
         return None
-    group_name, event_name = request.grouping
-    group = label_sql(dataset, group_name)
-    event = label_sql(dataset, event_name)
-    lines = dataset.query(
-        f"SELECT {group}, {event}, {time.double}, count(*) FROM rows"  # noqa: S608
-        f" WHERE {time.cell} IS NOT NULL GROUP BY 1, 2, 3"
-    )
+    lines = _read_lines(dataset, request, column)
     _check_lines(lines, request, column)
     names = sorted({line[_GROUP] for line in lines})
     if len(names) > MOST_TEST_GROUPS:
         raise too_many_groups()
-    place_of = {name: place for place, name in enumerate(names)}
-    times = np.array(
-        [line[_TIME] for line in lines],
-        dtype=np.float64,
-    )
-    is_event = np.array(
-        [line[_EVENT] == EVENT for line in lines],
-        dtype=np.int64,
-    )
-    n_rows = np.array(
-        [line[_N_ROWS] for line in lines],
-        dtype=np.int64,
-    )
+    counted = _counted_times(lines, names)
     check_event_times(
         column,
-        times,
-        is_event,
-        n_rows,
+        counted.times,
+        counted.is_event,
+        counted.n_rows,
         min_rows=min_rows,
     )
 
     # Where a test is computed: SciPy's distributions take long to load.
     from analytics.statistics import survival
 
-    places = np.array(
-        [place_of[line[_GROUP]] for line in lines],
-        dtype=np.int64,
-    )
     of_times = survival.event_times(
-        times,
-        is_event,
-        places,
-        n_rows,
+        counted.times,
+        counted.is_event,
+        counted.groups,
+        counted.n_rows,
         n_groups=len(names),
     )
     chosen = weighting(request)
@@ -131,6 +122,37 @@ def own_part(
     )
 
 
+def _read_lines(
+    dataset: Dataset,
+    request: StatisticsRequest,
+    column: str,
+) -> Sequence[_Line]:
+    """The rows that have a time, counted by group, event and time."""
+    time = number_of(dataset, column)
+    group_name, event_name = request.grouping
+    group = label_sql(dataset, group_name)
+    event = label_sql(dataset, event_name)
+    return dataset.query(
+        f"SELECT {group}, {event}, {time.double}, count(*) FROM rows"  # noqa: S608
+        f" WHERE {time.cell} IS NOT NULL GROUP BY 1, 2, 3"
+    )
+
+
+def _counted_times(lines: Sequence[_Line], names: Sequence[str]) -> _CountedTimes:
+    """The lines as arrays, with each line's group as its place among these names."""
+    place_of = {name: place for place, name in enumerate(names)}
+    times = [line[_TIME] for line in lines]
+    is_event = [line[_EVENT] == EVENT for line in lines]
+    groups = [place_of[line[_GROUP]] for line in lines]
+    n_rows = [line[_N_ROWS] for line in lines]
+    return _CountedTimes(
+        times=np.array(times, dtype=np.float64),
+        is_event=np.array(is_event, dtype=np.int64),
+        groups=np.array(groups, dtype=np.int64),
+        n_rows=np.array(n_rows, dtype=np.int64),
+    )
+
+
 def weighting(request: StatisticsRequest) -> survival.Weighting:
     """By what the times of the question weigh."""
     from analytics.statistics import survival
@@ -143,7 +165,7 @@ def weighting(request: StatisticsRequest) -> survival.Weighting:
 
 
 def _check_lines(
-    lines: Sequence[tuple[str, str, float, int]],
+    lines: Sequence[_Line],
     request: StatisticsRequest,
     column: str,
 ) -> None:

@@ -78,49 +78,19 @@ def sets_of(
     request = party.request
     group_by = request.grouping
     summed = asked_columns(request, party.me)
-    # A derived column's people are those of the columns that it is made of, too.
-    with_plain = request.rows.with_plain
     if members is None:
-        columns = with_plain([*summed, *group_by])
+        # A derived column's people are those of the columns that it is made of, too.
+        columns = request.rows.with_plain([*summed, *group_by])
         members = audited.read_members(party, dataset, columns)
     has_value = np.ones(dataset.n_rows, dtype=bool)
     for column in summed:
         has_value &= members.values[column] != 0
         let_go(members.ids)
-    with_value = {WITH_VALUE: np.flatnonzero(has_value)}
-    totals_over = functools.partial(
-        audited.totals_over,
-        party,
-        dataset,
-        members,
-    )
-
-    counts_missing = request.counted_as in ("frequency", "crosstab")
-    is_tallied = request.counted_as in TALLIED
-    is_by_group = bool(group_by) and not is_tallied
-    over = [*summed, *group_by]
-    if is_by_group:
-        over = group_by
-    whole_sets = totals_over(
-        columns=with_plain(over),
-        rows=with_value,
-    )
-    if counts_missing:
-        whole_sets += _totals_of_missing(
-            party,
-            dataset,
-            members,
-            has_value,
-        )
-    if not is_by_group and not is_tallied:
+    whole_sets = _totals_of_all(party, dataset, members, has_value)
+    if not group_by and request.counted_as not in TALLIED:
         return whole_sets, []
 
-    is_pooled = pools_cells(request, party.rules)
-    # What other rules withhold will not be opened; of pooled cells the sum decides.
-    label_of = {}
-    for label in labels:
-        if is_pooled or label not in withheld:
-            label_of[key_of(label)] = label
+    label_of = _opened_labels(party, labels, withheld)
     rows_of = _rows_by_label(
         party,
         dataset,
@@ -133,22 +103,71 @@ def sets_of(
         asked_rows[name] = rows_of[label]
     # Of every group the number of its people is told: of two questions a few people
     # apart in it, the difference.
-    group_sets = _totals_of_labels(
+    group_sets = _totals_of_labels(party, dataset, members, asked_rows, label_of)
+    if request.counted_as not in TALLIED:
+        group_sets += _totals_of_groups(party, dataset, members, asked_rows)
+    return whole_sets, group_sets
+
+
+def _totals_of_all(
+    party: AskedStatistics,
+    dataset: Dataset,
+    members: Members,
+    has_value: NDArray[np.bool_],
+) -> list[AskedSet]:
+    """The totals over all groups, and of those without a value, where they are counted."""
+    request = party.request
+    over = request.grouping
+    if not over or request.counted_as in TALLIED:
+        over = [*asked_columns(request, party.me), *over]
+    whole_sets = audited.totals_over(
         party,
         dataset,
         members,
-        asked_rows,
-        label_of,
+        columns=request.rows.with_plain(over),
+        rows={WITH_VALUE: np.flatnonzero(has_value)},
     )
-    if is_pooled:
+    if request.counted_as in ("frequency", "crosstab"):
+        whole_sets += _totals_of_missing(party, dataset, members, has_value)
+    return whole_sets
+
+
+def _opened_labels(
+    party: AskedStatistics,
+    labels: Iterable[Label],
+    withheld: Collection[Label],
+) -> dict[str, Label]:
+    """By name the groups that may be opened: what other rules withhold will not be; of
+    pooled cells the sum decides.
+    """
+    is_pooled = pools_cells(party.request, party.rules)
+    label_of = {}
+    for label in labels:
+        if is_pooled or label not in withheld:
+            label_of[key_of(label)] = label
+    return label_of
+
+
+def _totals_of_groups(
+    party: AskedStatistics,
+    dataset: Dataset,
+    members: Members,
+    asked_rows: Mapping[str, Ints],
+) -> list[AskedSet]:
+    """What is summed over each group, under the summed columns."""
+    request = party.request
+    rows = dict(asked_rows)
+    if pools_cells(request, party.rules):
         nobody = np.zeros(0, dtype=np.int64)
-        asked_rows[NO_CELL] = nobody
-    if not is_tallied:
-        group_sets += totals_over(
-            columns=with_plain(summed),
-            rows=asked_rows,
-        )
-    return whole_sets, group_sets
+        rows[NO_CELL] = nobody
+    summed = asked_columns(request, party.me)
+    return audited.totals_over(
+        party,
+        dataset,
+        members,
+        columns=request.rows.with_plain(summed),
+        rows=rows,
+    )
 
 
 def _rows_by_label(
