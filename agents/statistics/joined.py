@@ -79,11 +79,7 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
 
     circuit = agreed_plan(party.request, announced)
     if party.is_provider:
-        # The circuit that is computed, before a key is matched: types may make it
-        # another one than the policy has judged (decision 44).
-        disclosure.check_weighing(circuit, party.me, party.rules)
-        opened_totals = totals.opened_totals(party.request, circuit)
-        total_rules.check_owners(opened_totals, party.me, party.rules)
+        _check_circuit(party, circuit)
     # A hospital that only receives has no rows to match.
     matched: Matched | None = None
     own_shares: dict[int, bytes] = {}
@@ -91,60 +87,54 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     with own_data as dataset:
         if dataset:
             matched = match_rows(party, dataset, circuit)
-        agreed = agree_on_rows(
-            party,
-            dataset,
-            circuit,
-            matched,
-        )
+        agreed = agree_on_rows(party, dataset, circuit, matched)
         if agreed.same_question is not None:
             return compared_before(party, agreed.same_question)
         if agreed.repeats:
             return repeat_answered(party, agreed.repeats)
         if dataset and matched:
-            opened = _opened(
-                party,
-                circuit,
-                n_rows=len(matched.keys),
-            )
-            receivers = totals.receivers_of(party.request)
-            note_opened(party, opened, receivers=receivers)
-            own_shares[party.me] = _compute(
-                party,
-                dataset,
-                circuit,
-                matched,
-            )
+            _note_opened(party, circuit, matched)
+            own_shares[party.me] = _compute(party, dataset, circuit, matched)
 
     answered = Answered()
     if matched:
-        _send_shares(
-            party,
-            circuit,
-            matched,
-            own_shares[party.me],
-        )
+        _send_shares(party, circuit, matched, own_shares[party.me])
     if party.is_receiver:
-        answered.answer = _reveal(
-            party,
-            circuit,
-            own_shares,
-            matched,
-            agreed.digest,
-        )
+        answered.answer = _reveal(party, circuit, own_shares, matched, agreed.digest)
     if reading and matched:
-        n_null = reading.n_null + matched.n_without
-        rows = RowCounts(used=len(matched.keys), null=n_null)
-        answered.rows = rows
-        if rows.tell_few(party.rules.min_rows):
-            answered.rows = None
-        answered.flow = flow_of(
-            party.request,
-            reading,
-            answered.rows,
-            used=rows.used,
-        )
+        n_used = len(matched.keys)
+        answered.rows = _told_rows(party, reading, matched)
+        answered.flow = flow_of(party.request, reading, answered.rows, used=n_used)
     return answered
+
+
+def _check_circuit(party: AgreedStatistics, circuit: Plan) -> None:
+    """The policy's rules of the circuit that is computed, before a key is matched: types
+    may make it another one than the policy has judged (decision 44).
+    """
+    disclosure.check_weighing(circuit, party.me, party.rules)
+    opened_totals = totals.opened_totals(party.request, circuit)
+    total_rules.check_owners(opened_totals, party.me, party.rules)
+
+
+def _note_opened(party: AgreedStatistics, circuit: Plan, matched: Matched) -> None:
+    """In this provider's ledger before anything of the result leaves."""
+    opened = _opened(party, circuit, n_rows=len(matched.keys))
+    receivers = totals.receivers_of(party.request)
+    note_opened(party, opened, receivers=receivers)
+
+
+def _told_rows(
+    party: AgreedStatistics,
+    reading: Reading,
+    matched: Matched,
+) -> RowCounts | None:
+    """How many of this provider's rows are used; None where one of the numbers is few."""
+    n_null = reading.n_null + matched.n_without
+    rows = RowCounts(used=len(matched.keys), null=n_null)
+    if rows.tell_few(party.rules.min_rows):
+        return None
+    return rows
 
 
 def _opened(

@@ -27,6 +27,7 @@ from agents.statistics.party import (
     data_name,
     question_of,
 )
+from analytics.arrays import Places
 from analytics.statistics.circuit import Plan
 from analytics.statistics.expression import ExpressionError
 from analytics.statistics.hospital_audit import Part
@@ -74,28 +75,49 @@ def match_rows(
     Disclosure: tags of the keys, which only their holders can make, to the coordinator.
     """
     row_keys = join_keys(dataset, *key_of(party))
-    columns = _own_columns(
-        party,
-        dataset,
-        circuit,
-        row_keys.places,
-    )
-    has_values = _have_values(
-        circuit,
-        party.me,
-        columns,
-        n_rows=len(row_keys.keys),
-    )
+    n_keys = len(row_keys.keys)
+    columns = _own_columns(party, dataset, circuit, row_keys.places)
+    has_values = _have_values(circuit, party.me, columns, n_rows=n_keys)
     kept_rows = np.flatnonzero(has_values)
     # Before the tags leave, as they say how many rows there are; again for those in
     # common.
     disclosure.check_joined(len(kept_rows), party.rules)
+    kept_keys = [row_keys.keys[row] for row in kept_rows.tolist()]
+    common_places, digest = _match_keys(party, kept_keys)
+    rows = kept_rows[common_places]
 
+    # The coordinator, which chose them by its answer, must not choose a few.
+    disclosure.check_joined(len(rows), party.rules)
+    joined_columns = {}
+    for name, column in columns.items():
+        joined_columns[name] = Column(column.values[rows], column.valid[rows])
+    _check_summands(party, circuit, joined_columns, n_rows=len(rows))
+    party.release.ledger.write(
+        "matched",
+        order_id=party.order_id,
+        n_common=len(rows),
+        n_unmatched=len(kept_keys) - len(rows),
+    )
+    return Matched(
+        keys=[row_keys.keys[row] for row in rows.tolist()],
+        columns=joined_columns,
+        digest=digest,
+        places=row_keys.places[rows],
+        n_without=n_keys - len(kept_rows),
+    )
+
+
+def _match_keys(
+    party: AgreedStatistics,
+    keys: Sequence[str],
+) -> tuple[Places, bytes]:
+    """Which of these keys all providers have, in the order that all use, and the digest
+    of the common ones. Sends the coordinator the tags, and takes its answer.
+    """
     # Under a key that the coordinator lacks: it compares tags, and cannot try out who
     # they are of.
     match_key = party.session.group_key(b"match")
-    kept_keys = [row_keys.keys[row] for row in kept_rows.tolist()]
-    tags, order = matching.tags(match_key, kept_keys)
+    tags, order = matching.tags(match_key, keys)
     send(
         party,
         "tags",
@@ -105,35 +127,8 @@ def match_rows(
     address = Address(party.order_id, "common")
     bitmap = party.exchange.get(address, COORDINATOR)
     common = matching.decode_bitmap(bitmap, n_tags=len(tags))
-    rows = kept_rows[matching.common_rows(order, common)]
-
-    # The coordinator, which chose them by its answer, must not choose a few.
-    disclosure.check_joined(len(rows), party.rules)
-    joined_columns = {}
-    for name, column in columns.items():
-        joined_columns[name] = Column(
-            column.values[rows],
-            column.valid[rows],
-        )
-    _check_summands(
-        party,
-        circuit,
-        joined_columns,
-        n_rows=len(rows),
-    )
-    party.release.ledger.write(
-        "matched",
-        order_id=party.order_id,
-        n_common=len(rows),
-        n_unmatched=len(tags) - len(rows),
-    )
-    return Matched(
-        keys=[row_keys.keys[row] for row in rows.tolist()],
-        columns=joined_columns,
-        digest=matching.common_digest(tags, common),
-        places=row_keys.places[rows],
-        n_without=len(row_keys.keys) - len(kept_rows),
-    )
+    places = matching.common_rows(order, common)
+    return places, matching.common_digest(tags, common)
 
 
 def _own_columns(
