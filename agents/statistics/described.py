@@ -123,79 +123,91 @@ def _agree(party: AgreedStatistics, reading: Reading | None) -> _Agreed:
     columns are of numbers.
     """
     request = party.request
-    if reading is not None:
-        state = functools.partial(_state, party, reading)
-        send(
-            party,
-            "statement",
-            state,
-            recipient=EVERYONE,
-        )
-    messages = receive_all(
-        party,
-        "statement",
-        request.providers,
-        EVERYONE,
-    )
-    statements: dict[int, _Statement] = {}
-    for user, body in messages.items():
-        what = "A provider's statement of its groups"
-        statements[user] = read_json(_Statement, body, what=what)
-    # The strictest policy holds for all.
+    statements = _exchange_statements(party, reading)
     everybody = list(statements.values())
+    # The strictest policy holds for all.
     min_rows = max(statement.min_rows for statement in everybody)
-    min_providers = max(statement.min_providers for statement in everybody)
     repeats = []
     for user, statement in statements.items():
         if statement.repeats:
             repeats.append(user)
     if repeats:
-        return _Agreed(
-            parts=[],
-            kinds={},
-            repeats=repeats,
-            min_rows=min_rows,
-        )
+        return _Agreed(parts=[], kinds={}, repeats=repeats, min_rows=min_rows)
     kinds = _joint_kinds(request.columns or [], everybody)
-    shown_parts = []
-    searched = {}
     asked_parts = parts_of(request, kinds)
     n_stated = {len(statement.parts) for statement in everybody}
     if n_stated != {len(asked_parts)}:
         raise bad_message("states the groups of other questions")
+    shown_parts = []
+    searched = {}
     for place, part in enumerate(asked_parts):
-        texts = {}
-        for user, statement in statements.items():
-            texts[user] = statement.parts[place].encode()
-        stated = group_statements.decode_statements(
-            texts,
-            n_columns=n_label_columns(part.request),
-            key=_key(party, place),
-        )
-        _check_names(part, stated.values())
-        withheld = withheld_groups.joint_withheld(stated, min_providers)
-        shown_labels = withheld_groups.shown_groups(stated, withheld)
-        if part.what == "missing":
-            shown_labels = [label for label in shown_labels if label[0] is None]
-        shown_parts.append(ShownPart(part, shown_labels, withheld))
+        shown_part = _shown_part(party, statements, part, place)
+        shown_parts.append(shown_part)
         if part.what in SEARCHED:
-            searched[part.name] = Agreed(
-                shown=shown_labels,
-                withheld=withheld,
-                repeats=[],
-                min_rows=min_rows,
-                exact_quantiles=all(
-                    statement.exact_quantiles for statement in everybody
-                ),
-                extremes=all(statement.extremes for statement in everybody),
-                whole=all(place in statement.whole for statement in everybody),
-            )
+            searched[part.name] = _agreed_search(everybody, shown_part, place)
     return _Agreed(
         parts=shown_parts,
         kinds=kinds,
         repeats=[],
         min_rows=min_rows,
         searched=searched,
+    )
+
+
+def _exchange_statements(
+    party: AgreedStatistics,
+    reading: Reading | None,
+) -> dict[int, _Statement]:
+    """All providers' statements; this one sends its own first."""
+    if reading is not None:
+        state = functools.partial(_state, party, reading)
+        send(party, "statement", state, recipient=EVERYONE)
+    messages = receive_all(party, "statement", party.request.providers, EVERYONE)
+    statements: dict[int, _Statement] = {}
+    for user, body in messages.items():
+        what = "A provider's statement of its groups"
+        statements[user] = read_json(_Statement, body, what=what)
+    return statements
+
+
+def _shown_part(
+    party: AgreedStatistics,
+    statements: Mapping[int, _Statement],
+    part: Part,
+    place: int,
+) -> ShownPart:
+    """The groups of one question that all may know of, by what all have stated of it."""
+    texts = {}
+    for user, statement in statements.items():
+        texts[user] = statement.parts[place].encode()
+    stated = group_statements.decode_statements(
+        texts,
+        n_columns=n_label_columns(part.request),
+        key=_key(party, place),
+    )
+    _check_names(part, stated.values())
+    min_providers = max(statement.min_providers for statement in statements.values())
+    withheld = withheld_groups.joint_withheld(stated, min_providers)
+    shown_labels = withheld_groups.shown_groups(stated, withheld)
+    if part.what == "missing":
+        shown_labels = [label for label in shown_labels if label[0] is None]
+    return ShownPart(part, shown_labels, withheld)
+
+
+def _agreed_search(
+    statements: Sequence[_Statement],
+    shown_part: ShownPart,
+    place: int,
+) -> Agreed:
+    """What decides how finely a question's values are searched: the strictest policy."""
+    return Agreed(
+        shown=shown_part.shown,
+        withheld=shown_part.withheld,
+        repeats=[],
+        min_rows=max(statement.min_rows for statement in statements),
+        exact_quantiles=all(statement.exact_quantiles for statement in statements),
+        extremes=all(statement.extremes for statement in statements),
+        whole=all(place in statement.whole for statement in statements),
     )
 
 

@@ -131,51 +131,21 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     request = party.request
     key = party.session.group_key(b"groups")
     statements = _exchange_statements(party, reading, key)
-    # The strictest policy holds for all: every hospital comes to the same from the same
-    # statements.
-    everybody = statements.values()
-    repeats = []
+    of_all = _joint_rules(statements)
+    min_providers = max(statement.min_providers for statement in statements.values())
     pooling = []
     for user, statement in statements.items():
-        if statement.repeats:
-            repeats.append(user)
         if statement.pooled:
             pooling.append(user)
-    min_rows = max(statement.min_rows for statement in everybody)
-    min_providers = max(statement.min_providers for statement in everybody)
-    of_all = Agreed(
-        shown=[],
-        withheld={},
-        repeats=repeats,
-        min_rows=min_rows,
-        exact_quantiles=all(statement.exact_quantiles for statement in everybody),
-        extremes=all(statement.extremes for statement in everybody),
-        whole=all(statement.whole for statement in everybody),
-        # Of one that kept its numbers back they would follow from the answer and the
-        # others'.
-        tells_rows=all(statement.tells_rows for statement in everybody),
-    )
     is_pooled = len(pooling) == len(statements) > 1
-    if is_pooled and not repeats:
+    if is_pooled and not of_all.repeats:
         named_cells = _named_cells(request, statements, key)
-        earlier: list[tuple[int, int]] = []
-        own_min_rows = {}
-        for user, statement in statements.items():
-            earlier += statement.earlier
-            own_min_rows[user] = statement.min_rows
-        agreed = AgreedLimits(
-            min_rows=min_rows,
+        limits = _agreed_limits(
+            statements,
+            min_rows=of_all.min_rows,
             min_providers=min_providers,
-            min_changed=max(statement.min_changed for statement in everybody),
-            earlier=last_answers(earlier),
-            own_min_rows=own_min_rows,
         )
-        decided = pooled_cells.decide(
-            party,
-            reading,
-            named_cells,
-            agreed,
-        )
+        decided = pooled_cells.decide(party, reading, named_cells, limits)
         return _with_cells(request, of_all, decided)
 
     pooled_cells.compare_each(party, reading)
@@ -194,6 +164,52 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     if request.is_binned:
         shown_labels, withheld = _every_bin(request, shown_labels, withheld)
     return replace(of_all, shown=shown_labels, withheld=withheld)
+
+
+def _joint_rules(statements: Mapping[int, _Statement]) -> Agreed:
+    """What is agreed on but for the groups. The strictest policy holds for all: every
+    hospital comes to the same from the same statements.
+    """
+    everybody = statements.values()
+    repeats = []
+    for user, statement in statements.items():
+        if statement.repeats:
+            repeats.append(user)
+    return Agreed(
+        shown=[],
+        withheld={},
+        repeats=repeats,
+        min_rows=max(statement.min_rows for statement in everybody),
+        exact_quantiles=all(statement.exact_quantiles for statement in everybody),
+        extremes=all(statement.extremes for statement in everybody),
+        whole=all(statement.whole for statement in everybody),
+        # Of one that kept its numbers back they would follow from the answer and the
+        # others'.
+        tells_rows=all(statement.tells_rows for statement in everybody),
+    )
+
+
+def _agreed_limits(
+    statements: Mapping[int, _Statement],
+    *,
+    min_rows: int,
+    min_providers: int,
+) -> AgreedLimits:
+    """What a cell has to reach where thresholds are on the sum, and the last answers
+    that any provider has stated: its people are compared with theirs.
+    """
+    earlier: list[tuple[int, int]] = []
+    own_min_rows = {}
+    for user, statement in statements.items():
+        earlier += statement.earlier
+        own_min_rows[user] = statement.min_rows
+    return AgreedLimits(
+        min_rows=min_rows,
+        min_providers=min_providers,
+        min_changed=max(statement.min_changed for statement in statements.values()),
+        earlier=last_answers(earlier),
+        own_min_rows=own_min_rows,
+    )
 
 
 def pools_cells(request: StatisticsRequest, rules: StatisticsRules) -> bool:

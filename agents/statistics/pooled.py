@@ -82,9 +82,6 @@ from agents.statistics.tallies import (
 from protocol.errors import Refused, check_rules
 from protocol.statistics_request import RANKED, StatisticsRequest
 
-OwnNumbers = Callable[[], list[int]]
-"""What makes a provider's integers, once a sum asks for them."""
-
 Refuse = Callable[[Refused], None]
 
 # A provider's part, read once
@@ -401,35 +398,59 @@ def _add(
 ) -> Answer | None:
     """One sum of the integers of all shown groups; the answer at a receiver."""
     request = party.request
-    n_numbers = numbers_of(request)
-    joint_numbers: list[int] = []
-    event_sums: list[int] = []
     n_event_sums = log_rank.n_sums(request, agreed)
+    joint_numbers: list[int] = []
     n_rounds = 0
     if agreed.shown:
-        own_numbers = functools.partial(shown_tallies, request, reading, agreed)
-        count = n_numbers * len(agreed.shown)
+        count = numbers_of(request) * len(agreed.shown) + n_event_sums
         if agreed.is_pooled:
-            own_numbers = functools.partial(_with_row_counts, reading, own_numbers)
             count += 1
         if request.is_share:
-            own_numbers = functools.partial(_with_all_rows, reading, own_numbers)
             count += 1
         width = WIDTHS.get(request.counted_as, COUNT_BITS)
         if n_event_sums:
-            own_numbers = functools.partial(
-                _with_event_sums,
-                reading,
-                agreed,
-                own_numbers,
-            )
-            count += n_event_sums
             width = log_rank.width(request)
+        own_numbers = functools.partial(_own_numbers, request, reading, agreed)
         joint_numbers = sums.add(own_numbers, count=count, width=width, round=0)
         n_rounds = 1
     end_sums(party, round=n_rounds)
     if not party.is_receiver:
         return None
+    return _opened_answer(party, agreed, joint_numbers)
+
+
+def _own_numbers(
+    request: StatisticsRequest,
+    reading: Reading | None,
+    agreed: Agreed,
+) -> list[int]:
+    """This provider's integers of all shown groups, and behind them what else the
+    question adds; `_opened_answer` takes them apart again.
+    """
+    assert reading is not None
+    numbers = shown_tallies(request, reading, agreed)
+    if agreed.is_pooled:
+        # How many of its rows have no value.
+        numbers.append(reading.n_null)
+    if request.is_share:
+        # How many of its rows have a value: of all levels, withheld ones too.
+        n_with_value = sum(reading.n_rows_of.values())
+        numbers.append(n_with_value)
+    if log_rank.n_sums(request, agreed):
+        numbers += log_rank.joint_sums(reading, agreed)
+    return numbers
+
+
+def _opened_answer(
+    party: AgreedStatistics,
+    agreed: Agreed,
+    joint_numbers: list[int],
+) -> Answer:
+    """The answer that the joint integers make; without shown groups there are none."""
+    request = party.request
+    n_numbers = numbers_of(request)
+    event_sums: list[int] = []
+    n_event_sums = log_rank.n_sums(request, agreed)
     if n_event_sums and joint_numbers:
         event_sums = joint_numbers[-n_event_sums:]
         joint_numbers = joint_numbers[:-n_event_sums]
@@ -455,32 +476,6 @@ def _add(
         n_all=n_all,
         event_sums=event_sums,
     )
-
-
-def _with_all_rows(reading: Reading | None, numbers: OwnNumbers) -> list[int]:
-    """This provider's integers, and how many of its rows have a value: of all levels,
-    withheld ones too.
-    """
-    assert reading is not None
-    own_numbers = numbers()
-    n_with_value = sum(reading.n_rows_of.values())
-    return [*own_numbers, n_with_value]
-
-
-def _with_event_sums(
-    reading: Reading | None,
-    agreed: Agreed,
-    numbers: OwnNumbers,
-) -> list[int]:
-    """This provider's integers, and its part of the sums of a log-rank test."""
-    assert reading is not None
-    return [*numbers(), *log_rank.joint_sums(reading, agreed)]
-
-
-def _with_row_counts(reading: Reading | None, numbers: OwnNumbers) -> list[int]:
-    """This provider's integers, and how many of its rows have no value."""
-    assert reading is not None
-    return [*numbers(), reading.n_null]
 
 
 def _joint_rows(

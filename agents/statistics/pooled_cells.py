@@ -27,7 +27,8 @@ from agents.order.evaluation import evaluate_once
 from agents.order.party import note_opened, receive_all, send
 from agents.statistics import audited
 from agents.statistics.party import AgreedStatistics
-from agents.statistics.readings import Reading
+from agents.statistics.readings import Change, Reading
+from analytics.arrays import Ints
 from analytics.statistics.rowwise import Column
 from protocol.errors import BadRequest
 from protocol.exchange import Address
@@ -238,23 +239,18 @@ def _columns(
     key = party.session.group_key(b"cells")
     providers = party.request.providers
     n_cells = len(union.cells)
-    place_of = {tag: place for place, tag in enumerate(union.cells)}
+    place_of = _places(key, reading, union)
     n_rows = np.zeros(n_cells, dtype=np.int64)
     for text, n_own in reading.n_rows_of.items():
-        if not n_own:
-            continue
-        tag, _ = cells.tags_of(key, _label(text))
-        place = place_of[tag]
-        # More than the threshold decides nothing more.
-        n_rows[place] = min(n_own, agreed.min_rows)
+        if n_own:
+            # More than the threshold decides nothing more.
+            n_rows[place_of[text]] = min(n_own, agreed.min_rows)
     is_there = n_rows > 0
     has_rows = is_there.astype(np.int64)
     refused = {*reading.vetoed, *_few_since_older(reading, agreed)}
     for text in refused:
-        tag, _ = cells.tags_of(key, _label(text))
-        if tag in place_of:
-            place = place_of[tag]
-            n_rows[place] = veto(providers, min_rows=agreed.min_rows)
+        if text in place_of:
+            n_rows[place_of[text]] = veto(providers, min_rows=agreed.min_rows)
     name_rows, name_there = cell_columns(party.me)
     numbers = {
         name_rows: n_rows,
@@ -265,31 +261,13 @@ def _columns(
         # This hospital's own people hide nobody from itself.
         if left_out == party.me:
             continue
-        # Who does not remember it may have changed in every cell.
-        come = np.ones(n_cells, dtype=np.int64)
-        gone = np.ones(n_cells, dtype=np.int64)
-        if order_id in reading.changes:
-            come[:] = 0
-            gone[:] = 0
-        changes = reading.changes.get(order_id, {})
-        for text, change in changes.items():
-            fewest_come, most_come, fewest_gone, most_gone, _ = change
-            tag, _ = cells.tags_of(key, _label(text))
-            if tag not in place_of:
-                continue
-            place = place_of[tag]
-            come[place] = _counted(
-                fewest_come,
-                most_come,
-                agreed,
-                providers,
-            )
-            gone[place] = _counted(
-                fewest_gone,
-                most_gone,
-                agreed,
-                providers,
-            )
+        come, gone = _come_and_gone(
+            reading.changes.get(order_id),
+            place_of,
+            agreed,
+            providers,
+            n_cells=n_cells,
+        )
         name_come, name_gone = changed_columns(party.me, turn)
         numbers[name_come] = come
         numbers[name_gone] = gone
@@ -298,6 +276,49 @@ def _columns(
     for name, values in numbers.items():
         columns[name] = Column(values, every_cell)
     return columns
+
+
+def _places(key: bytes, reading: Reading, union: CellList) -> dict[str, int]:
+    """Where in the union the cells stand that this provider knows of, by their labels;
+    those of earlier answers alone need not be in it.
+    """
+    place_of_tag = {tag: place for place, tag in enumerate(union.cells)}
+    texts = {*reading.n_rows_of, *reading.vetoed}
+    for changes in reading.changes.values():
+        texts.update(changes)
+    places = {}
+    for text in texts:
+        tag, _ = cells.tags_of(key, _label(text))
+        if tag in place_of_tag:
+            places[text] = place_of_tag[tag]
+    return places
+
+
+def _come_and_gone(
+    changes: Mapping[str, Change] | None,
+    place_of: Mapping[str, int],
+    agreed: AgreedLimits,
+    providers: Sequence[int],
+    *,
+    n_cells: int,
+) -> tuple[Ints, Ints]:
+    """People of each cell who have come since an earlier answer, and who have gone.
+
+    changes: None at a provider that does not remember the answer.
+    """
+    if changes is None:
+        # Who does not remember it may have changed in every cell.
+        return np.ones(n_cells, dtype=np.int64), np.ones(n_cells, dtype=np.int64)
+    come = np.zeros(n_cells, dtype=np.int64)
+    gone = np.zeros(n_cells, dtype=np.int64)
+    for text, change in changes.items():
+        if text not in place_of:
+            continue
+        place = place_of[text]
+        fewest_come, most_come, fewest_gone, most_gone, _ = change
+        come[place] = _counted(fewest_come, most_come, agreed, providers)
+        gone[place] = _counted(fewest_gone, most_gone, agreed, providers)
+    return come, gone
 
 
 def _counted(
