@@ -132,6 +132,7 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     key = party.session.group_key(b"groups")
     statements = _exchange_statements(party, reading, key)
     of_all = _joint_rules(statements)
+    # As stated first: what is stated once more decides about groups alone.
     min_providers = max(statement.min_providers for statement in statements.values())
     pooling = []
     for user, statement in statements.items():
@@ -195,8 +196,8 @@ def _agreed_limits(
     min_rows: int,
     min_providers: int,
 ) -> AgreedLimits:
-    """What a cell has to reach where thresholds are on the sum, and the last answers
-    that any provider has stated: its people are compared with theirs.
+    """What a cell has to reach where thresholds are on the sum, and the earlier answers
+    that it is compared with: the last of all that providers have stated.
     """
     earlier: list[tuple[int, int]] = []
     own_min_rows = {}

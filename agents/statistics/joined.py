@@ -118,7 +118,7 @@ def _check_circuit(party: AgreedStatistics, circuit: Plan) -> None:
 
 
 def _note_opened(party: AgreedStatistics, circuit: Plan, matched: Matched) -> None:
-    """In this provider's ledger before anything of the result leaves."""
+    """What is opened, in this provider's ledger before any of it leaves."""
     opened = _opened(party, circuit, n_rows=len(matched.keys))
     receivers = totals.receivers_of(party.request)
     note_opened(party, opened, receivers=receivers)
