@@ -73,52 +73,45 @@ def reserve(
         return Reserved(set(), EarlierCells())
     everything = [*asked_sets, *groups, *afterwards, *cells]
     has_whole_sets_only = not (groups or afterwards or cells)
-    with alone(
-        memory,
-        everything,
-        rules,
-        now,
-    ) as transaction:
+    names = kept_as or {}
+    with alone(memory, everything, rules, now) as transaction:
         # First: what nobody will open any more must not refuse this order.
         drop_ended(transaction, order_id, has_ended)
         audit = Audit(transaction, order_id, rules)
         if has_whole_sets_only:
-            _reserve_columns(
-                transaction,
-                audit,
-                asked_sets,
-                readers,
-                kept_as or {},
-                now,
-            )
+            _reserve_columns(transaction, audit, asked_sets, readers, names, now)
             return Reserved(set(), EarlierCells())
         whole_sets = audit.number(asked_sets)
         audit.check(readers, whole_sets)
-        numbered_groups = audit.number(groups)
-        shown_sets = audit.pass_groups(
-            readers,
-            whole_sets,
-            numbered_groups,
-        )
-        numbered_afterwards = audit.number(afterwards)
-        shown_sets += audit.pass_groups(
-            readers,
-            [],
-            numbered_afterwards,
-            told_sets=[*whole_sets, *shown_sets],
-        )
-        withheld = {group.name for group in [*groups, *afterwards]}
-        withheld -= {new_set.opened.name for new_set in shown_sets}
-        numbered = audit.number(cells)
-        earlier = audit.changed_cells(readers, numbered)
-        shown_sets += [cell for cell in numbered if cell.opened.name != NO_CELL]
-        kept_sets = _kept([*whole_sets, *shown_sets], kept_as or {})
-        transaction.keep(
-            readers,
-            kept_sets,
-            at=now,
-        )
+        shown_groups = _pass_groups(audit, readers, whole_sets, groups, afterwards)
+        numbered_cells = audit.number(cells)
+        earlier = audit.changed_cells(readers, numbered_cells)
+        told_cells = [cell for cell in numbered_cells if cell.opened.name != NO_CELL]
+        kept_sets = _kept([*whole_sets, *shown_groups, *told_cells], names)
+        transaction.keep(readers, kept_sets, at=now)
+    withheld = {group.name for group in [*groups, *afterwards]}
+    withheld -= {group.opened.name for group in shown_groups}
     return Reserved(withheld, earlier)
+
+
+def _pass_groups(
+    audit: Audit,
+    readers: Sequence[str],
+    whole_sets: Sequence[NewSet],
+    groups: Sequence[AskedSet],
+    afterwards: Sequence[AskedSet],
+) -> list[NewSet]:
+    """The groups that pass: those of `groups` beside the whole sets, then those of
+    `afterwards` as if all these had been told.
+    """
+    numbered_groups = audit.number(groups)
+    shown_first = audit.pass_groups(readers, whole_sets, numbered_groups)
+    numbered_afterwards = audit.number(afterwards)
+    told_sets = [*whole_sets, *shown_first]
+    shown_afterwards = audit.pass_groups(
+        readers, [], numbered_afterwards, told_sets=told_sets
+    )
+    return [*shown_first, *shown_afterwards]
 
 
 def _reserve_columns(

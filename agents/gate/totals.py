@@ -204,75 +204,86 @@ def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
     for user in request.providers:
         own_columns = request.columns or [request.provider(user).key_column]
         columns[user] = tuple(own_columns)
-    complete_on = tuple(request.complete_on or [])
-    # Groups and the values of these methods count rows without a value, too.
-    counts_all = request.counted_as in ("frequency", "crosstab")
-    complete_in = {}
-    for user, names in columns.items():
-        complete_in[user] = complete_on
-        if not counts_all:
-            each_once = dict.fromkeys([*names, *complete_on])
-            complete_in[user] = tuple(each_once)
-
     joint_names = request.columns or [joint_name(request)]
-    receivers = receivers_of(request)
-    repeated = _repeated(request, joint_names)
-
-    def total(
-        what: str,
-        places: Sequence[int],
-        *,
-        is_count: bool,
-    ) -> OpenedTotal:
-        parts = {}
-        for user, names in columns.items():
-            for place in places:
-                column = names[place]
-                parts[user, column] = Fraction(1)
-        subjects = [joint_names[place] for place in places]
-        return OpenedTotal(
-            what=what,
-            subject=listed(subjects),
-            parts=parts,
-            receivers=receivers,
-            complete_in=complete_in,
-            repeated=repeated,
-            is_count=is_count,
-        )
-
-    every_place = range(len(joint_names))
-    count = total("n", every_place, is_count=True)
+    count = _pooled_count(request, columns, joint_names)
     if request.is_matrix:
         return _matrix_totals(count, joint_names)
     if request.method in RANKED:
-        below = total("n below each searched value", every_place, is_count=True)
+        below = replace(count, what="n below each searched value")
         return [count, below]
     totals = [count]
     if request.is_share:
-        with_value = replace(
-            count,
-            what="n with a value",
-            repeated="",
-        )
+        with_value = replace(count, what="n with a value", repeated="")
         totals.append(with_value)
     if request.method == "logrank":
         of_events = _of_events(count, request)
         return [*totals, of_events]
     if request.counted_as in TALLIED or request.method == "count":
         return totals
-    for place in every_place:
-        of_values = total("sum", [place], is_count=False)
-        totals.append(of_values)
-        if request.counted_as not in ("sum", "avg"):
-            of_squares = total("sum of squares", [place], is_count=False)
-            totals.append(of_squares)
-    if request.counted_as in ("cov", "corr"):
-        of_products = total("sum of products", every_place, is_count=False)
-        totals.append(of_products)
+    totals += _pooled_sums(request, count, columns, joint_names)
     if request.rows.fills:
-        without_value = total("n without a value", every_place, is_count=True)
+        without_value = replace(count, what="n without a value")
         totals.append(without_value)
     return totals
+
+
+def _pooled_count(
+    request: StatisticsRequest,
+    columns: Mapping[int, Sequence[str]],
+    joint_names: Sequence[str],
+) -> OpenedTotal:
+    """How many rows a pooled statistic is over. Its other totals differ from this one
+    in what they are and which of the columns are in them.
+    """
+    complete_on = tuple(request.complete_on or [])
+    # Groups and the values of these methods count rows without a value, too.
+    counts_all = request.counted_as in ("frequency", "crosstab")
+    parts = {}
+    complete_in = {}
+    for user, names in columns.items():
+        for column in names:
+            parts[user, column] = Fraction(1)
+        complete_in[user] = complete_on
+        if not counts_all:
+            each_once = dict.fromkeys([*names, *complete_on])
+            complete_in[user] = tuple(each_once)
+    return OpenedTotal(
+        what="n",
+        subject=listed(joint_names),
+        parts=parts,
+        receivers=receivers_of(request),
+        complete_in=complete_in,
+        repeated=_repeated(request, joint_names),
+        is_count=True,
+    )
+
+
+def _pooled_sums(
+    request: StatisticsRequest,
+    count: OpenedTotal,
+    columns: Mapping[int, Sequence[str]],
+    joint_names: Sequence[str],
+) -> list[OpenedTotal]:
+    """The sums of each column's values and, where the method needs them, of their
+    squares and products.
+    """
+    sums = []
+    for place, subject in enumerate(joint_names):
+        parts = {}
+        for user, names in columns.items():
+            column = names[place]
+            parts[user, column] = Fraction(1)
+        of_values = replace(
+            count, what="sum", subject=subject, parts=parts, is_count=False
+        )
+        sums.append(of_values)
+        if request.counted_as not in ("sum", "avg"):
+            of_squares = replace(of_values, what="sum of squares")
+            sums.append(of_squares)
+    if request.counted_as in ("cov", "corr"):
+        of_products = replace(count, what="sum of products", is_count=False)
+        sums.append(of_products)
+    return sums
 
 
 def _of_events(count: OpenedTotal, request: StatisticsRequest) -> OpenedTotal:
