@@ -61,8 +61,6 @@ def agree_on_keys(
     # Kept before it is told: after a crash the others hold the public half of this very
     # key.
     ephemeral = order.store.once("ephemeral", lambda: secrets.token_bytes(KEY_BYTES))
-    are_many = len(order.request.hospitals) > mask_graph.MOST_COMPLETE
-    can_say_so = has_feature("sparse_masks", order.protocol)
     own_acceptance = Acceptance(
         order_digest=order.signed.digest,
         n_rows=n_rows,
@@ -72,10 +70,7 @@ def agree_on_keys(
         ephemeral=exchange_public(ephemeral),
         identity=order.identity.public,
         pooled=pooled,
-        sparse_masks=sparse_masks and are_many and can_say_so,
-    )
-    own_acceptance = own_acceptance.saying(
-        order.speaks.newest, order_protocol=order.protocol
+        sparse_masks=sparse_masks and _may_be_sparse(order),
     )
     _accept(order, own_acceptance)
     party = starting.agree_on_party(order)
@@ -84,30 +79,23 @@ def agree_on_keys(
         absent = set(order.request.hospitals) - set(party.hospitals)
         order = order.among(party.hospitals)
     acceptances = _read_acceptances(order, party)
-    counted = {}
-    all_pooled = {}
-    for user, acceptance in acceptances.items():
-        counted[user] = acceptance.n_rows
-        if acceptance.pooled is not None:
-            all_pooled[user] = acceptance.pooled
     session = _session_of(order, party, acceptances, ephemeral)
-    # `kind` is the order's own kind with what AgreedOrder adds. Without the secret and
-    # the key, it can send and receive what these come in.
-    without_secret = kind(
-        **vars(order),
-        session=session,
-        acceptances=acceptances,
-        n_rows=counted,
-        pooled=all_pooled,
-        public_key=b"",
-        absent=tuple(sorted(absent)),
-    )
+    without_secret = _without_secret(order, kind, session, acceptances, absent)
     setup = _share_setup(without_secret, public_key)
     return replace(
         without_secret,
         session=replace(session, order_secret=setup.order_secret),
         public_key=setup.paillier_key,
     )
+
+
+def _may_be_sparse(order: VerifiedOrder) -> bool:
+    """Whether masks with some of the others only are for this order: its hospitals are
+    many, and an acceptance of its protocol number can say so.
+    """
+    are_many = len(order.request.hospitals) > mask_graph.MOST_COMPLETE
+    can_say_so = has_feature("sparse_masks", order.protocol)
+    return are_many and can_say_so
 
 
 def _session_of(
@@ -132,8 +120,37 @@ def _session_of(
     )
 
 
+def _without_secret(
+    order: VerifiedOrder,
+    kind: type[A],
+    session: Session,
+    acceptances: dict[int, Acceptance],
+    absent: set[int],
+) -> A:
+    """The agreed order without the secret and the public key: it can send and receive
+    what these come in.
+    """
+    n_rows = {}
+    pooled = {}
+    for user, acceptance in acceptances.items():
+        n_rows[user] = acceptance.n_rows
+        if acceptance.pooled is not None:
+            pooled[user] = acceptance.pooled
+    # `kind` is the order's own kind with what AgreedOrder adds.
+    return kind(
+        **vars(order),
+        session=session,
+        acceptances=acceptances,
+        n_rows=n_rows,
+        pooled=pooled,
+        public_key=b"",
+        absent=tuple(sorted(absent)),
+    )
+
+
 def _accept(order: VerifiedOrder, acceptance: Acceptance) -> None:
-    """Sends everyone, signed, that this hospital takes part."""
+    """Sends everyone, signed, that this hospital takes part, and what it speaks."""
+    acceptance = acceptance.saying(order.speaks.newest, order_protocol=order.protocol)
 
     def make() -> bytes:
         order.release.ledger.write(

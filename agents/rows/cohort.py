@@ -135,9 +135,7 @@ def build_cohort(
     """
     check_enough_rows(rows.n_rows, rows.min_rows)
     _check_model_type(model_type)
-    of_times = [] if survival is None else survival.names
-    of_rows = (label_name, *of_times, weights_name, cluster_name)
-    outcomes = [name for name in of_rows if name]
+    outcomes = _outcomes(label_name, survival, weights_name, cluster_name)
     _check_columns(rows, unique_id=unique_id, attributes=attributes, outcomes=outcomes)
     numbers = [name for name in attributes if name not in categorical]
     grouped = [] if group_name in (None, *attributes) else [str(group_name)]
@@ -153,12 +151,9 @@ def build_cohort(
     if weights_name is not None:
         weights = read_weights(rows, weights_name, are_counts=counts_weights)
         numbers.append(weights_name)
-    groups = None
-    if group_name is not None:
-        groups = _in_order(_groups(rows, group_name), order)
-    clusters = None
-    if cluster_name is not None:
-        clusters = _in_order(category_texts(rows, cluster_name), order)
+    groups = _in_order(_subgroups(rows, group_name), order)
+    clusters = None if cluster_name is None else category_texts(rows, cluster_name)
+    clusters = _in_order(clusters, order)
     rounded = tuple(name for name in numbers if is_rounded(rows, name))
     members = None
     if key is not None:
@@ -171,12 +166,12 @@ def build_cohort(
         unique_ids=_texts_at(ids, order),
         attributes=tuple(attributes),
         X=taken(X, order),
-        y=None if y is None else _in_order(y, order),
+        y=_in_order(y, order),
         labels=labels,
         rounded=rounded,
         members=members,
         levels=levels,
-        weights=None if weights is None else _in_order(weights, order),
+        weights=_in_order(weights, order),
         groups=groups,
         clusters=clusters,
     )
@@ -191,7 +186,22 @@ def _check_model_type(model_type: str) -> None:
         )
 
 
-def _groups(rows: Dataset, name: str) -> NDArray[np.object_]:
+def _outcomes(
+    label_name: str | None,
+    survival: SurvivalColumns | None,
+    weights_name: str | None,
+    cluster_name: str | None,
+) -> list[str]:
+    """The columns of an order that are neither the unique id nor attributes."""
+    of_times = [] if survival is None else survival.names
+    of_rows = (label_name, *of_times, weights_name, cluster_name)
+    return [name for name in of_rows if name]
+
+
+def _subgroups(rows: Dataset, name: str | None) -> NDArray[np.object_] | None:
+    """Of which subgroup each row is, in the dataset's order; None without a column."""
+    if name is None:
+        return None
     texts = category_texts(rows, name)
     # Of a number that an order has the mean put in place of.
     if any(text is None for text in texts):
@@ -220,8 +230,10 @@ def rows_of(cohort: Cohort, indices: Ints) -> Cohort:
     )
 
 
-def _in_order(values: NDArray[Any], order: Ints) -> NDArray[Any]:
-    """Values of all rows (n_rows,), put in an order of theirs."""
+def _in_order(values: NDArray[Any] | None, order: Ints) -> NDArray[Any] | None:
+    """Values of all rows (n_rows,), put in an order of theirs; None for none."""
+    if values is None:
+        return None
     return values if is_in_order(order, len(values)) else values[order]
 
 
