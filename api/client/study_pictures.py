@@ -187,59 +187,31 @@ def kaplan_meier(
     if axes is None:
         axes = _axes(height=4.0 + 0.3 * len(groups))
     for number, (name, rows) in enumerate(groups.items()):
-        color = f"C{number}"
-        times = [0.0, *rows["time"]]
-        curve = rows["survival"]
-        survival = [1.0, *curve]
-        # A curve that has come to 0 has no interval.
-        low = [1.0, *rows["low"].fillna(curve)]
-        high = [1.0, *rows["high"].fillna(curve)]
-        axes.step(
-            times,
-            survival,
-            where="post",
-            color=color,
-            label=name,
-            marker=".",
-        )
-        axes.fill_between(
-            times,
-            low,
-            high,
-            step="post",
-            color=color,
-            alpha=0.15,
-        )
-        # The last step has no width, and its interval would not be seen.
-        axes.vlines(
-            times[-1],
-            low[-1],
-            high[-1],
-            color=color,
-            alpha=0.4,
-            linewidth=3,
-        )
-        for bound in ("lower_bound", "upper_bound"):
-            points = rows[bound]
-            if points.notna().any():
-                bounds = [1.0, *points.fillna(curve)]
-                axes.step(
-                    times,
-                    bounds,
-                    where="post",
-                    color=color,
-                    linestyle=":",
-                )
-    axes.set(
-        ylim=(0, 1.02),
-        xlabel="time",
-        ylabel="survival",
-        title=title,
-    )
+        _draw_curve(axes, name, rows, color=f"C{number}")
+    axes.set(ylim=(0, 1.02), xlabel="time", ylabel="survival", title=title)
     if len(groups) > 1:
         axes.legend()
     _draw_at_risk(axes, groups)
     return axes
+
+
+def _draw_curve(axes: Axes, name: str, rows: pd.DataFrame, *, color: str) -> None:
+    """A group's step, its interval and, where it has them, its bounds."""
+    times = [0.0, *rows["time"]]
+    curve = rows["survival"]
+    survival = [1.0, *curve]
+    # A curve that has come to 0 has no interval.
+    low = [1.0, *rows["low"].fillna(curve)]
+    high = [1.0, *rows["high"].fillna(curve)]
+    axes.step(times, survival, where="post", color=color, label=name, marker=".")
+    axes.fill_between(times, low, high, step="post", color=color, alpha=0.15)
+    # The last step has no width, and its interval would not be seen.
+    axes.vlines(times[-1], low[-1], high[-1], color=color, alpha=0.4, linewidth=3)
+    for bound in ("lower_bound", "upper_bound"):
+        points = rows[bound]
+        if points.notna().any():
+            bounds = [1.0, *points.fillna(curve)]
+            axes.step(times, bounds, where="post", color=color, linestyle=":")
 
 
 def _draw_at_risk(

@@ -157,67 +157,23 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
     The n-th gap and the n-th bar of all lanes are two series of one stack: a picture
     without a script of our own.
     """
-    by_lane: dict[str, list[Span]] = {}
+    lanes: dict[str, list[Span]] = {}
     for part in parts:
-        lane = by_lane.setdefault(part.who, [])
+        lane = lanes.setdefault(part.who, [])
         lane.append(part)
-    mentioned = [part.what for part in parts]
-    kinds = list(dict.fromkeys(mentioned))
-    start = min((part.began for part in parts), default=0.0)
-    n_lanes = len(by_lane)
-    n_series = max((len(lane) for lane in by_lane.values()), default=0)
-    # By series, then by lane; lanes with fewer parts end with empty ones.
-    gaps: list[list[Any]] = []
-    bars: list[list[Any]] = []
-    for _ in range(n_series):
-        gaps.append([0.0] * n_lanes)
-        bars.append([None] * n_lanes)
-    for column, lane in enumerate(by_lane.values()):
-        lane.sort(key=lambda part: part.began)
-        end = start
-        for row, part in enumerate(lane):
-            # A stack cannot go back: what overlaps begins where the part before it
-            # ends.
-            began = max(part.began, end)
-            gaps[row][column] = began - end
-            end = max(part.ended, began)
-            kind = kinds.index(part.what)
-            style = {"color": colour(kind)}
-            bars[row][column] = {
-                "name": part.what,
-                "value": round(end - began, 3),
-                "itemStyle": style,
-            }
-    series = []
+    colours: dict[str, str] = {}
+    for part in parts:
+        colours.setdefault(part.what, colour(len(colours)))
+    gaps, bars = _stacked(list(lanes.values()), colours)
+    in_lanes = {"type": "bar", "stack": "time"}
+    clear = {"color": "transparent"}
+    series: list[dict[str, Any]] = []
     for gap, bar in zip(gaps, bars, strict=True):
-        clear = {"color": "transparent"}
-        series.append(
-            {
-                "type": "bar",
-                "stack": "time",
-                "data": gap,
-                "itemStyle": clear,
-                "silent": True,
-            }
-        )
-        series.append(
-            {
-                "type": "bar",
-                "stack": "time",
-                "data": bar,
-                "barMaxWidth": 28,
-            }
-        )
-    lanes = list(by_lane)
+        series.append({**in_lanes, "data": gap, "itemStyle": clear, "silent": True})
+        series.append({**in_lanes, "data": bar, "barMaxWidth": 28})
     return {
         **_common(is_dark),
-        "grid": {
-            "left": 8,
-            "right": 24,
-            "top": 12,
-            "bottom": 40,
-            "containLabel": True,
-        },
+        "grid": _grid(top=12, bottom=40),
         "tooltip": {"confine": True, "formatter": "{b}: {c} s"},
         "xAxis": {
             "type": "value",
@@ -226,12 +182,42 @@ def spans(parts: Sequence[Span], *, x_name: str, is_dark: bool) -> dict[str, Any
         },
         "yAxis": {
             "type": "category",
-            "data": lanes,
+            "data": list(lanes),
             "inverse": True,
             **_axis(is_dark),
         },
         "series": series,
     }
+
+
+def _stacked(
+    lanes: Sequence[list[Span]], colours: Mapping[str, str]
+) -> tuple[list[list[Any]], list[list[Any]]]:
+    """The gaps and the bars behind them, by series, then by lane. Lanes with fewer
+    parts end with empty ones.
+    """
+    start = min((part.began for lane in lanes for part in lane), default=0.0)
+    n_series = max((len(lane) for lane in lanes), default=0)
+    gaps: list[list[Any]] = []
+    bars: list[list[Any]] = []
+    for _ in range(n_series):
+        gaps.append([0.0] * len(lanes))
+        bars.append([None] * len(lanes))
+    for column, lane in enumerate(lanes):
+        in_time = sorted(lane, key=lambda part: part.began)
+        end = start
+        for row, part in enumerate(in_time):
+            # A stack cannot go back: what overlaps begins where the part before it
+            # ends.
+            began = max(part.began, end)
+            gaps[row][column] = began - end
+            end = max(part.ended, began)
+            bars[row][column] = {
+                "name": part.what,
+                "value": round(end - began, 3),
+                "itemStyle": {"color": colours[part.what]},
+            }
+    return gaps, bars
 
 
 def heat_map(
@@ -250,22 +236,11 @@ def heat_map(
             if value is not None:
                 points.append([column, row, value])
                 known_values.append(value)
-    low = min(known_values, default=0.0)
-    high = max(known_values, default=1.0)
-    # A scale of no length would have no colours.
-    if high <= low:
-        high = low + 1
     columns = [str(name) for name in x]
     rows = [str(name) for name in y]
     return {
         **_common(is_dark),
-        "grid": {
-            "left": 8,
-            "right": 16,
-            "top": 12,
-            "bottom": 84,
-            "containLabel": True,
-        },
+        "grid": _grid(top=12, bottom=84, right=16),
         "tooltip": {"confine": True},
         "xAxis": {
             "type": "category",
@@ -279,17 +254,7 @@ def heat_map(
             "inverse": True,
             **_axis(is_dark),
         },
-        "visualMap": {
-            "min": low,
-            "max": high,
-            "precision": 4,
-            "orient": "horizontal",
-            "left": "center",
-            "bottom": 0,
-            "calculable": True,
-            "inRange": {"color": [WEAK, MIDDLE, STRONG]},
-            "textStyle": {"color": _ink(is_dark)},
-        },
+        "visualMap": _colour_scale(known_values, is_dark),
         "series": [
             {
                 "type": "heatmap",
@@ -300,18 +265,43 @@ def heat_map(
     }
 
 
+def _colour_scale(values: Sequence[float], is_dark: bool) -> dict[str, Any]:
+    """From the lowest to the highest value, below the picture."""
+    low = min(values, default=0.0)
+    high = max(values, default=1.0)
+    # A scale of no length would have no colours.
+    if high <= low:
+        high = low + 1
+    return {
+        "min": low,
+        "max": high,
+        "precision": 4,
+        "orient": "horizontal",
+        "left": "center",
+        "bottom": 0,
+        "calculable": True,
+        "inRange": {"color": [WEAK, MIDDLE, STRONG]},
+        "textStyle": {"color": _ink(is_dark)},
+    }
+
+
 def _common(is_dark: bool) -> dict[str, Any]:
     return {
         "color": COLOURS,
         "animation": False,
         "textStyle": {"color": _ink(is_dark)},
-        "grid": {
-            "left": 8,
-            "right": 24,
-            "top": 56,
-            "bottom": 40,
-            "containLabel": True,
-        },
+        "grid": _grid(top=56, bottom=40),
+    }
+
+
+def _grid(*, top: int, bottom: int, right: int = 24) -> dict[str, Any]:
+    """The room beside what is drawn, in pixels."""
+    return {
+        "left": 8,
+        "right": right,
+        "top": top,
+        "bottom": bottom,
+        "containLabel": True,
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -229,56 +229,49 @@ def table_1(
     sizes = [str(len(members)) for members in groups.values()]
     lines = [["n", *sizes, ""]]
     for name in ("age", "bmi", "bp"):
-        line = [f"{name}, mean (SD)"]
-        for group, group_rows in groups.items():
-            mean = _cell(
-                joint,
-                name,
-                group,
-                "mean",
-            )
-            spread = _cell(
-                joint,
-                name,
-                group,
-                "sd",
-            )
-            column = group_rows[name]
-            compared += [
-                (mean, column.mean()),
-                (spread, column.std()),
-            ]
-            line.append(f"{mean:.2f} ({spread:.2f})")
-        difference = _difference(joint, name)
-        line.append(f"{difference:.3f}")
-        lines.append(line)
+        lines.append(_mean_line(joint, name, groups, compared))
+    lines.append(_women_line(joint, groups, compared))
+    return lines
+
+
+def _mean_line(
+    joint: pd.DataFrame,
+    name: str,
+    groups: Mapping[str, pd.DataFrame],
+    compared: Pairs,
+) -> list[str]:
+    """A number's mean and standard deviation in each group, which go to compared, and
+    the difference of the groups.
+    """
+    line = [f"{name}, mean (SD)"]
+    for group, group_rows in groups.items():
+        mean = _cell(joint, name, group, "mean")
+        spread = _cell(joint, name, group, "sd")
+        column = group_rows[name]
+        compared += [(mean, column.mean()), (spread, column.std())]
+        line.append(f"{mean:.2f} ({spread:.2f})")
+    difference = _difference(joint, name)
+    return [*line, f"{difference:.3f}"]
+
+
+def _women_line(
+    joint: pd.DataFrame,
+    groups: Mapping[str, pd.DataFrame],
+    compared: Pairs,
+) -> list[str]:
+    """How many are women in each group and their share, which go to compared, and the
+    difference of the groups.
+    """
     line = ["sex F, n (%)"]
     for group, group_rows in groups.items():
-        count = _cell(
-            joint,
-            "sex",
-            group,
-            "n",
-            level="F",
-        )
-        share = _cell(
-            joint,
-            "sex",
-            group,
-            "share",
-            level="F",
-        )
+        count = _cell(joint, "sex", group, "n", level="F")
+        share = _cell(joint, "sex", group, "share", level="F")
         is_female = group_rows["sex"] == "F"
-        compared += [
-            (count, is_female.sum()),
-            (share, is_female.mean()),
-        ]
+        compared += [(count, is_female.sum()), (share, is_female.mean())]
         percent = 100 * share
         line.append(f"{count:.0f} ({percent:.1f})")
     difference = _difference(joint, "sex")
-    line.append(f"{difference:.3f}")
-    lines.append(line)
-    return lines
+    return [*line, f"{difference:.3f}"]
 
 
 def _cell(
