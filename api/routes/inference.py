@@ -84,31 +84,12 @@ async def infer(
         hospital_ids=[user_id],
         body=_kept(body),
         prepare=prepare,
-        once=Once.of(
-            caller,
-            idempotency_key,
-            body.model_dump(mode="json"),
-        ),
+        once=Once.of(caller, idempotency_key, body.model_dump(mode="json")),
     )
     if is_new:
         if reply is not None:
             services.keep_key(order_id, reply)
-        try:
-            await _ask(
-                services,
-                order_id,
-                user_id,
-                attempt=0,
-            )
-        except ConsiliumError as error:
-            await in_thread(
-                services.store.orders.end,
-                order_id,
-                "failed",
-                error,
-            )
-            services.bell.ring(ORDER_ENDED)
-            raise
+        await _ask_first(services, order_id, user_id)
     return await _answer(services, order_id, services.settings.accept_seconds)
 
 
@@ -236,6 +217,16 @@ async def _ask(
     services.inbox.tell(user_id, "look", order_id)
 
 
+async def _ask_first(services: Services, order_id: int, user_id: int) -> None:
+    """Starts the run of a new order, which fails when Prefect does not answer."""
+    try:
+        await _ask(services, order_id, user_id, attempt=0)
+    except ConsiliumError as error:
+        await in_thread(services.store.orders.end, order_id, "failed", error)
+        services.bell.ring(ORDER_ENDED)
+        raise
+
+
 async def _ask_again(services: Services, order: OrderRow) -> None:
     """The one-time key was lost with an earlier process, or another process has it: the
     hospital seals what it has to a new one.
@@ -300,30 +291,7 @@ async def _answer(
         return await _sealed(services, asked_order, wait)
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
-
-    async def look() -> tuple[OrderRow, bytes | None]:
-        order = await in_thread(services.store.orders.get, order_id)
-        box: bytes | None = None
-        if reply:
-            box = await in_thread(
-                services.store.messages.read_box,
-                address,
-                order.initiator,
-                COORDINATOR,
-            )
-        return order, box
-
-    def is_enough(reading: tuple[OrderRow, bytes | None]) -> bool:
-        order, box = reading
-        return box is not None or order.has_ended
-
-    order, box = await read_until(
-        services.bell,
-        order_id,
-        look,
-        is_enough=is_enough,
-        seconds=wait,
-    )
+    order, box = await _box_at(services, address, wait, has_key=bool(reply))
     if order.state in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order.stop or {})
         return failure(cause, data={"order_id": order_id, "infer_status": order.state})
@@ -332,28 +300,40 @@ async def _answer(
         # asked again.
         state = "pending" if order.state == "success" else order.state
         return answer(
-            {
-                "order_id": order_id,
-                "infer_status": state,
-                "result": None,
-            },
+            {"order_id": order_id, "infer_status": state, "result": None},
             message="The hospital has not answered yet.",
         )
-    is_new = await in_thread(
-        services.store.orders.end_inference,
-        order_id,
-        attempt,
-    )
+    is_new = await in_thread(services.store.orders.end_inference, order_id, attempt)
     if is_new:
         services.bell.ring(ORDER_ENDED)
     plain = unseal_from(reply, box, associated=b"predictions/%d" % order_id)
     result = json.loads(plain)
-    return answer(
-        {
-            "order_id": order_id,
-            "infer_status": "success",
-            "result": result,
-        }
+    return answer({"order_id": order_id, "infer_status": "success", "result": result})
+
+
+async def _box_at(
+    services: Services, address: Address, wait: float, *, has_key: bool
+) -> tuple[OrderRow, bytes | None]:
+    """The order, and its hospital's box at this address as soon as it is there; None
+    when the order has ended without it, after `wait` seconds, or where no key opens it.
+    """
+    order_id = address.run
+
+    async def look() -> tuple[OrderRow, bytes | None]:
+        order = await in_thread(services.store.orders.get, order_id)
+        box: bytes | None = None
+        if has_key:
+            box = await in_thread(
+                services.store.messages.read_box, address, order.initiator, COORDINATOR
+            )
+        return order, box
+
+    def is_enough(reading: tuple[OrderRow, bytes | None]) -> bool:
+        order, box = reading
+        return box is not None or order.has_ended
+
+    return await read_until(
+        services.bell, order_id, look, is_enough=is_enough, seconds=wait
     )
 
 

@@ -98,48 +98,55 @@ class OrderStore:
             return earlier, False
         hospitals = sorted(hospital_ids)
         now = utc_now()
-
-        state = "pending" if prepare else "running"
-        owner_key = once and once.owner_key
-        body_digest = once and once.body_digest
-        schedule_id = due and due.schedule_id
         values: dict[str, Any] = {
             "kind": kind,
             "initiator": initiator,
             "hospitals": hospitals,
             "body": dict(body),
-            "state": state,
+            "state": "pending" if prepare else "running",
             "n_rows": {},
             "summary": {},
             "rerun_of": rerun_of,
             "created": now,
             "updated": now,
-            "owner_key": owner_key,
-            "body_digest": body_digest,
-            "schedule_id": schedule_id,
+            "owner_key": once and once.owner_key,
+            "body_digest": once and once.body_digest,
+            "schedule_id": due and due.schedule_id,
         }
         try:
-            with self._database.begin() as connection:
-                if kind in PLACED:
-                    askings = who_decides(connection, hospitals, initiator)
-                    values["asked"] = askings
-                insert = orders.insert().values(**values)
-                inserted = connection.execute(insert)
-                key = inserted.inserted_primary_key
-                order_id = int(key[0])  # type: ignore[index]
-                if prepare:
-                    # The document and the commitments in it name the order's number.
-                    prepared = prepare(order_id)
-                    _add_prepared(connection, order_id, prepared)
-                if due:
-                    add_firing(connection, due, order_id=order_id)
-                return order_id, True
+            return self._insert(values, prepare, due), True
         except sa.exc.IntegrityError:
             # Somebody else's transaction has used the key before this one.
             earlier = self._earlier(once)
             if earlier is None:
                 raise
             return earlier, False
+
+    def _insert(
+        self,
+        values: dict[str, Any],
+        prepare: Callable[[int], Prepared] | None,
+        due: DueTime | None,
+    ) -> int:
+        """The number of a new order of these values; all that belongs to it is written
+        in the same transaction.
+        """
+        with self._database.begin() as connection:
+            if values["kind"] in PLACED:
+                values["asked"] = who_decides(
+                    connection, values["hospitals"], values["initiator"]
+                )
+            insert = orders.insert().values(**values)
+            inserted = connection.execute(insert)
+            key = inserted.inserted_primary_key
+            order_id = int(key[0])  # type: ignore[index]
+            if prepare:
+                # The document and the commitments in it name the order's number.
+                prepared = prepare(order_id)
+                _add_prepared(connection, order_id, prepared)
+            if due:
+                add_firing(connection, due, order_id=order_id)
+            return order_id
 
     def _earlier(self, once: Once | None) -> int | None:
         if once is None:
