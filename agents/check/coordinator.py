@@ -85,9 +85,9 @@ def _get(
 def _health_finding(answer: httpx.Response) -> Finding:
     if answer.status_code == 200:
         return Finding("coordinator", OK, "Answers and is ready.")
-    body = _body(answer)
-    if answer.status_code == 503 and "data" in body:
-        reason = body.get("message") or ""
+    health_body = _body(answer)
+    if answer.status_code == 503 and "data" in health_body:
+        reason = health_body.get("message") or ""
         sentence = f"Answers, but is not ready yet. {reason}".strip()
         return Finding("coordinator", WARN, sentence, "Wait, or ask the operator.")
     sentence = f"What answers is no coordinator (HTTP status {answer.status_code})."
@@ -161,10 +161,8 @@ def _check_membership(
     if isinstance(answer, Finding):
         yield answer
     elif answer.status_code in (401, 403):
-        path = settings.state / "token"
-        remedy = (
-            f"Ask the operator for a new agent token and put it into {path}, mode 0600."
-        )
+        token_path = settings.state / "token"
+        remedy = f"Ask the operator for a new agent token and put it into {token_path}, mode 0600."
         yield Finding(
             "token", WRONG, "The coordinator does not accept this token.", remedy
         )
@@ -184,7 +182,9 @@ def _check_membership(
 def check_registry(body: dict[str, Any], settings: SiteSettings) -> Iterator[Finding]:
     """The coordinator knows this hospital, and shows the same keys as are pinned here."""
     hospitals = body["data"]["hospitals"]
-    fingerprints = {row["user_id"]: row.get("fingerprint") for row in hospitals}
+    fingerprints = {
+        hospital["user_id"]: hospital.get("fingerprint") for hospital in hospitals
+    }
     if settings.user_id not in fingerprints:
         remedy = f"Check user_id, or ask the operator for `./run server add-hospital` of {settings.user_id}."
         yield Finding(
@@ -213,10 +213,10 @@ def _other_versions(
     hospitals: list[dict[str, Any]], settings: SiteSettings
 ) -> Iterator[Finding]:
     """Of the hospitals that are pinned here, whose agents run another version."""
-    for row in hospitals:
-        version = row.get("agent_version")
-        if row["user_id"] in settings.partners and version not in (None, VERSION):
-            user_id = row["user_id"]
+    for hospital in hospitals:
+        version = hospital.get("agent_version")
+        if hospital["user_id"] in settings.partners and version not in (None, VERSION):
+            user_id = hospital["user_id"]
             sentence = f"The agent of hospital {user_id} was {version} when it last connected; this is {VERSION}."
             newest = VERSION if is_older(version, VERSION) else version
             whose = "Its" if newest == VERSION else "This hospital's"
@@ -228,11 +228,15 @@ def _other_protocols(
     hospitals: list[dict[str, Any]], settings: SiteSettings
 ) -> Iterator[Finding]:
     """Of the hospitals that are pinned here, whose agents lag in what they speak."""
-    for row in hospitals:
-        newest, oldest = row.get("protocol"), row.get("oldest_protocol")
-        if row["user_id"] not in settings.partners or newest is None or oldest is None:
+    for hospital in hospitals:
+        newest, oldest = hospital.get("protocol"), hospital.get("oldest_protocol")
+        if (
+            hospital["user_id"] not in settings.partners
+            or newest is None
+            or oldest is None
+        ):
             continue
-        user_id = row["user_id"]
+        user_id = hospital["user_id"]
         window = Window(oldest, newest)
         if newest < SPOKEN.newest:
             is_wrong = not window.meets(SPOKEN)
@@ -262,8 +266,8 @@ def check_prefect(client: httpx.Client, settings: SiteSettings) -> Iterator[Find
     """Prefect answers through the coordinator, and has this hospital's pool."""
     token = settings.secret("token")
     headers = {"Authorization": f"Bearer {token}"}
-    path = f"work_pools/{settings.pool}"
-    pool = _get(client, path, check="prefect", options={"headers": headers})
+    pool_path = f"work_pools/{settings.pool}"
+    pool = _get(client, pool_path, check="prefect", options={"headers": headers})
     if isinstance(pool, Finding):
         yield pool
         return
@@ -275,8 +279,8 @@ def check_prefect(client: httpx.Client, settings: SiteSettings) -> Iterator[Find
 def _pool_finding(answer: httpx.Response, settings: SiteSettings) -> Finding:
     if answer.status_code in (401, 403):
         sentence = "The coordinator does not let this token ask Prefect."
-        path = settings.state / "token"
-        remedy = f"Ask the operator for a new agent token and put it into {path}."
+        token_path = settings.state / "token"
+        remedy = f"Ask the operator for a new agent token and put it into {token_path}."
         return Finding("prefect", WRONG, sentence, remedy)
     if answer.status_code in (502, 503):
         sentence = "The coordinator's Prefect server does not answer."
@@ -288,13 +292,13 @@ def _pool_finding(answer: httpx.Response, settings: SiteSettings) -> Finding:
         return Finding(
             "pool", WRONG, f"Prefect has no work pool {settings.pool}.", remedy
         )
-    body = _body(answer)
-    if answer.status_code != 200 or body.get("type") != "hospital":
+    pool_body = _body(answer)
+    if answer.status_code != 200 or pool_body.get("type") != "hospital":
         remedy = "Ask the operator to make it again with `./run server add-hospital`."
         return Finding(
             "pool", WRONG, f"{settings.pool} is no work pool of type hospital.", remedy
         )
-    if body.get("is_paused"):
+    if pool_body.get("is_paused"):
         sentence = f"The work pool {settings.pool} is paused."
         return Finding("pool", WARN, sentence, "Ask the operator to resume it.")
     return Finding("pool", OK, f"Work pool {settings.pool} is there.")

@@ -53,12 +53,12 @@ def glibc_finding(library: str, version: str) -> Finding:
 
 def check_passwords(settings: SiteSettings) -> Iterator[Finding]:
     """settings.toml is its owner's alone where an address in it has a password."""
-    path = settings.site / "settings.toml"
+    settings_path = settings.site / "settings.toml"
     addresses = (settings.data_url, settings.predictions_url, settings.proxy)
     has_password = any(_has_password(address) for address in addresses if address)
-    if has_password and path.stat().st_mode & 0o077:
-        sentence = f"{path} holds a password and can be read by others."
-        yield Finding("settings", WRONG, sentence, f"Run: chmod go= {path}")
+    if has_password and settings_path.stat().st_mode & 0o077:
+        sentence = f"{settings_path} holds a password and can be read by others."
+        yield Finding("settings", WRONG, sentence, f"Run: chmod go= {settings_path}")
 
 
 def check_writers(settings: SiteSettings) -> Iterator[Finding]:

@@ -86,8 +86,8 @@ def opened_tls(settings: SiteSettings) -> Finding | None:
     try:
         # While the answer comes its connection is open, and with it the certificate is
         # there.
-        with usual.client() as client, client.stream("GET", "health") as answer:
-            issuer = _issuer_of(answer)
+        with usual.client() as client, client.stream("GET", "health") as health_answer:
+            issuer = _issuer_of(health_answer)
     except _NO_ANSWER:
         return None
     sentence = (

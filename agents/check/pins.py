@@ -30,8 +30,8 @@ def check_partners(settings: SiteSettings) -> Iterator[Finding]:
     problems = [*_pin_problems(settings), *_unpinned(settings)]
     yield from problems
     if not problems:
-        names = ", ".join(partner.name for partner in settings.partners.values())
-        yield Finding("partners", OK, f"Pinned: {names or 'nobody'}.")
+        pinned_names = ", ".join(partner.name for partner in settings.partners.values())
+        yield Finding("partners", OK, f"Pinned: {pinned_names or 'nobody'}.")
 
 
 def _pin_problems(settings: SiteSettings) -> Iterator[Finding]:

@@ -92,13 +92,13 @@ def check_environment() -> Iterator[Finding]:
 
 def check_folders(settings: SiteSettings) -> Iterator[Finding]:
     """Nobody but the owner may enter state and vault, or read the keys and the ledger."""
-    keys = settings.vault / "identity.json"
-    private = (settings.state, settings.vault, keys, settings.ledger)
+    keys_path = settings.vault / "identity.json"
+    private = (settings.state, settings.vault, keys_path, settings.ledger)
     present = [path for path in private if path.exists()]
     open_paths = [path for path in present if path.stat().st_mode & 0o077]
-    for path in open_paths:
-        sentence = f"{path} is open to other users of this machine."
-        yield Finding("state", WRONG, sentence, f"Run: chmod go= {path}")
+    for open_path in open_paths:
+        sentence = f"{open_path} is open to other users of this machine."
+        yield Finding("state", WRONG, sentence, f"Run: chmod go= {open_path}")
     if not open_paths:
         yield Finding("state", OK, f"{settings.state} is for its owner alone.")
 
@@ -213,15 +213,17 @@ def check_tables(
     for rules in policy.tables.values():
         described = by_name.get(fold(rules.name))
         if described is None:
-            names = ", ".join(table.name for table in present[:20]) or "none"
-            remedy = f"Correct its name in policy.toml, or make it. Seen here: {names}."
+            table_names = ", ".join(table.name for table in present[:20]) or "none"
+            remedy = f"Correct its name in policy.toml, or make it. Seen here: {table_names}."
             yield Finding(
                 "tables", WRONG, f"The database has no table {rules.name}.", remedy
             )
             continue
 
         columns = {fold(column) for column in described.columns}
-        missing = [name for name in _named_columns(rules) if fold(name) not in columns]
+        missing = [
+            column for column in _named_columns(rules) if fold(column) not in columns
+        ]
         if missing:
             sentence = f"{rules.name} has no column {', '.join(missing)}."
             remedy = f"Correct policy.toml; the table has: {', '.join(described.columns[:40])}."
@@ -257,7 +259,7 @@ def _usable(settings: SiteSettings, cohort: NamedCohort) -> Iterator[Finding]:
 
 def _named_columns(rules: TableRules) -> list[str]:
     """Each once, in the policy's order."""
-    names = [*rules.filter_columns, rules.unique_id]
+    column_names = [*rules.filter_columns, rules.unique_id]
     if not rules.all_columns:
-        names = [*rules.columns, *names]
-    return list(dict.fromkeys(names))
+        column_names = [*rules.columns, *column_names]
+    return list(dict.fromkeys(column_names))

@@ -66,8 +66,8 @@ def asked_sets(
         unit, ids = "whole rows", told_apart(np.zeros_like(ids), ids)
     # All rows need no list of their places.
     places_of: dict[str, Ints | None] = {}
-    for name, places in rows.items():
-        places_of[name] = None if is_in_order(places, ids.size) else places
+    for total_name, places in rows.items():
+        places_of[total_name] = None if is_in_order(places, ids.size) else places
     sets = []
     for column in columns:
         values = members.values[column]
@@ -77,14 +77,14 @@ def asked_sets(
             # Another column tells the same in other words: people alone can be
             # compared.
             under[shared] = told_apart(ids, np.zeros_like(values))
-        for key, of_key in under.items():
-            for name, of_total in places_of.items():
+        for column_name, of_column in under.items():
+            for total_name, of_total in places_of.items():
                 asked_set = AskedSet(
                     population=policy.population(population),
-                    column=key,
-                    name=name,
+                    column=column_name,
+                    name=total_name,
                     ids=ids,
-                    values=of_key,
+                    values=of_column,
                     form=f"{members.form}, {unit}",
                     rows=of_total,
                     is_whole_row=members.is_whole_row,

@@ -166,8 +166,10 @@ class Audit:
         tellings = self._find_telling(receivers, [*whole_sets, *groups], told_sets)
         n_members: dict[str, int] = {}
         for group in groups:
-            name = group.opened.name
-            n_members[name] = n_members.get(name, 0) + group.opened.members.size
+            group_name = group.opened.name
+            n_members[group_name] = (
+                n_members.get(group_name, 0) + group.opened.members.size
+            )
 
         in_doubt = set().union(*[telling.names for telling in tellings])
         passed = {whole_set.opened.name for whole_set in whole_sets} | (
@@ -175,13 +177,13 @@ class Audit:
         )
         # Of equal ones the name decides: the same groups are withheld after a crash.
         largest_first = sorted(n_members, key=lambda name: (-n_members[name], name))
-        for name in largest_first:
-            if name in passed:
+        for group_name in largest_first:
+            if group_name in passed:
                 continue
-            beside = passed | {name}
-            of_name = [telling for telling in tellings if name in telling.names]
+            beside = passed | {group_name}
+            of_name = [telling for telling in tellings if group_name in telling.names]
             if not any(self._tells_still(telling, beside) for telling in of_name):
-                passed.add(name)
+                passed.add(group_name)
         return [group for group in groups if group.opened.name in passed]
 
     def changed_cells(
@@ -219,11 +221,11 @@ class Audit:
         }
         persons = self._transaction.persons_of(cells[0].opened.column)
         for order_id, cells_then in answers.items():
-            for name in cells_now.keys() | cells_then.keys():
+            for cell_name in cells_now.keys() | cells_then.keys():
                 change = self._change(
-                    persons, cells_now.get(name), cells_then.get(name)
+                    persons, cells_now.get(cell_name), cells_then.get(cell_name)
                 )
-                earlier.add_change(order_id, name, change)
+                earlier.add_change(order_id, cell_name, change)
 
     def _change(
         self, persons: Numbers, cell_now: OpenedSet | None, cell_then: OpenedSet | None
@@ -375,16 +377,16 @@ class Audit:
             n_persons = n_different(persons[totals[0].members])
             return Verdict.PASSES if n_persons >= min_rows else Verdict.TELLS_FEW
         # Of a row without an id, a value that has changed is one gone and one come.
-        least = 2 * min_rows if is_whole_row else min_rows
-        # More people than `least` in the same sets are none too few, however many.
+        least_rows = 2 * min_rows if is_whole_row else min_rows
+        # More people than `least_rows` in the same sets are none too few, however many.
         members, table = table_of(
-            [total.members for total in totals], persons=persons, most=least
+            [total.members for total in totals], persons=persons, most=least_rows
         )
         finding = audit_people(
             table,
             persons[members].astype(np.int64),
             n_new=n_new,
-            min_rows=least,
+            min_rows=least_rows,
             prime=unforeseen_prime,
         )
         return finding.verdict

@@ -107,13 +107,13 @@ def check_cell(
     Refused (code max_share). Disclosure: names of columns.
     """
     sums = np.bincount(codes, scores * is_in)
-    sizes = np.bincount(codes, np.abs(scores) * is_in)
+    absolute_sums = np.bincount(codes, np.abs(scores) * is_in)
     squares = sums * sums
-    total = float(squares.sum())
-    if total <= _ROUNDING * float((sizes * sizes).sum()):
+    sum_of_squares = float(squares.sum())
+    if sum_of_squares <= _ROUNDING * float((absolute_sums * absolute_sums).sum()):
         return
     two_largest = np.argsort(squares)[-2:]
-    if float(squares[two_largest].sum()) <= float(max_share) * total:
+    if float(squares[two_largest].sum()) <= float(max_share) * sum_of_squares:
         return
     n_rows = int(np.count_nonzero(is_in & np.isin(codes, two_largest)))
     if n_rows < min_rows:

@@ -73,13 +73,13 @@ def reserve(
         return Reserved(set(), EarlierCells())
     everything = [*asked_sets, *groups, *afterwards, *cells]
     has_whole_sets_only = not (groups or afterwards or cells)
-    names = kept_as or {}
+    kept_names = kept_as or {}
     with alone(memory, everything, rules, now) as transaction:
         # First: what nobody will open any more must not refuse this order.
         drop_ended(transaction, order_id, has_ended)
         audit = Audit(transaction, order_id, rules)
         if has_whole_sets_only:
-            _reserve_columns(transaction, audit, asked_sets, readers, names, now)
+            _reserve_columns(transaction, audit, asked_sets, readers, kept_names, now)
             return Reserved(set(), EarlierCells())
         whole_sets = audit.number(asked_sets)
         audit.check(readers, whole_sets)
@@ -87,7 +87,7 @@ def reserve(
         numbered_cells = audit.number(cells)
         earlier = audit.changed_cells(readers, numbered_cells)
         told_cells = [cell for cell in numbered_cells if cell.opened.name != NO_CELL]
-        kept_sets = _kept([*whole_sets, *shown_groups, *told_cells], names)
+        kept_sets = _kept([*whole_sets, *shown_groups, *told_cells], kept_names)
         transaction.keep(readers, kept_sets, at=now)
     withheld = {group.name for group in [*groups, *afterwards]}
     withheld -= {group.opened.name for group in shown_groups}
@@ -156,8 +156,8 @@ def _kept(
     kept_sets = []
     for new_set in sets:
         asked_name = new_set.opened.name
-        name = kept_as.get(asked_name, asked_name)
-        kept_sets.append(replace(new_set.opened, name=name))
+        kept_name = kept_as.get(asked_name, asked_name)
+        kept_sets.append(replace(new_set.opened, name=kept_name))
     return kept_sets
 
 

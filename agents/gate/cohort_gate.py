@@ -84,12 +84,12 @@ def _check_values(cohort: Cohort, min_rows: int) -> None:
     """
     few_have: list[str] = []
     few_lack: list[str] = []
-    for name, column in zip(cohort.attributes, columns(cohort.X), strict=True):
+    for attribute, column in zip(cohort.attributes, columns(cohort.X), strict=True):
         n_lacking = int(np.count_nonzero(np.isnan(column)))
         if 0 < cohort.n_rows - n_lacking < min_rows:
-            few_have.append(name)
+            few_have.append(attribute)
         if 0 < n_lacking < min_rows:
-            few_lack.append(name)
+            few_lack.append(attribute)
     check_all(
         lambda: _refuse_values(few_have, "have a", min_rows),
         lambda: _refuse_values(few_lack, "lack their", min_rows),
@@ -118,11 +118,11 @@ def check_varying(cohort: Cohort, min_varying: int, *, pooled: bool = False) -> 
 
 
 def _judged(cohort: Cohort, *, pooled: bool) -> Iterator[tuple[str, Column]]:
-    for name, column in features(cohort):
+    for feature, column in features(cohort):
         is_joint = pooled and holds_0_and_1(column)
         # Of categories each level is looked at once all hospitals' levels are known.
-        if not is_joint and name not in cohort.levels:
-            yield name, column
+        if not is_joint and feature not in cohort.levels:
+            yield feature, column
 
 
 def check_columns(judged: Iterable[tuple[str, Column]], min_varying: int) -> None:
@@ -131,9 +131,9 @@ def check_columns(judged: Iterable[tuple[str, Column]], min_varying: int) -> Non
     judged: name and values, (n_rows,); all that miss a value have the same one.
     """
     named = []
-    for name, column in judged:
+    for feature, column in judged:
         if varies_in_few(column, min_varying):
-            named.append(name)
+            named.append(feature)
     if named:
         raise Refused(
             f"In {', '.join(named)}, fewer than {min_varying} rows differ from the commonest value: the gradient would"
@@ -157,7 +157,7 @@ def features(cohort: Cohort) -> Iterator[tuple[str, Column]]:
 
 def holds_0_and_1(column: Column) -> bool:
     return all(
-        bool(np.isin(column[part], (0, 1)).all()) for part in row_chunks(len(column))
+        bool(np.isin(column[chunk], (0, 1)).all()) for chunk in row_chunks(len(column))
     )
 
 
@@ -184,8 +184,8 @@ def _varies_beside_most(column: Column, min_varying: int) -> bool:
     middle = np.partition(column, column.size // 2)[column.size // 2]
     is_missing = middle != middle
     n_varying = 0
-    for part in row_chunks(column.size):
-        rows = column[part]
+    for chunk in row_chunks(column.size):
+        rows = column[chunk]
         # All that miss a value have the same one.
         varies = rows == rows if is_missing else rows != middle
         n_varying += int(np.count_nonzero(varies))
@@ -206,11 +206,11 @@ def check_extremes(
     Columns of 0 and 1, and categories, are counted instead. Disclosure: as `check_gate`.
     """
     named = []
-    for name, column in features(cohort):
-        if has_times and name == LABEL:
+    for feature, column in features(cohort):
+        if has_times and feature == LABEL:
             continue
         values = column[~np.isnan(column)]
-        if name in cohort.levels or not values.size or holds_0_and_1(values):
+        if feature in cohort.levels or not values.size or holds_0_and_1(values):
             continue
         # In place of the values, which may be many.
         values -= np.median(values)
@@ -224,7 +224,7 @@ def check_extremes(
             sizes *= sizes
             share = max(share, _share_of_two(sizes))
         if share > float(max_share):
-            named.append(name)
+            named.append(feature)
     if named:
         raise Refused(
             f"In {', '.join(named)}, two rows make up more than {max_share} of the distance from the median, or of its"
@@ -239,11 +239,11 @@ def check_extremes(
 
 def _share_of_two(sizes: Floats) -> float:
     """What the two largest make of the sum of sizes (n,), 0 or more; 0 of nothing."""
-    total = float(sizes.sum())
-    if not total:
+    sum_of_sizes = float(sizes.sum())
+    if not sum_of_sizes:
         return 0.0
     n_largest = min(_TWO, sizes.size)
-    return float(np.partition(sizes, -n_largest)[-n_largest:].sum()) / total
+    return float(np.partition(sizes, -n_largest)[-n_largest:].sum()) / sum_of_sizes
 
 
 def check_combinations(

@@ -64,8 +64,8 @@ def _number_anew(cells: CellNumbers, n_cells: int) -> int:
     remaining = distinct_numbers(np.append(cells, NUMBER(0)), n_cells)
     renumbered = np.zeros(n_cells, dtype=NUMBER)
     renumbered[remaining] = np.arange(remaining.size)
-    for part in row_chunks(cells.size):
-        cells[part] = renumbered[cells[part]]
+    for chunk in row_chunks(cells.size):
+        cells[chunk] = renumbered[cells[chunk]]
     return int(remaining.size)
 
 
@@ -82,14 +82,14 @@ def table_of(
     cells = cells_of_members(sets)
     is_counted = None if persons is None else _is_counted(sets, cells, persons)
     members = _first_of_each(cells, is_counted, most)
-    place = np.full(cells.size, -1, dtype=NUMBER)
-    place[members] = np.arange(members.size)
+    place_of_member = np.full(cells.size, -1, dtype=NUMBER)
+    place_of_member[members] = np.arange(members.size)
     table = np.zeros((len(sets), (members.size + 7) // 8), dtype=np.uint8)
-    for row, set_members in zip(table, sets, strict=True):
-        places = place[set_members]
+    for table_row, set_members in zip(table, sets, strict=True):
+        member_places = place_of_member[set_members]
         is_in = np.zeros(members.size, dtype=bool)
-        is_in[places[places >= 0]] = True
-        row[:] = np.packbits(is_in)
+        is_in[member_places[member_places >= 0]] = True
+        table_row[:] = np.packbits(is_in)
     return members, table
 
 
@@ -97,21 +97,21 @@ def _first_of_each(cells: CellNumbers, is_counted: Bools | None, most: int) -> I
     """The first so many counted members of each cell, in ascending order."""
     n_taken = np.zeros(1 + int(cells.max(initial=0)), dtype=np.int64)
     first_members = [np.zeros(0, dtype=np.int64)]
-    for part in row_chunks(cells.size):
-        is_asked = cells[part] > 0
+    for chunk in row_chunks(cells.size):
+        is_asked = cells[chunk] > 0
         if is_counted is not None:
-            is_asked &= is_counted[part]
+            is_asked &= is_counted[chunk]
         asked_places = np.flatnonzero(is_asked)
-        asked_places = asked_places[n_taken[cells[part][asked_places]] < most]
-        order = np.argsort(cells[part][asked_places], kind="stable")
-        in_order = cells[part][asked_places[order]]
+        asked_places = asked_places[n_taken[cells[chunk][asked_places]] < most]
+        order = np.argsort(cells[chunk][asked_places], kind="stable")
+        in_order = cells[chunk][asked_places[order]]
         distinct, begins, n_rows = np.unique(
             in_order, return_index=True, return_counts=True
         )
         nth = np.arange(in_order.size) - np.repeat(begins, n_rows)
         is_first = n_taken[in_order] + nth < most
         n_taken[distinct] += n_rows
-        first_members.append(part.start + np.sort(asked_places[order[is_first]]))
+        first_members.append(chunk.start + np.sort(asked_places[order[is_first]]))
     return np.concatenate(first_members)
 
 
@@ -138,9 +138,9 @@ def _is_counted(
         return None
     members = np.flatnonzero(cells)
     of_members = persons[members]
-    _, first = np.unique(of_members, return_index=True)
+    _, first_of_person = np.unique(of_members, return_index=True)
     is_counted = ~has_several[of_members]
-    is_counted[first] = True
+    is_counted[first_of_person] = True
     of_cell = cells[members]
     is_seen = np.zeros(int(of_cell.max()) + 1, dtype=bool)
     is_seen[of_cell[is_counted]] = True
@@ -175,14 +175,14 @@ def connected(sets: Sequence[Numbers]) -> Ints:
 
 def _few_at_a_time(sets: Sequence[Numbers]) -> Iterator[slice]:
     """Sets that follow each other, of about CHUNK_ROWS members together, or one."""
-    start = n_members = 0
-    for place, set_members in enumerate(sets):
-        if place > start and n_members + set_members.size > CHUNK_ROWS:
-            yield slice(start, place)
-            start = place
+    first_place = n_members = 0
+    for set_place, set_members in enumerate(sets):
+        if set_place > first_place and n_members + set_members.size > CHUNK_ROWS:
+            yield slice(first_place, set_place)
+            first_place = set_place
             n_members = 0
         n_members += set_members.size
-    yield slice(start, len(sets))
+    yield slice(first_place, len(sets))
 
 
 def _side_by_side(
@@ -191,9 +191,9 @@ def _side_by_side(
     """The members of some sets behind each other, of which set each is, and where each
     set begins.
     """
-    sizes = [set_members.size for set_members in sets[few_sets]]
-    if len(sizes) == 1:
+    set_sizes = [set_members.size for set_members in sets[few_sets]]
+    if len(set_sizes) == 1:
         set_members = sets[few_sets.start]
         return set_members, np.full(1, few_sets.start), np.zeros(1, dtype=np.int64)
-    of_set = np.repeat(np.arange(few_sets.start, few_sets.stop), sizes)
-    return np.concatenate(sets[few_sets]), of_set, np.cumsum([0, *sizes[:-1]])
+    of_set = np.repeat(np.arange(few_sets.start, few_sets.stop), set_sizes)
+    return np.concatenate(sets[few_sets]), of_set, np.cumsum([0, *set_sizes[:-1]])

@@ -24,10 +24,12 @@ def check_unique_ids(derived: Mapping[str, Derived], policy: Policy) -> None:
     """Refuse expressions over a column that identifies patients (code derive)."""
     closed = {rules.unique_id.lower() for rules in policy.opened.values()}
     if policy.statistics is not None:
-        closed |= {name.lower() for name in policy.statistics.unique_ids.values()}
+        closed |= {
+            unique_id.lower() for unique_id in policy.statistics.unique_ids.values()
+        }
     # Most databases find a column whatever its case: ID must not pass where id is
     # closed.
-    id_columns = [name for name in plain_names(derived) if name.lower() in closed]
+    id_columns = [column for column in plain_names(derived) if column.lower() in closed]
     if id_columns:
         raise Refused(
             f"derive uses {', '.join(id_columns)}, which identifies patients at this hospital: single ones"
@@ -52,7 +54,9 @@ def check_values(
     if rules.row_expressions:
         return
     weighing = [
-        name for name in columns if name in derived and not is_sum(name, derived)
+        column
+        for column in columns
+        if column in derived and not is_sum(column, derived)
     ]
     if weighing:
         raise Refused(

@@ -62,9 +62,9 @@ def _refuse_statistics() -> None:
 def _check_methods(methods: Sequence[str], rules: StatisticsRules) -> None:
     closed = [method for method in methods if method not in rules.methods]
     if closed:
-        names, allowed = " and ".join(closed), ", ".join(rules.methods)
-        sentence = f"This hospital does not take part in the statistic {names}; it does in {allowed}."
-        raise _refused("methods", sentence, f"to add {names} to methods")
+        method_names, allowed = " and ".join(closed), ", ".join(rules.methods)
+        sentence = f"This hospital does not take part in the statistic {method_names}; it does in {allowed}."
+        raise _refused("methods", sentence, f"to add {method_names} to methods")
 
 
 def _check_providers(n_providers: int, rules: StatisticsRules) -> None:
@@ -95,8 +95,8 @@ def check_row_level(columns: Sequence[str], rules: StatisticsRules) -> None:
     """
     closed = sorted(set(columns) - set(rules.row_level))
     if closed:
-        names = ", ".join(closed)
-        sentence = f"The answer would hold a value for each person, made of {names} of this hospital."
+        column_names = ", ".join(closed)
+        sentence = f"The answer would hold a value for each person, made of {column_names} of this hospital."
         raise _refused(
             "row_level", sentence, "to list the column in row_level", columns=closed
         )

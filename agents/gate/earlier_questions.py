@@ -110,8 +110,10 @@ class StatisticsLedger(KeyedDatabase):
             database.execute("BEGIN IMMEDIATE")
             if database.execute("SELECT 1 FROM orders LIMIT 1").fetchone() is None:
                 return False
-            end = (now + KEEPS_SKETCHES).timestamp()
-            database.execute("INSERT OR IGNORE INTO sketches_end VALUES (1, ?)", (end,))
+            sketches_end = (now + KEEPS_SKETCHES).timestamp()
+            database.execute(
+                "INSERT OR IGNORE INTO sketches_end VALUES (1, ?)", (sketches_end,)
+            )
             (kept_until,) = database.execute("SELECT at FROM sketches_end").fetchone()
             if now.timestamp() < kept_until:
                 return True

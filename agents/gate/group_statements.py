@@ -76,9 +76,9 @@ def _entry(
 def _tag(label: Label, key: bytes) -> str:
     if len(key) != _KEY_BYTES:
         raise _violation(f"has a key of other than {_KEY_BYTES} bytes")
-    text = canonical(list(label))
+    label_text = canonical(list(label))
     digest = hashlib.blake2b(
-        text.encode(),
+        label_text.encode(),
         key=key,
         digest_size=_TAG_BYTES,
     )
@@ -99,14 +99,14 @@ def decode_statements(
     `n_columns` values.
     """
     decoded = {}
-    for user, data in statements.items():
-        decoded[user] = _decode_statement(data, n_columns)
+    for provider, statement in statements.items():
+        decoded[provider] = _decode_statement(statement, n_columns)
     label_of: dict[Label | Hidden, Label] = {}
     for label in named_groups(decoded):
         hidden = Hidden(_tag(label, key))
         label_of[hidden] = label
     stated = {}
-    for user, groups in decoded.items():
+    for provider, groups in decoded.items():
         by_label: dict[Label | Hidden, Withheld | None] = {}
         for group, why in groups.items():
             named = label_of.get(group, group)
@@ -114,7 +114,7 @@ def decode_statements(
         # Once by its name and once by its tag: nobody could say which of the two holds.
         if len(by_label) < len(groups):
             raise _violation("names a group twice")
-        stated[user] = by_label
+        stated[provider] = by_label
     return stated
 
 

@@ -93,8 +93,8 @@ class OpenedSet:
         if self.kept_digest:
             return self.kept_digest
         hasher = hashlib.blake2b(digest_size=32)
-        for part in row_chunks(self.members.size):
-            hasher.update(self.members[part].astype("<u4").tobytes())
+        for chunk in row_chunks(self.members.size):
+            hasher.update(self.members[chunk].astype("<u4").tobytes())
         return hasher.digest()
 
     @cached_property

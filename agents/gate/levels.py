@@ -31,7 +31,7 @@ def named_levels(
     """By column the levels that others are told."""
     named: dict[str, list[str]] = {}
     for column, of_levels in counts.items():
-        frequent = [level for level, n in of_levels.items() if n >= min_rows]
+        frequent = [level for level, n_rows in of_levels.items() if n_rows >= min_rows]
         named[column] = frequent
     return named
 
@@ -68,9 +68,9 @@ def read_others(
     ProtocolViolation (code bad_message) for other columns than the order's.
     """
     with_others: set[str] = set()
-    for body in messages.values():
-        fields = read_fields(body, {"columns": list})
-        named = {str(name) for name in fields["columns"]}
+    for message_body in messages.values():
+        message_fields = read_fields(message_body, {"columns": list})
+        named = {str(column) for column in message_fields["columns"]}
         if not named <= set(columns):
             raise bad_message("of kind other_levels names other columns than the order")
         with_others.update(named)
@@ -87,15 +87,15 @@ def joint_levels(
     these are two codings of one thing.
     """
     union: dict[str, list[str]] = {}
-    for name in columns:
+    for column in columns:
         levels: list[str] = []
         for of_user in named.values():
-            levels.extend(of_user[name])
-        union[name] = sorted_levels(levels)
+            levels.extend(of_user[column])
+        union[column] = sorted_levels(levels)
     checks: list[Callable[[], object]] = []
-    for name in columns:
-        levels_of = [of_user[name] for of_user in named.values()]
-        check = partial(_check_kinds, name, levels_of)
+    for column in columns:
+        levels_of = [of_user[column] for of_user in named.values()]
+        check = partial(_check_kinds, column, levels_of)
         checks.append(check)
     check_all(*checks)
     return union
@@ -130,20 +130,20 @@ def columns_with_others(
     Raises Refused (code rare_levels) where they are fewer, or `refuses_any` of them.
     """
     n_others: dict[str, int] = {}
-    for name, of_levels in counts.items():
-        joint = set(union[name])
+    for column, of_levels in counts.items():
+        joint = set(union[column])
         of_others = [n for level, n in of_levels.items() if level not in joint]
-        n_others[name] = sum(of_others)
+        n_others[column] = sum(of_others)
     checks: list[Callable[[], object]] = []
-    for name, n_rows in n_others.items():
-        most = min_rows - 1
+    for column, n_rows in n_others.items():
+        most_refused = min_rows - 1
         if refuses_any:
-            most = n_rows
-        if 0 < n_rows <= most:
-            check = partial(_refuse_rare, name, min_rows)
+            most_refused = n_rows
+        if 0 < n_rows <= most_refused:
+            check = partial(_refuse_rare, column, min_rows)
             checks.append(check)
     check_all(*checks)
-    with_others = [name for name in n_others if n_others[name]]
+    with_others = [column for column in n_others if n_others[column]]
     return sorted(with_others)
 
 

@@ -53,10 +53,10 @@ class Register:
         if are_different(new_digests):
             numbers[new_places] = self.digests.size + np.arange(new_places.size)
         else:
-            distinct, first, inverse = np.unique(
+            distinct, first_places, inverse = np.unique(
                 new_digests, return_index=True, return_inverse=True
             )
-            in_order = np.argsort(first)
+            in_order = np.argsort(first_places)
             of_distinct = np.empty(distinct.size, dtype=NUMBER)
             of_distinct[in_order] = self.digests.size + np.arange(distinct.size)
             numbers[new_places] = of_distinct[inverse]
@@ -70,13 +70,13 @@ class Register:
         if not self.digests.size:
             return numbers
         order = np.argsort(self.digests)
-        for part in row_chunks(digests.size):
+        for chunk in row_chunks(digests.size):
             # Neighbours of one order are near each other in the other one, too.
-            distinct, inverse = np.unique(digests[part], return_inverse=True)
-            places = np.searchsorted(self.digests, distinct, sorter=order)
-            candidates = order[np.minimum(places, self.digests.size - 1)]
+            distinct, inverse = np.unique(digests[chunk], return_inverse=True)
+            insertion_places = np.searchsorted(self.digests, distinct, sorter=order)
+            candidates = order[np.minimum(insertion_places, self.digests.size - 1)]
             is_known = self.digests[candidates] == distinct
-            numbers[part] = np.where(is_known, candidates, -1)[inverse]
+            numbers[chunk] = np.where(is_known, candidates, -1)[inverse]
         return numbers
 
 
@@ -100,13 +100,15 @@ class Members:
         numbers = self._last_of(persons)
         is_known = np.empty(persons.size, dtype=bool)
         has_any = np.empty(persons.size, dtype=bool)
-        for part in row_chunks(persons.size):
-            candidates = numbers[part]
-            has_any[part] = candidates >= 0
-            is_same = has_any[part].copy()
-            is_same[is_same] = self.values[candidates[is_same]] == values[part][is_same]
+        for chunk in row_chunks(persons.size):
+            candidates = numbers[chunk]
+            has_any[chunk] = candidates >= 0
+            is_same = has_any[chunk].copy()
+            is_same[is_same] = (
+                self.values[candidates[is_same]] == values[chunk][is_same]
+            )
             candidates[~is_same] = -1
-            is_known[part] = is_same
+            is_known[chunk] = is_same
         if is_known.all():
             return numbers
         # Nobody has to look for the one row of a person who has no member: most of the
@@ -115,8 +117,8 @@ class Members:
         is_only = ~is_known & ~has_any
         has_several = _has_several(persons, ~is_known)
         if has_several is not None:
-            for part in row_chunks(persons.size):
-                is_only[part] &= ~has_several[persons[part]]
+            for chunk in row_chunks(persons.size):
+                is_only[chunk] &= ~has_several[persons[chunk]]
         self._add(numbers, is_only, persons, values)
         remaining = np.flatnonzero(~is_known & ~is_only)
         if remaining.size:
@@ -139,20 +141,20 @@ class Members:
         grown_values[:n_known] = self.values
         self.values = grown_values
         begin = n_known
-        for part in row_chunks(persons.size):
-            of_part = is_new[part]
-            end = begin + int(np.count_nonzero(of_part))
-            numbers[part][of_part] = np.arange(begin, end)
-            grown_persons[begin:end] = persons[part][of_part]
-            grown_values[begin:end] = values[part][of_part]
+        for chunk in row_chunks(persons.size):
+            of_chunk = is_new[chunk]
+            end = begin + int(np.count_nonzero(of_chunk))
+            numbers[chunk][of_chunk] = np.arange(begin, end)
+            grown_persons[begin:end] = persons[chunk][of_chunk]
+            grown_values[begin:end] = values[chunk][of_chunk]
             begin = end
 
     def _last_of(self, persons: Numbers) -> Numbers:
         """(n,): the last member of each person; -1 for none."""
         n_persons = 1 + max(persons.max(initial=-1), self.persons.max(initial=-1))
-        last = np.full(n_persons, -1, dtype=NUMBER)
-        last[self.persons] = np.arange(self.persons.size, dtype=NUMBER)
-        return last[persons]
+        last_member = np.full(n_persons, -1, dtype=NUMBER)
+        last_member[self.persons] = np.arange(self.persons.size, dtype=NUMBER)
+        return last_member[persons]
 
     def _grow(self, numbers: Numbers, persons: Numbers, values: Digests) -> None:
         """Takes in what members have these numbers, some of which are new."""
@@ -174,10 +176,12 @@ def _has_several(persons: Numbers, is_asked: Bools) -> Bools | None:
     n_persons = 1 + int(persons.max(initial=-1))
     is_seen = np.zeros(n_persons, dtype=bool)
     has_several = np.zeros(n_persons, dtype=bool)
-    for part in row_chunks(persons.size):
-        of_part, n_rows = np.unique(persons[part][is_asked[part]], return_counts=True)
-        has_several[of_part] |= is_seen[of_part] | (n_rows > 1)
-        is_seen[of_part] = True
+    for chunk in row_chunks(persons.size):
+        of_chunk, n_rows = np.unique(
+            persons[chunk][is_asked[chunk]], return_counts=True
+        )
+        has_several[of_chunk] |= is_seen[of_chunk] | (n_rows > 1)
+        is_seen[of_chunk] = True
     return has_several if has_several.any() else None
 
 
@@ -249,9 +253,9 @@ def distinct_numbers(numbers: Numbers, n_members: int) -> Numbers:
 def _places(is_there: NDArray[Any]) -> Numbers:
     """(n,): where something is there."""
     all_places = [np.zeros(0, dtype=NUMBER)]
-    for part in row_chunks(is_there.size):
-        places = part.start + np.flatnonzero(is_there[part])
-        all_places.append(places.astype(NUMBER))
+    for chunk in row_chunks(is_there.size):
+        chunk_places = chunk.start + np.flatnonzero(is_there[chunk])
+        all_places.append(chunk_places.astype(NUMBER))
     return np.concatenate(all_places)
 
 
@@ -276,11 +280,11 @@ def packed_persons(persons: Numbers) -> bytes:
     # From each number to the next: nearly all steps are 1, and take no room once they
     # are compressed.
     def steps() -> Iterator[bytes]:
-        last = 0
-        for part in row_chunks(persons.size):
-            of_part = np.diff(persons[part], prepend=last)
-            last = int(persons[part][-1])
-            yield of_part.astype("<i4").tobytes()
+        last_person = 0
+        for chunk in row_chunks(persons.size):
+            of_chunk = np.diff(persons[chunk], prepend=last_person)
+            last_person = int(persons[chunk][-1])
+            yield of_chunk.astype("<i4").tobytes()
 
     return _compressed(steps(), level=1)
 
@@ -294,7 +298,9 @@ def packed_values(values: Digests) -> bytes:
     """Small where few values are different, as in a column of sexes or pixels."""
     sample = values[:_SAMPLE]
     repeats = 2 * np.unique(sample).size < sample.size
-    written = (values[part].astype("<u8").tobytes() for part in row_chunks(values.size))
+    written = (
+        values[chunk].astype("<u8").tobytes() for chunk in row_chunks(values.size)
+    )
     # Level 0 only wraps them: where all are different there is nothing to gain.
     return _compressed(written, level=1 if repeats else 0)
 

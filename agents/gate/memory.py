@@ -133,11 +133,11 @@ class Memory(KeyedDatabase):
         with self.alone(), self._writing() as database:
             if shown is not None:
                 query = "SELECT name FROM opened WHERE order_id = ?"
-                names = {row[0] for row in database.execute(query, (order_id,))}
-                for name in names - set(shown):
+                total_names = {row[0] for row in database.execute(query, (order_id,))}
+                for total_name in total_names - set(shown):
                     database.execute(
                         "DELETE FROM opened WHERE order_id = ? AND name = ?",
-                        (order_id, name),
+                        (order_id, total_name),
                     )
                 forget_unused(database)
             database.execute(
@@ -174,21 +174,21 @@ class Memory(KeyedDatabase):
         """What has left or is reserved, by receiver, population and column, the
         earliest first.
         """
-        query = (
+        opened_query = (
             "SELECT receiver, population, columns.name, opened.name, order_id, n_members, at, has_left FROM opened"
             " JOIN sets ON sets.number = in_set JOIN columns ON columns.number = in_column"
             " ORDER BY receiver, population, columns.name, at, order_id, opened.name"
         )
         listed = []
         with self._open() as database:
-            for row in database.execute(query):
-                receiver, population, column, name, order_id, n_members = row[:6]
+            for row in database.execute(opened_query):
+                receiver, population, column, total_name, order_id, n_members = row[:6]
                 listed.append(
                     Listed(
                         receiver=receiver,
                         population=population,
                         column=column,
-                        name=name,
+                        name=total_name,
                         order_id=order_id,
                         n_members=n_members,
                         at=datetime.fromtimestamp(row[6], UTC),
@@ -237,7 +237,8 @@ def _list_hospitals_once(database: sqlite3.Connection) -> None:
 def earlier_digests(key: bytes, ids: Iterable[str]) -> Digests:
     """(n,): ids as the earlier version has digested them."""
     digests = [
-        hashlib.blake2b(text.encode(), key=key, digest_size=8).digest() for text in ids
+        hashlib.blake2b(id_text.encode(), key=key, digest_size=8).digest()
+        for id_text in ids
     ]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 

@@ -109,21 +109,21 @@ class Transaction:
 
         Without members, which take most of the time, it says what they are made of.
         """
-        query = (
+        opened_query = (
             "SELECT sets.number, hash, opened.name, order_id, of_parts, least_hospitals, has_left, of_willing"
             " FROM opened JOIN sets ON sets.number = in_set JOIN columns ON columns.number = in_column"
             " WHERE receiver = ? AND population = ? AND columns.name = ? AND form = ? ORDER BY at, order_id"
         )
         of_column = (receiver, column.population, column.name, column.form)
         opened_sets = []
-        for row in self._database.execute(query, of_column):
-            number, digest, name, order_id, of_parts, least_hospitals = row[:6]
+        for row in self._database.execute(opened_query, of_column):
+            number, digest, total_name, order_id, of_parts, least_hospitals = row[:6]
             has_left, of_willing = row[6:]
             opened_sets.append(
                 OpenedSet(
                     column,
                     self._members_of_set(number) if with_members else _NOBODY,
-                    name,
+                    total_name,
                     order_id,
                     self._parts_of_list(of_parts),
                     least_hospitals,
@@ -198,12 +198,12 @@ class Transaction:
 
     def places_of(self, order_id: int) -> list[tuple[str, ColumnName]]:
         """Where the order has sets that have not left: receivers and columns."""
-        query = (
+        places_query = (
             "SELECT DISTINCT receiver, population, columns.name, form FROM opened"
             " JOIN sets ON sets.number = in_set JOIN columns ON columns.number = in_column"
             " WHERE order_id = ? AND NOT has_left ORDER BY receiver, population, columns.name, form"
         )
-        rows = self._database.execute(query, (order_id,)).fetchall()
+        rows = self._database.execute(places_query, (order_id,)).fetchall()
         return [(row[0], ColumnName(*row[1:])) for row in rows]
 
     def agree(self, order_id: int, terms: Terms) -> None:
@@ -304,7 +304,7 @@ class Transaction:
             number = self._write_set(opened_set)
             of_parts = self._number_of_list(written_parts(opened_set.parts))
             for receiver in sorted(receivers):
-                row = (
+                opened_row = (
                     receiver,
                     number,
                     opened_set.order_id,
@@ -314,7 +314,7 @@ class Transaction:
                     at.timestamp(),
                     opened_set.has_left,
                 )
-                self._database.execute(insert, row)
+                self._database.execute(insert, opened_row)
 
     def let_go(self, column: ColumnName) -> None:
         """Takes the members of a column out of memory, and unpacked sets; what was kept of
@@ -336,12 +336,12 @@ class Transaction:
 
     def _load_members(self, column: ColumnName) -> Members:
         if column not in self._members:
-            query = "SELECT persons, read FROM column_members WHERE in_column = ? ORDER BY first"
+            members_query = "SELECT persons, read FROM column_members WHERE in_column = ? ORDER BY first"
             number = self.column_number(column)
             persons: list[Numbers] = [_NOBODY]
             values = [_NO_DIGESTS]
             for packed_persons, packed_values in self._database.execute(
-                query, (number,)
+                members_query, (number,)
             ):
                 persons.append(unpacked_persons(packed_persons))
                 values.append(unpacked_values(packed_values))
@@ -353,19 +353,19 @@ class Transaction:
 
     def column_number(self, column: ColumnName) -> int | None:
         """None where nobody has a set of its members."""
-        row = self._database.execute(
+        column_row = self._database.execute(
             "SELECT number FROM columns WHERE population = ? AND name = ? AND form = ?",
             (column.population, column.name, column.form),
         ).fetchone()
-        return None if row is None else int(row[0])
+        return None if column_row is None else int(column_row[0])
 
     def _write_members(self, column: ColumnName) -> None:
         persons = self._load_persons(column.population)
-        for part in _written_parts(persons.n_kept, persons.digests.size):
-            written = persons.digests[part].astype("<u8").tobytes()
+        for written_part in _written_parts(persons.n_kept, persons.digests.size):
+            written = persons.digests[written_part].astype("<u8").tobytes()
             self._database.execute(
                 "INSERT INTO persons VALUES (?, ?, ?)",
-                (column.population, part.start, written),
+                (column.population, written_part.start, written),
             )
             let_go(persons.digests)
         # The register goes on with the next column of this step: none is written twice.
@@ -377,14 +377,14 @@ class Transaction:
         )
         members = self._load_members(column)
         number = self.column_number(column)
-        for part in _written_parts(members.n_kept, members.persons.size):
+        for written_part in _written_parts(members.n_kept, members.persons.size):
             self._database.execute(
                 "INSERT INTO column_members VALUES (?, ?, ?, ?)",
                 (
                     number,
-                    part.start,
-                    packed_persons(members.persons[part]),
-                    packed_values(members.values[part]),
+                    written_part.start,
+                    packed_persons(members.persons[written_part]),
+                    packed_values(members.values[written_part]),
                 ),
             )
             let_go(members.values)
@@ -402,11 +402,11 @@ class Transaction:
                 packed_set(opened_set.members),
             ),
         )
-        row = self._database.execute(
+        set_row = self._database.execute(
             "SELECT number FROM sets WHERE in_column = ? AND hash = ?",
             (in_column, opened_set.digest),
         ).fetchone()
-        return int(row[0])
+        return int(set_row[0])
 
 
 def _written_parts(first: int, end: int) -> Iterator[slice]:

@@ -68,7 +68,7 @@ class MetaOrders(KeyedDatabase):
         days = policy.cohort.budget_days
         since = (now - timedelta(days=days)).timestamp()
         with self.alone(), self._open() as database:
-            for population in sorted(name.lower() for name in populations):
+            for population in sorted(spelling.lower() for spelling in populations):
                 n_before, fewest_before = database.execute(
                     "SELECT COUNT(*), MIN(n_hospitals) FROM meta_orders"
                     " WHERE population = ? AND committed > ? AND order_id != ?",

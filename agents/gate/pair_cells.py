@@ -73,14 +73,14 @@ def check_event_times(
     if min_rows == 1 or not np.any(events):  # switched off, or zeros are added
         return
     weights = np.ones(len(times)) if n_rows is None else n_rows
-    different, places = np.unique(times, return_inverse=True)
-    leaving = np.bincount(places, weights=weights)
+    different, time_places = np.unique(times, return_inverse=True)
+    leaving = np.bincount(time_places, weights=weights)
     at_risk = np.cumsum(leaving[::-1])[::-1]
     if entries is not None:
         # Who comes at that time or later is not there yet, though still to leave.
         has_come = np.searchsorted(np.sort(entries), different, side="left")
         at_risk = at_risk - (len(times) - has_come)
-    has_event = np.bincount(places, weights=np.asarray(events) != 0) > 0
+    has_event = np.bincount(time_places, weights=np.asarray(events) != 0) > 0
     if np.count_nonzero(has_event & (at_risk >= min_rows)) < min_rows:
         raise Refused(
             f"Here events stand at fewer than {min_rows} different times of {name}{_within(strata)} while {min_rows}"
@@ -212,12 +212,12 @@ def check_pair_cells(columns: Sequence[Column], *, min_rows: int) -> None:
         return
     coded: list[tuple[str, Ints]] = []
     for name, values in columns:
-        places = _coded(values)
-        if places is not None:
-            coded.append((name, places))
+        codes = _coded(values)
+        if codes is not None:
+            coded.append((name, codes))
     few_pairs = []
-    for (name, first), (other_name, second) in combinations(coded, 2):
-        if smallest_cell(first, second) < min_rows:
+    for (name, first_codes), (other_name, second_codes) in combinations(coded, 2):
+        if smallest_cell(first_codes, second_codes) < min_rows:
             few_pairs.append(f"{name} and {other_name}")
     if few_pairs:
         raise Refused(

@@ -118,7 +118,7 @@ def left_out(receiver: str, providers: Collection[int]) -> int:
     """Whose people do not hide those of others from a receiver: its own, where it is a
     provider, else those of NOBODY.
     """
-    by_name = {str(user): user for user in providers}
+    by_name = {str(provider): provider for provider in providers}
     return by_name.get(receiver, cells.NOBODY)
 
 
@@ -155,7 +155,7 @@ def decide(
     ProtocolViolation (code cells_differ) where a named cell is not in the union.
     """
     naming, reasons = _named_cells(stated)
-    n_naming = {label: len(users) for label, users in naming.items()}
+    n_naming = {label: len(providers) for label, providers in naming.items()}
     label_of: dict[bytes, Label] = {}
     for label in naming:
         tag, slices = cells.tags_of(key, label)
@@ -212,10 +212,10 @@ def _named_cells(
     """Who has named each cell, and of the withheld ones why."""
     naming: dict[Label, list[int]] = {}
     reasons: dict[Label, Withheld] = {}
-    for user, named in stated.items():
+    for provider, named in stated.items():
         for label, why in named.items():
-            users = naming.setdefault(label, [])
-            users.append(user)
+            providers = naming.setdefault(label, [])
+            providers.append(provider)
             if why is None:
                 continue
             earlier = reasons.get(label, why)
@@ -233,13 +233,13 @@ def _has_enough_rows(
     """
     with_own_rows = set(receivers) & limits.own_min_rows.keys()
     for receiver in {cells.NOBODY, *with_own_rows}:
-        other_users = [user for user in naming if user != receiver]
-        n_rows = sum(limits.own_min_rows[user] for user in other_users)
+        other_providers = [provider for provider in naming if provider != receiver]
+        n_rows = sum(limits.own_min_rows[provider] for provider in other_providers)
         n_hospitals = limits.min_providers
         if receiver != cells.NOBODY:
             n_hospitals -= 1
         has_few_rows = n_rows < limits.min_rows
-        if has_few_rows or len(other_users) < n_hospitals:
+        if has_few_rows or len(other_providers) < n_hospitals:
             return False
     return True
 
@@ -276,12 +276,12 @@ def _complements(
     candidates = [place_of[tag] for tag in in_order]
     withheld = []
     passed_places = []
-    for place, tag in enumerate(tags):
+    for cell_place, tag in enumerate(tags):
         if tag in can_be_shown:
             continue
-        withheld.append(place)
+        withheld.append(cell_place)
         if tag in passed:
-            passed_places.append(place)
+            passed_places.append(cell_place)
     # The key did not exist when the hospitals read their labels.
     ranks = Stream(key, _RANKS, b"")
     further_places = complements(
@@ -312,15 +312,15 @@ def absent_cells(
 
 def grid_of(named: Collection[Label]) -> list[Label]:
     """All combinations of the values that are named; none where these are too many."""
-    values = []
+    column_values = []
     n_cells = 1
     for column in zip(*named, strict=True):
         of_column = sorted(set(column), key=_none_first)
-        values.append(of_column)
+        column_values.append(of_column)
         n_cells *= len(of_column)
     if not named or n_cells > MOST_GROUPS:
         return []
-    return list(itertools.product(*values))
+    return list(itertools.product(*column_values))
 
 
 def _none_first(value: str | None) -> tuple[bool, str]:

@@ -167,11 +167,11 @@ def check_share(weights: Floats, *, max_share: Fraction) -> None:
     Raises Refused (code max_share). Disclosure: that the rule holds, and no number but
     the policy's.
     """
-    total = float(weights.sum())
-    if total == 0:
+    sum_of_weights = float(weights.sum())
+    if sum_of_weights == 0:
         return
     two_largest = np.sort(weights)[-2:].sum()
-    if two_largest > float(max_share) * total:
+    if two_largest > float(max_share) * sum_of_weights:
         raise Refused(
             f"Two rows make up more than {max_share} of this hospital's part of the round, which would tell them.",
             remedy="Where attributes separate the classes nearly all rows are fitted, and few are left: order penalty"
@@ -201,10 +201,10 @@ def check_products(
         if _has_rare_half(column, min_rows):
             continue
         distances = column - np.median(column)
-        sizes = weights * distances * distances
+        squares = weights * distances * distances
         # Two are no more than twice the largest: nothing to sort as a rule.
-        if 2 * float(sizes.max(initial=0)) > float(max_share) * float(sizes.sum()):
-            check_share(sizes, max_share=max_share)
+        if 2 * float(squares.max(initial=0)) > float(max_share) * float(squares.sum()):
+            check_share(squares, max_share=max_share)
 
 
 def _has_rare_half(column: Floats, min_rows: int) -> bool:
@@ -231,9 +231,9 @@ def scored_groups(sizes: Mapping[str, int], *, least: int) -> list[tuple[str, ..
     groups: list[tuple[str, ...]] = []
     waiting: tuple[str, ...] = ()
     n_waiting = 0
-    for name, size in sizes.items():
-        waiting = (*waiting, name)
-        n_waiting += size
+    for layer, n_coefficients in sizes.items():
+        waiting = (*waiting, layer)
+        n_waiting += n_coefficients
         if n_waiting >= least:
             groups.append(waiting)
             waiting = ()

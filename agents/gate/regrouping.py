@@ -53,10 +53,14 @@ def terms_of(
     hospitals: Iterable[int],
 ) -> Terms:
     """What those hospitals have said whose rows are in an order's totals."""
-    of_hospitals = {user: acceptances[user] for user in hospitals}
-    least = max(acceptance.least_hospitals for acceptance in of_hospitals.values())
-    willing = [user for user, acceptance in of_hospitals.items() if acceptance.regroup]
-    return Terms(least, frozenset(willing))
+    of_hospitals = {hospital: acceptances[hospital] for hospital in hospitals}
+    least_hospitals = max(
+        acceptance.least_hospitals for acceptance in of_hospitals.values()
+    )
+    willing = [
+        hospital for hospital, acceptance in of_hospitals.items() if acceptance.regroup
+    ]
+    return Terms(least_hospitals, frozenset(willing))
 
 
 def agree(
@@ -207,8 +211,8 @@ class _Audit:
         }
         fresh = [
             opened_set
-            for total, opened_set in new_totals.items()
-            if total not in earlier_totals
+            for total_digest, opened_set in new_totals.items()
+            if total_digest not in earlier_totals
         ]
         totals = [*earlier_totals.values(), *fresh]
         # Which hospitals were in sums over ids alone, an earlier version has not
@@ -225,9 +229,9 @@ class _Audit:
         # Sets that share nobody, even by way of others, tell nothing together.
         groups = connected([opened_set.members for opened_set in totals])
         for group in np.unique(groups[is_new]):
-            places = np.flatnonzero(groups == group)
-            together = [totals[place] for place in places.tolist()]
-            n_new = int(is_new[places].sum())
+            group_places = np.flatnonzero(groups == group)
+            together = [totals[place] for place in group_places.tolist()]
+            n_new = int(is_new[group_places].sum())
             finding = _audited(together, n_new)
             if finding.verdict is not Verdict.PASSES:
                 return finding
@@ -246,12 +250,12 @@ def _audited(totals: Sequence[OpenedSet], n_new: int) -> Finding:
         of_total: dict[Part, Fraction | int] = {}
         of_total.update(total.parts)
         parts.append(of_total)
-    least = max(total.least_hospitals for total in totals)
+    least_hospitals = max(total.least_hospitals for total in totals)
     return audit_hospitals(
         table,
         parts,
         n_new=n_new,
-        least_hospitals=least,
+        least_hospitals=least_hospitals,
         prime=unforeseen_prime,
         willing=_willing(totals),
     )
@@ -321,20 +325,20 @@ def _refused(
         )
     # What a hospital has said of an earlier order, it cannot take back.
     left_alone = set(finding.hospitals)
-    names = _named(finding.hospitals)
+    named_hospitals = _named(finding.hospitals)
     could_still_say = set(left_alone)
     for opened_set in earlier:
         could_still_say -= _unwilling_in(opened_set)
     remedy = "Ask the same hospitals as before."
     if could_still_say == left_alone:
         remedy = (
-            f"Ask the same hospitals as before, or have {names} set regroup = true under"
+            f"Ask the same hospitals as before, or have {named_hospitals} set regroup = true under"
             f" {section} in policy.toml."
         )
     least_hospitals = max(total.least_hospitals for total in totals)
     return Refused(
         "These rows were asked for together with other hospitals before: the difference would be that of fewer than"
-        f" {least_hospitals} hospitals, and {names} did not allow that (regroup).",
+        f" {least_hospitals} hospitals, and {named_hospitals} did not allow that (regroup).",
         remedy=remedy,
         code="earlier_hospitals",
         threshold=least_hospitals,
@@ -358,9 +362,9 @@ def _with_reason(
         left_alone = absent[order_id] & set(finding.hospitals)
         if not left_alone:
             continue
-        names = _named(sorted(left_alone))
+        named_hospitals = _named(sorted(left_alone))
         reasons.append(
-            f"Order {order_id} began without {names} (start_within_seconds)."
+            f"Order {order_id} began without {named_hospitals} (start_within_seconds)."
         )
     if not reasons:
         return refusal

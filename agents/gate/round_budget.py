@@ -66,7 +66,7 @@ class RoundBudget(KeyedDatabase):
         receivers = sorted(receivers)
         # A policy that is edited may spell a table otherwise: what was spent of it
         # counts on.
-        populations = sorted(name.lower() for name in populations)
+        populations = sorted(spelling.lower() for spelling in populations)
         since = _since(now, rules)
         with self.alone(), self._open() as database:
             for receiver in receivers:
@@ -82,12 +82,12 @@ class RoundBudget(KeyedDatabase):
 
     def spent(self, *, rules: CohortRules, now: datetime) -> list[Spent]:
         """What counts today, the most first."""
-        query = (
+        spent_query = (
             "SELECT receiver, population, SUM(n_rounds) FROM rounds WHERE committed > ?"
             " GROUP BY receiver, population ORDER BY 3 DESC, 1, 2"
         )
         with self._open() as database:
-            rows = database.execute(query, (_since(now, rules),)).fetchall()
+            rows = database.execute(spent_query, (_since(now, rules),)).fetchall()
         return [Spent(*row) for row in rows]
 
 

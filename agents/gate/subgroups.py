@@ -35,11 +35,11 @@ def check_subgroups(
 
     Disclosure: a refusal names the columns, no value and no count.
     """
-    _, places = np.unique(groups.astype(str), return_inverse=True)
+    _, group_places = np.unique(groups.astype(str), return_inverse=True)
     outcome_places = np.zeros(len(groups), dtype=np.int64)
     if values is not None:
         _, outcome_places = np.unique(values, return_inverse=True)
-    if min_rows == 1 or smallest_cell(places, outcome_places) >= min_rows:
+    if min_rows == 1 or smallest_cell(group_places, outcome_places) >= min_rows:
         return
     of_outcome = (
         "" if values is None else f", or of a subgroup with one value of {outcome},"

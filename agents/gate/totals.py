@@ -115,7 +115,7 @@ def opened_totals(
 
 def receivers_of(request: StatisticsRequest) -> tuple[str, ...]:
     """Who opens the totals: user ids as text, and COORDINATOR."""
-    receivers = [str(user) for user in request.openers]
+    receivers = [str(opener) for opener in request.openers]
     # Values pass through the coordinator's memory.
     if request.disclose:
         receivers.append(COORDINATOR)
@@ -125,10 +125,10 @@ def receivers_of(request: StatisticsRequest) -> tuple[str, ...]:
 def _joined_totals(request: StatisticsRequest, plan: Plan) -> list[OpenedTotal]:
     receivers = receivers_of(request)
     complete_in = {}
-    for user in request.providers:
-        named = plan.expression.columns_of(request.alias(user))
+    for hospital in request.providers:
+        named = plan.expression.columns_of(request.alias(hospital))
         has_values = {*named, *(request.complete_on or [])}
-        complete_in[user] = tuple(sorted(has_values))
+        complete_in[hospital] = tuple(sorted(has_values))
     # How many people all providers have is known to each of them, and no column's.
     count = OpenedTotal(
         what="n",
@@ -167,50 +167,50 @@ def _composed(
     """The parts of a total of a circuit, and what it is of in words."""
     parts: dict[tuple[int, str], Fraction] = {}
     if composition.coefficients is not None:
-        for (owner, name), coefficient in composition.coefficients.items():
+        for (owner, qualified_name), coefficient in composition.coefficients.items():
             alias = request.alias(owner)
-            column = name.removeprefix(f"{alias}.")
+            column = qualified_name.removeprefix(f"{alias}.")
             parts[owner, column] = coefficient
         return parts, _sum_in_words(composition.coefficients)
     # Weighed by each other: no coefficient says how much a column counts.
-    names = []
+    qualified_names = []
     for owner in sorted(composition.providers):
         alias = request.alias(owner)
         for column in plan.expression.columns_of(alias):
             parts[owner, column] = Fraction(1)
-            names.append(f"{alias}.{column}")
-    return parts, f"a function of {listed(names)}"
+            qualified_names.append(f"{alias}.{column}")
+    return parts, f"a function of {listed(qualified_names)}"
 
 
 def _sum_in_words(coefficients: Coefficients) -> str:
     """a.w + b.x - 2 c.z"""
-    text = ""
-    for (_, name), coefficient in sorted(coefficients.items()):
+    sum_text = ""
+    for (_, qualified_name), coefficient in sorted(coefficients.items()):
         sign = "-" if coefficient < 0 else "+"
-        size = abs(coefficient)
-        term = name if size == 1 else f"{size} {name}"
-        if text:
-            text += f" {sign} {term}"
+        magnitude = abs(coefficient)
+        term = qualified_name if magnitude == 1 else f"{magnitude} {qualified_name}"
+        if sum_text:
+            sum_text += f" {sign} {term}"
         elif coefficient < 0:
-            text = f"-{term}"
+            sum_text = f"-{term}"
         else:
-            text = term
-    return text or "a constant"
+            sum_text = term
+    return sum_text or "a constant"
 
 
 def _pooled_totals(request: StatisticsRequest) -> list[OpenedTotal]:
     """A pooled statistic's: every provider's column comes in once."""
     columns: dict[int, tuple[str, ...]] = {}
-    for user in request.providers:
-        own_columns = request.columns or [request.provider(user).key_column]
-        columns[user] = tuple(own_columns)
+    for hospital in request.providers:
+        own_columns = request.columns or [request.provider(hospital).key_column]
+        columns[hospital] = tuple(own_columns)
     joint_names = request.columns or [joint_name(request)]
     count = _pooled_count(request, columns, joint_names)
     if request.is_matrix:
         return _matrix_totals(count, joint_names)
     if request.method in RANKED:
-        below = replace(count, what="n below each searched value")
-        return [count, below]
+        count_below = replace(count, what="n below each searched value")
+        return [count, count_below]
     totals = [count]
     if request.is_share:
         with_value = replace(count, what="n with a value", repeated="")
@@ -240,13 +240,13 @@ def _pooled_count(
     counts_all = request.counted_as in ("frequency", "crosstab")
     parts = {}
     complete_in = {}
-    for user, names in columns.items():
-        for column in names:
-            parts[user, column] = Fraction(1)
-        complete_in[user] = complete_on
+    for hospital, column_names in columns.items():
+        for column in column_names:
+            parts[hospital, column] = Fraction(1)
+        complete_in[hospital] = complete_on
         if not counts_all:
-            each_once = dict.fromkeys([*names, *complete_on])
-            complete_in[user] = tuple(each_once)
+            each_once = dict.fromkeys([*column_names, *complete_on])
+            complete_in[hospital] = tuple(each_once)
     return OpenedTotal(
         what="n",
         subject=listed(joint_names),
@@ -268,11 +268,11 @@ def _pooled_sums(
     squares and products.
     """
     sums = []
-    for place, subject in enumerate(joint_names):
+    for column_place, subject in enumerate(joint_names):
         parts = {}
-        for user, names in columns.items():
-            column = names[place]
-            parts[user, column] = Fraction(1)
+        for hospital, column_names in columns.items():
+            column = column_names[column_place]
+            parts[hospital, column] = Fraction(1)
         of_values = replace(
             count, what="sum", subject=subject, parts=parts, is_count=False
         )
@@ -313,11 +313,11 @@ def _matrix_totals(
     of_one = f"each of {in_words}"
     of_two = f"each two of {in_words}"
     for what in ("sum", "sum of squares"):
-        for name in names:
+        for column_name in names:
             parts = {}
             for part, coefficient in count.parts.items():
                 _, column = part
-                if column == name:
+                if column == column_name:
                     parts[part] = coefficient
             of_name = replace(
                 count,
@@ -342,18 +342,18 @@ def _described_totals(
 ) -> list[OpenedTotal]:
     """Those of the single questions that it asks at once."""
     totals = []
-    for part in parts_of(request, kinds):
-        part_totals = _pooled_totals(part.request)
-        if part.what == "missing":
+    for described_part in parts_of(request, kinds):
+        part_totals = _pooled_totals(described_part.request)
+        if described_part.what == "missing":
             repeated = ""
             if request.group_by:
                 repeated = f"for each group of {listed(request.group_by)}"
-            for total in part_totals:
+            for part_total in part_totals:
                 # Of all values only this one.
                 without_value = replace(
-                    total,
+                    part_total,
                     what="n without a value",
-                    subject=part.column,
+                    subject=described_part.column,
                     repeated=repeated,
                 )
                 totals.append(without_value)

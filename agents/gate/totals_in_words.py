@@ -62,13 +62,15 @@ def values_in_words(
     request: StatisticsRequest, plan: Plan, *, n_rows: int
 ) -> list[str]:
     """What is opened of an answer with a value for each person."""
-    names = []
-    for user in request.providers:
-        alias = request.alias(user)
-        names += [f"{alias}.{column}" for column in plan.expression.columns_of(alias)]
+    qualified_names = []
+    for hospital in request.providers:
+        alias = request.alias(hospital)
+        qualified_names += [
+            f"{alias}.{column}" for column in plan.expression.columns_of(alias)
+        ]
     n_hospitals = len(request.providers)
     return [
-        f"a value for each of {n_rows} people of {n_hospitals} hospitals, made of {listed(names)}"
+        f"a value for each of {n_rows} people of {n_hospitals} hospitals, made of {listed(qualified_names)}"
     ]
 
 
@@ -93,7 +95,7 @@ def comparison_in_words(
     sentence = f"whether n of {named} is at least {limits.min_rows}"
     if limits.min_providers > 1:
         sentence += f", of at least {limits.min_providers} hospitals"
-    without = [str(user) for user in request.openers if user in request.providers]
+    without = [str(opener) for opener in request.openers if opener in request.providers]
     if without:
         sentence += f", also without hospital {' and without '.join(without)}"
     if n_answers:
@@ -135,6 +137,6 @@ def pairs_in_words(request: TrainingRequest, thresholds: PooledThresholds) -> st
     n_sets = sum(row_set.startswith("train") for row_set in row_sets_of(request))
     row_sets = "all rows" if n_sets == 1 else f"each of {n_sets} sets of rows"
     excluded = [*request.strata, request.cluster_column]
-    outcome = [name for name in request.outcome_columns if name not in excluded]
+    outcome = [column for column in request.outcome_columns if column not in excluded]
     columns = few([*request.attributes, *outcome])
     return f"{sentence}, of the table of each two of {columns} that hold 0 and 1 or levels, in {row_sets}"

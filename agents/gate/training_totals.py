@@ -50,8 +50,8 @@ class _Order:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        names = [*self.attributes, *self.request.outcome_columns]
-        return tuple(dict.fromkeys(names))
+        column_names = [*self.attributes, *self.request.outcome_columns]
+        return tuple(dict.fromkeys(column_names))
 
     @cached_property
     def inputs(self) -> str:
@@ -66,7 +66,7 @@ class _Order:
 
     @cached_property
     def receivers(self) -> tuple[str, ...]:
-        hospitals = tuple(str(user) for user in self.request.hospitals)
+        hospitals = tuple(str(hospital) for hospital in self.request.hospitals)
         return (*hospitals, COORDINATOR) if self.request.is_open else hospitals
 
     @cached_property
@@ -79,9 +79,9 @@ class _Order:
         """One total over the same columns of every hospital."""
         hospitals = self.request.hospitals
         parts = {}
-        for user in hospitals:
-            for name in names:
-                parts[user, name] = Fraction(1)
+        for hospital in hospitals:
+            for column in names:
+                parts[hospital, column] = Fraction(1)
         return OpenedTotal(
             what=what,
             subject=subject,
@@ -103,18 +103,20 @@ def _before_the_rounds(order: _Order) -> list[OpenedTotal]:
     levels = (
         f"each level of {few(list(study.categorical))}" if study.categorical else ""
     )
-    for name in study.categorical:
-        totals.append(order.total("n", levels, [name], ""))
+    for column in study.categorical:
+        totals.append(order.total("n", levels, [column], ""))
     if study.missing == "mean":
-        numbers = [name for name in order.attributes if name not in study.categorical]
-        for name in numbers:
+        numbers = [
+            column for column in order.attributes if column not in study.categorical
+        ]
+        for column in numbers:
             subject = f"each of {few(numbers)}"
-            totals.append(order.total("n and sum", subject, [name], ""))
+            totals.append(order.total("n and sum", subject, [column], ""))
     with_moments = request.columns_with_moments
-    for name in with_moments:
+    for column in with_moments:
         subject = f"each of {few(with_moments)}"
         for what in ("sum", "sum of squares"):
-            totals.append(order.total(what, subject, [name], order.each_fold))
+            totals.append(order.total(what, subject, [column], order.each_fold))
     return totals
 
 

@@ -285,9 +285,9 @@ def _withhold_joint_complements(
 
 def _rank(why: Withheld) -> tuple[int, Fraction]:
     """The reason that is shown: the first of `REASONS`, with the largest threshold."""
-    place = list(REASONS).index(why.rule)
+    rule_place = list(REASONS).index(why.rule)
     threshold = Fraction(why.threshold)
-    return (place, -threshold)
+    return (rule_place, -threshold)
 
 
 def shown_groups(

@@ -47,8 +47,8 @@ def send_answer(
 
     # Who is listed may have changed since this process began with the order.
     now = replace(party.release, policy=load_policy(party.settings.policy))
-    place = AnswerPlace(party.order_id, kind, party.me)
-    now.send_answer(encoded, place=place, reader=reader)
+    answer_place = AnswerPlace(party.order_id, kind, party.me)
+    now.send_answer(encoded, place=answer_place, reader=reader)
 
 
 def send_answer_of_ended(

@@ -77,13 +77,13 @@ class ApprovalQuestion:
                 yield name, _as_text(value)
 
     def _with_names(self, users: int | list[int]) -> str:
-        names = self.terms["names"]
+        hospital_names = self.terms["names"]
         if isinstance(users, int):
             users = [users]
         labels = []
-        for user in users:
-            name = names.get(str(user), "")
-            labels.append(f"{user} {name}".rstrip())
+        for user_id in users:
+            hospital_name = hospital_names.get(str(user_id), "")
+            labels.append(f"{user_id} {hospital_name}".rstrip())
         return ", ".join(labels)
 
 
@@ -165,13 +165,13 @@ def await_decision(
     if not is_needed(party):
         return
     approvals = Approvals(party.settings)
-    names = {str(party.me): party.settings.name}
-    for user, partner in party.settings.partners.items():
-        names[str(user)] = partner.name
+    hospital_names = {str(party.me): party.settings.name}
+    for user_id, partner in party.settings.partners.items():
+        hospital_names[str(user_id)] = partner.name
     approvals.ask(
         party.order_id,
         digest.hex(),
-        {**terms, "names": names},
+        {**terms, "names": hospital_names},
     )
 
     def find_decision() -> Decision | None:
@@ -226,10 +226,10 @@ def _listening(store: OrderVault) -> Iterator[int]:
     Opened for reading and writing: so opening does not wait for a writer, and the pipe
     has no end while one is away.
     """
-    path = store.folder / _BELL
+    pipe_path = store.folder / _BELL
     with contextlib.suppress(FileExistsError):
-        os.mkfifo(path, 0o600)
-    bell = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        os.mkfifo(pipe_path, 0o600)
+    bell = os.open(pipe_path, os.O_RDWR | os.O_NONBLOCK)
     try:
         yield bell
     finally:
@@ -352,10 +352,10 @@ class Approvals:
     def waiting(self) -> list[ApprovalQuestion]:
         """What is not decided yet, of orders that run; the lowest number first."""
         order_ids = []
-        for path in self._vault.approvals.glob("*.json"):
+        for question_path in self._vault.approvals.glob("*.json"):
             # A decision lies beside its question, and its name is not a number alone.
-            if path.stem.isdecimal():
-                order_ids.append(int(path.stem))
+            if question_path.stem.isdecimal():
+                order_ids.append(int(question_path.stem))
         questions = []
         for order_id in sorted(order_ids):
             if self._is_over(order_id):
@@ -412,14 +412,14 @@ class Approvals:
                 reason,
             )
             signature = decision.sign(self._vault.identity())
-            fields = asdict(decision)
+            decision_fields = asdict(decision)
             # The ledger first: no decision takes effect that it does not have.
             self._ledger.write(
                 "decided",
-                **fields,
+                **decision_fields,
                 signature=signature,
             )
-            stored = json.dumps({"decision": fields, "signature": signature})
+            stored = json.dumps({"decision": decision_fields, "signature": signature})
             write_durably(self._path(order_id, ".decision"), stored.encode())
         _ring(self._vault.folder / "orders" / str(order_id))
         return decision
@@ -433,11 +433,11 @@ class Approvals:
         raise damaged(self._path(order_id, ".decision"))
 
     def _made(self, order_id: int) -> Decision | None:
-        path = self._path(order_id, ".decision")
-        if not path.exists():
+        decision_path = self._path(order_id, ".decision")
+        if not decision_path.exists():
             return None
         try:
-            stored = json.loads(path.read_text("utf-8"))
+            stored = json.loads(decision_path.read_text("utf-8"))
             decision = Decision(**stored["decision"])
             signature = str(stored["signature"])
             # A file of another order or hospital is none of this one.
@@ -449,7 +449,7 @@ class Approvals:
                 raise ValueError
             decision.verify(self._vault.identity(), signature)
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise damaged(path) from None
+            raise damaged(decision_path) from None
         return decision
 
     def _question(self, order_id: int) -> ApprovalQuestion | None:

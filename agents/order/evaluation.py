@@ -56,16 +56,16 @@ def _digest(
 ) -> bytes:
     """Of everything that the messages of a computation follow from, but for the keys."""
     computed = (plan.steps, plan.providers, n_rows)
-    state = hashlib.sha256(repr(computed).encode())
-    for name in sorted(columns):
-        column = columns[name]
-        state.update(name.encode())
+    hasher = hashlib.sha256(repr(computed).encode())
+    for column_name in sorted(columns):
+        column = columns[column_name]
+        hasher.update(column_name.encode())
         # Python writes each float with the digits that tell it from all others: texts
         # are equal where the values are.
-        values = repr(column.values.tolist())
-        state.update(values.encode())
-        state.update(column.valid.tobytes())
-    return state.digest()
+        values_text = repr(column.values.tolist())
+        hasher.update(values_text.encode())
+        hasher.update(column.valid.tobytes())
+    return hasher.digest()
 
 
 class _Channel:
@@ -81,7 +81,9 @@ class _Channel:
         data: bytes,
     ) -> Mapping[int, bytes]:
         party = self._party
-        other_providers = [user for user in self._providers if user != party.me]
+        other_providers = [
+            provider for provider in self._providers if provider != party.me
+        ]
         send(
             party,
             "opened",

@@ -107,9 +107,9 @@ def _session_of(
     """The session of the hospitals that have accepted, without the order secret yet."""
     peer_keys = {}
     identities = {}
-    for user, acceptance in acceptances.items():
-        peer_keys[user] = acceptance.ephemeral
-        identities[user] = acceptance.identity
+    for user_id, acceptance in acceptances.items():
+        peer_keys[user_id] = acceptance.ephemeral
+        identities[user_id] = acceptance.identity
     named = b"" if party is None else party.encode()
     return Session(
         context=run_context(order.signed, acceptances, party=named),
@@ -132,10 +132,10 @@ def _without_secret(
     """
     n_rows = {}
     pooled = {}
-    for user, acceptance in acceptances.items():
-        n_rows[user] = acceptance.n_rows
+    for user_id, acceptance in acceptances.items():
+        n_rows[user_id] = acceptance.n_rows
         if acceptance.pooled is not None:
-            pooled[user] = acceptance.pooled
+            pooled[user_id] = acceptance.pooled
     # `kind` is the order's own kind with what AgreedOrder adds.
     return kind(
         **vars(order),
@@ -209,8 +209,8 @@ def _read_acceptances(
 def _share_setup(order: AgreedOrder, public_key: Callable[[], bytes]) -> Setup:
     """The order secret and the public key, which the initiator sends to each party."""
     if not order.is_initiator:
-        message = receive(order, "setup", order.request.initiator, order.me)
-        return Setup.decode(message)
+        setup_message = receive(order, "setup", order.request.initiator, order.me)
+        return Setup.decode(setup_message)
     secret = order.store.once("order_secret", lambda: secrets.token_bytes(KEY_BYTES))
     setup = Setup(secret, public_key())
     for peer in order.session.members:

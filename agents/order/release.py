@@ -77,8 +77,8 @@ class Release:
             self._note(header.kind, address, header.recipient, payload)
             return write_envelope(self.identity, header, payload, session=session)
 
-        name = _outbox_name(address, header.recipient)
-        envelope = self.vault.once(name, seal)
+        outbox_name = _outbox_name(address, header.recipient)
+        envelope = self.vault.once(outbox_name, seal)
         if with_next:
             # It is in the outbox already: after a crash it is sent again.
             self.exchange.hold(address, header.recipient, envelope)
@@ -139,10 +139,10 @@ class Release:
             associated = b"%s/%d" % (address.topic.encode(), address.run)
             return seal_to(reply_key, payload, associated=associated)
 
-        box = self.vault.once(_outbox_name(address, COORDINATOR), seal)
+        reply_box = self.vault.once(_outbox_name(address, COORDINATOR), seal)
         # Sealed anew after a crash: the box that was sent first stands.
         with contextlib.suppress(Conflict):
-            self.exchange.put(address, COORDINATOR, box)
+            self.exchange.put(address, COORDINATOR, reply_box)
 
     def _note(
         self,

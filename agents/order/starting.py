@@ -167,10 +167,10 @@ def _name_party(order: VerifiedOrder) -> None:
 def _document(order: VerifiedOrder, accepted: Mapping[int, bytes]) -> PartyDocument:
     request = order.request
     digests = {}
-    for user, envelope in accepted.items():
-        header = _header(order, "acceptance", user)
+    for user_id, envelope in accepted.items():
+        header = _header(order, "acceptance", user_id)
         # Whose signature it has is verified by all, this hospital too, when it is read.
-        digests[user] = digest_of(read_envelope(envelope, header, None))
+        digests[user_id] = digest_of(read_envelope(envelope, header, None))
     document = PartyDocument(order.signed.digest, digests)
     if len(digests) < (request.at_least or 0):
         raise too_few(document.hospitals, request.hospitals, request)
@@ -198,8 +198,8 @@ def _seconds_left(order: VerifiedOrder) -> Callable[[], float]:
     """
     wall, steady = _began(order)
     passed = max(time.time() - wall, time.monotonic() - steady, 0.0)
-    end = time.monotonic() + (order.request.start_within_seconds or 0) - passed
-    return lambda: end - time.monotonic()
+    deadline = time.monotonic() + (order.request.start_within_seconds or 0) - passed
+    return lambda: deadline - time.monotonic()
 
 
 # At every hospital

@@ -32,8 +32,8 @@ def read_document(party: Party) -> str:
     OrderStopped if the order has ended here.
     """
     address = Address(party.order_id, "document")
-    body = party.exchange.get(address, COORDINATOR, EVERYONE)
-    document = body.decode()
+    document_body = party.exchange.get(address, COORDINATOR, EVERYONE)
+    document = document_body.decode()
     outcome = party.vault.outcome(party.order_id, document.encode())
     if outcome is not None:
         sentence = f"Order {party.order_id} has ended here ({outcome})."
@@ -70,11 +70,11 @@ def read_sql(
     if party.me not in commitments:
         return {}
     address = Address(party.order_id, "sql")
-    box = party.exchange.get(address, COORDINATOR)
+    sql_box = party.exchange.get(address, COORDINATOR)
     sealed = HospitalSql.unseal(
         party.me,
         party.identity.open_key,
-        box,
+        sql_box,
     )
     if sealed.commitment != commitments[party.me]:
         raise Refused(

@@ -80,9 +80,9 @@ class Ledger:
             # Another process was first.
             if self.path.exists():
                 return False
-            entry = {"event": event, **facts}
-            line = self._line(entry, previous=_FIRST)
-            write_durably(self.path, line)
+            first_entry = {"event": event, **facts}
+            first_line = self._line(first_entry, previous=_FIRST)
+            write_durably(self.path, first_line)
         return True
 
     def _append(
@@ -107,14 +107,14 @@ class Ledger:
             **facts,
             "previous": previous,
         }
-        line = json.dumps(
+        entry_json = json.dumps(
             entry,
             sort_keys=True,
             ensure_ascii=False,
         )
         # Half of a surrogate pair, which UTF-8 has no bytes for, becomes JSON's own
         # escape.
-        return line.encode(errors="backslashreplace") + b"\n"
+        return entry_json.encode(errors="backslashreplace") + b"\n"
 
     def _check_not_emptied(self) -> None:
         if self.path.stat().st_size == 0:
@@ -186,16 +186,16 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _last_line(file: IO[bytes]) -> bytes:
     """Read from the end in growing steps: the ledger may be long, its lines are not."""
-    size = file.seek(0, os.SEEK_END)
-    step = 4096
-    while size:
-        file.seek(max(0, size - step))
-        end = file.read().rstrip(b"\n")
-        lines = end.split(b"\n")
-        is_whole = len(lines) > 1 or step >= size
+    file_size = file.seek(0, os.SEEK_END)
+    tail_size = 4096
+    while file_size:
+        file.seek(max(0, file_size - tail_size))
+        tail = file.read().rstrip(b"\n")
+        lines = tail.split(b"\n")
+        is_whole = len(lines) > 1 or tail_size >= file_size
         if is_whole:
             return lines[-1]
-        step *= 4
+        tail_size *= 4
     return b""
 
 
@@ -204,10 +204,10 @@ def _repair(file: IO[bytes]) -> int:
 
     Returns how many bytes were dropped.
     """
-    size = file.seek(0, os.SEEK_END)
-    if not size:
+    file_size = file.seek(0, os.SEEK_END)
+    if not file_size:
         return 0
-    file.seek(size - 1)
+    file.seek(file_size - 1)
     last_byte = file.read(1)
     if last_byte == b"\n":
         return 0
@@ -218,5 +218,5 @@ def _repair(file: IO[bytes]) -> int:
         file.flush()
         return 0
     n_dropped = len(unended)
-    file.truncate(size - n_dropped)
+    file.truncate(file_size - n_dropped)
     return n_dropped

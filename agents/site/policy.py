@@ -52,7 +52,7 @@ def load_policy(path: Path) -> Policy:
     range. The sentence names the file and the key.
     """
     try:
-        text = path.read_text("utf-8")
+        policy_text = path.read_text("utf-8")
     except FileNotFoundError:
         raise _refusal(
             f"There is no policy at {path}, and silence means no.",
@@ -63,7 +63,7 @@ def load_policy(path: Path) -> Policy:
             f"The policy {path} cannot be read ({type(error).__name__}).",
             "Make it a readable UTF-8 file.",
         ) from None
-    return parse_policy(text, name=str(path))
+    return parse_policy(policy_text, name=str(path))
 
 
 def spoken_here(path: Path) -> Window:
@@ -125,8 +125,8 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
 
     if problem["type"] == CROSS_CHECK:
         details = problem["ctx"]
-        fields = {**details, "section": ".".join(place), "file": name}
-        sentence = details["sentence"].format(**fields)
+        sentence_fields = {**details, "section": ".".join(place), "file": name}
+        sentence = details["sentence"].format(**sentence_fields)
         return _refusal(sentence, details["remedy"])
 
     if problem["type"] == "extra_forbidden":
@@ -135,9 +135,9 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
             is_beside = other_problem["loc"][:-1] == problem["loc"][:-1]
             if other_problem["type"] == "extra_forbidden" and is_beside:
                 unknown.append(".".join(str(part) for part in other_problem["loc"]))
-        keys = ", ".join(sorted(unknown))
+        unknown_keys = ", ".join(sorted(unknown))
         return _refusal(
-            f"{name} has unknown keys: {keys}.",
+            f"{name} has unknown keys: {unknown_keys}.",
             f"Remove them or spell them as in {EXAMPLE}.",
         )
 
@@ -155,8 +155,8 @@ def _first_problem(problems: list[ErrorDetails], name: str) -> Refused:
 
 
 def _wanted_at(section: str, key: str) -> str:
-    field = _SECTIONS[section].model_fields[key]
-    for mark in field.metadata:
+    model_field = _SECTIONS[section].model_fields[key]
+    for mark in model_field.metadata:
         if isinstance(mark, Wanted):
             return mark.words
     raise AssertionError(f"{section}.{key} does not say what it wants")

@@ -82,11 +82,11 @@ def _add(path: Path, name: str, fingerprint: str, note: Note) -> bool:
                 code="reader",
             )
     # A printable text as JSON writes it is one of TOML, too.
-    line = f'{json.dumps(name, ensure_ascii=False)} = "{fingerprint}"'
+    reader_line = f'{json.dumps(name, ensure_ascii=False)} = "{fingerprint}"'
     changed = _rewritten(
         path,
         {**readers, name: fingerprint},
-        lambda lines: _with(lines, line),
+        lambda lines: _with(lines, reader_line),
     )
     note(fingerprint)
     _replace(path, changed)
@@ -121,9 +121,9 @@ def _remove(path: Path, name: str, note: Note) -> str:
 
 
 def _with(lines: list[str], line: str) -> list[str]:
-    for place, standing in enumerate(lines):
+    for line_place, standing in enumerate(lines):
         if _SECTION.match(standing):
-            return [*lines[: place + 1], line, *lines[place + 1 :]]
+            return [*lines[: line_place + 1], line, *lines[line_place + 1 :]]
     return [*lines, "", "[readers]", line]
 
 
@@ -143,8 +143,8 @@ def _rewritten(
     path: Path, readers: dict[str, str], change: Callable[[list[str]], list[str]]
 ) -> str:
     """The file's text with other lines; Conflict where it would not say what is wanted."""
-    text = path.read_text("utf-8")
-    changed = "\n".join(change(text.rstrip("\n").split("\n"))) + "\n"
+    policy_text = path.read_text("utf-8")
+    changed = "\n".join(change(policy_text.rstrip("\n").split("\n"))) + "\n"
     by_hand = Conflict(
         f"{path} lists its readers in another way than one line each under [readers].",
         remedy="Change it by hand.",

@@ -161,24 +161,26 @@ class SiteSettings:
 
         BadRequest when missing, empty or open.
         """
-        path = self.state / name
-        if not path.is_file():
+        secret_path = self.state / name
+        if not secret_path.is_file():
             remedy = "Put the secret that the operator gave you there, mode 0600."
-            raise _wrong(name, f"{path} is missing.", remedy)
+            raise _wrong(name, f"{secret_path} is missing.", remedy)
 
         # Whoever else reads it could act as this hospital, so an open file counts as no
         # secret.
-        is_open = path.stat().st_mode & 0o077
+        is_open = secret_path.stat().st_mode & 0o077
         if is_open:
             raise _wrong(
-                name, f"{path} can be read by others.", f"Run: chmod 600 {path}"
+                name,
+                f"{secret_path} can be read by others.",
+                f"Run: chmod 600 {secret_path}",
             )
 
-        secret = _text(path).strip()
+        secret = _text(secret_path).strip()
         can_be_a_header = secret.isascii() and secret.isprintable()
         if not secret or not can_be_a_header:
             remedy = "Put the one line that the operator gave you there, or remove it if you were given none."
-            raise _wrong(name, f"{path} holds no secret.", remedy)
+            raise _wrong(name, f"{secret_path} holds no secret.", remedy)
         return secret
 
     def client(self, base_url: str | None = None) -> httpx.Client:
@@ -372,12 +374,12 @@ def _url(values: dict[str, Any], key: str, default: str) -> str:
 
 def _check_left_secret(state: Path) -> None:
     """An earlier version's secret opened all of Prefect: it is not left lying about."""
-    path = state / "prefect_auth"
-    if path.exists():
+    secret_path = state / "prefect_auth"
+    if secret_path.exists():
         raise _wrong(
             "prefect_auth",
-            f"{path} is there, and no agent has such a secret any more.",
-            f"Run: rm {path}",
+            f"{secret_path} is there, and no agent has such a secret any more.",
+            f"Run: rm {secret_path}",
         )
 
 
@@ -453,10 +455,10 @@ def _partners(values: dict[str, Any], state: Path) -> dict[int, Partner]:
 
     pinned: dict[int, Partner] = {}
     for partner in partners:
-        first = pinned.setdefault(partner.user_id, partner)
+        first_pin = pinned.setdefault(partner.user_id, partner)
         # Two pins for one hospital: whoever could write one of the files could stand in
         # for it (decision 16).
-        if first.fingerprint != partner.fingerprint:
+        if first_pin.fingerprint != partner.fingerprint:
             raise _wrong(
                 "partners",
                 f"Hospital {partner.user_id} is pinned twice, with different fingerprints.",

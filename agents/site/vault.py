@@ -69,9 +69,9 @@ def encode_kept(value: Mapping[str, Any]) -> bytes:
     The checksum is SHA-256 over the object's JSON with sorted keys, no blanks and ASCII
     only.
     """
-    text = _canonical(_with_text_keys(value))
-    digest = hashlib.sha256(text).hexdigest().encode()
-    return b'{"content":%s,"sha256":"%s"}' % (text, digest)
+    canonical_json = _canonical(_with_text_keys(value))
+    digest = hashlib.sha256(canonical_json).hexdigest().encode()
+    return b'{"content":%s,"sha256":"%s"}' % (canonical_json, digest)
 
 
 def _with_text_keys(value: Any) -> Any:
@@ -83,11 +83,11 @@ def _with_text_keys(value: Any) -> Any:
         # and the checksum of what is read would be another one.
         text_keyed = {}
         for key, inner in value.items():
-            text = key
+            text_key = key
             if not isinstance(key, str):
                 as_json = json.dumps({key: None})
-                (text,) = json.loads(as_json)
-            text_keyed[text] = _with_text_keys(inner)
+                (text_key,) = json.loads(as_json)
+            text_keyed[text_key] = _with_text_keys(inner)
         return text_keyed
     if isinstance(value, list | tuple):
         return [_with_text_keys(inner) for inner in value]
@@ -148,10 +148,10 @@ def read_checked(path: Path) -> bytes:
     # In two readings, and not cut from one: of a large model each copy counts.
     with path.open("rb") as file:
         digest = file.read(_DIGEST_BYTES)
-        data = file.read()
-    if hashlib.sha256(data).digest() != digest:
+        kept_bytes = file.read()
+    if hashlib.sha256(kept_bytes).digest() != digest:
         raise damaged(path)
-    return data
+    return kept_bytes
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -165,12 +165,12 @@ def _checksum(content: Any) -> str:
 
 
 def _canonical(content: Any) -> bytes:
-    text = json.dumps(
+    canonical_json = json.dumps(
         content,
         sort_keys=True,
         separators=(",", ":"),
     )
-    return text.encode()
+    return canonical_json.encode()
 
 
 def _add_checksum(path: Path, content: dict[str, Any]) -> None:
@@ -216,14 +216,14 @@ class Vault:
 
         Conflict (code vault_damaged) if unreadable.
         """
-        path = self.folder / "identity.json"
-        if not path.exists():
+        identity_path = self.folder / "identity.json"
+        if not identity_path.exists():
             fresh = encode_kept(Identity.generate().to_json())
             # Of two processes at once, the first one's keys stand (decision 24).
-            write_once(path, fresh)
-        identity = read_kept(path, Identity.from_json)
+            write_once(identity_path, fresh)
+        identity = read_kept(identity_path, Identity.from_json)
         if identity is None:
-            raise damaged(path)
+            raise damaged(identity_path)
         return identity
 
     @property
@@ -244,11 +244,11 @@ class Vault:
         """
         order_ids = []
         folder = self.folder / "orders"
-        for path in folder.glob("*"):
-            name = path.name
+        for order_folder in folder.glob("*"):
+            folder_name = order_folder.name
             # Folders with other names are being removed.
-            if name.isdecimal():
-                order_ids.append(int(name))
+            if folder_name.isdecimal():
+                order_ids.append(int(folder_name))
         return sorted(order_ids)
 
     def end_order(self, order_id: int, outcome: str) -> None:
@@ -321,8 +321,8 @@ class Vault:
 
     def _numbers(self, folder: str) -> list[int]:
         paths = (self.folder / folder).glob("*.json")
-        names = [path.stem for path in paths]
-        numbers = [int(name) for name in names if name.isdecimal()]
+        stems = [path.stem for path in paths]
+        numbers = [int(stem) for stem in stems if stem.isdecimal()]
         return sorted(numbers)
 
     def save_evaluation(
@@ -376,21 +376,21 @@ class Vault:
         once: bool = False,
     ) -> None:
         folder = make_private_folder(self.folder / kind)
-        path = folder / f"{number}.json"
+        kept_path = folder / f"{number}.json"
         content = encode_kept(value)
         if once:
-            write_once(path, content)
+            write_once(kept_path, content)
         else:
-            write_durably(path, content)
+            write_durably(kept_path, content)
 
     def _load(
         self,
         kind: str,
         number: int,
     ) -> dict[str, Any] | None:
-        path = self.folder / kind / f"{number}.json"
+        kept_path = self.folder / kind / f"{number}.json"
         return read_kept(
-            path,
+            kept_path,
             _object,
             mends=not self._is_only_read,
         )
@@ -426,10 +426,10 @@ class OrderVault:
         Where a process that should be dead still runs beside its successor, both get
         what the first one kept.
         """
-        path = self.folder / name
-        if not path.exists():
-            write_once(path, add_digest(make()))
-        return read_checked(path)
+        kept_path = self.folder / name
+        if not kept_path.exists():
+            write_once(kept_path, add_digest(make()))
+        return read_checked(kept_path)
 
     def kept(self, name: str) -> bytes:
         """What is kept under `name`.
@@ -452,25 +452,25 @@ class OrderVault:
 
     def forget_outbox(self, prefix: str) -> None:
         """Drops messages that were sent and that nobody will ask for again."""
-        for path in self.outbox.glob(f"{prefix}*"):
-            path.unlink(missing_ok=True)
+        for message_path in self.outbox.glob(f"{prefix}*"):
+            message_path.unlink(missing_ok=True)
 
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
 
     def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
-        data = add_digest(encode_arrays(arrays))
-        write_durably(self.folder / name, data)
+        checked_bytes = add_digest(encode_arrays(arrays))
+        write_durably(self.folder / name, checked_bytes)
 
     def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
         """None where nothing was saved.
 
         Conflict (code vault_damaged) for a file that is cut short or altered.
         """
-        path = self.folder / name
-        if not path.exists():
+        arrays_path = self.folder / name
+        if not arrays_path.exists():
             return None
-        return decode_arrays(read_checked(path))
+        return decode_arrays(read_checked(arrays_path))
 
     def destroy(self) -> None:
         """Forgets session keys, order secret, snapshot and outbox, all at once.
@@ -480,11 +480,11 @@ class OrderVault:
         order that ends.
         """
         orders = self.folder.parent
-        name = self.folder.name
+        folder_name = self.folder.name
         # A new name each time: a folder that a crash has left under the old one would
         # be in the way.
         token = secrets.token_hex(4)
-        away = orders / f".{name}.{token}.ended"
+        away = orders / f".{folder_name}.{token}.ended"
         with contextlib.suppress(FileNotFoundError):
             self.folder.rename(away)
         for ended in orders.glob(".*.ended"):

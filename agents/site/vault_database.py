@@ -46,10 +46,10 @@ def open_keyed(path: Path, schema: str) -> bytes:
     with open_database(path) as database:
         # Tables that an earlier version had not.
         database.executescript(schema)
-        row = database.execute("SELECT key FROM keys").fetchone()
-    if row is None:
+        key_row = database.execute("SELECT key FROM keys").fetchone()
+    if key_row is None:
         raise damaged(path)
-    return bytes(row[0])
+    return bytes(key_row[0])
 
 
 def _make(path: Path, schema: str) -> None:
@@ -123,7 +123,7 @@ def _copied(path: Path, schema: str) -> tuple[sqlite3.Connection, bytes]:
     source = sqlite3.connect(address, uri=True, timeout=30)
     try:
         source.backup(copy)
-        row = copy.execute("SELECT key FROM keys").fetchone()
+        key_row = copy.execute("SELECT key FROM keys").fetchone()
     except sqlite3.OperationalError:
         # Half of a write of a process that died stands beside it, and whoever may write
         # takes it back.
@@ -135,10 +135,10 @@ def _copied(path: Path, schema: str) -> tuple[sqlite3.Connection, bytes]:
         raise damaged(path) from None
     finally:
         source.close()
-    if row is None:
+    if key_row is None:
         raise damaged(path)
     copy.executescript(schema)
-    return copy, bytes(row[0])
+    return copy, bytes(key_row[0])
 
 
 @contextmanager
@@ -155,10 +155,10 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
             yield database
     except sqlite3.DatabaseError as error:
         # The primary code; above it are its details.
-        kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if kind in _DAMAGE:
+        primary_code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if primary_code in _DAMAGE:
             raise damaged(path) from None
-        if kind == sqlite3.SQLITE_FULL:
+        if primary_code == sqlite3.SQLITE_FULL:
             sentence = os.strerror(errno.ENOSPC)
             raise OSError(errno.ENOSPC, sentence, str(path)) from None
         raise

@@ -28,9 +28,11 @@ def check_order(site: Path, file: Path, *, user: int | None = None) -> list[Find
     Nothing is reserved, kept or written.
     """
     settings = load_settings(site)
-    names = {partner.user_id: partner.name for partner in settings.partners.values()}
-    names[settings.user_id] = settings.name
-    request = read_order(file, user=user, names=names)
+    hospital_names = {
+        partner.user_id: partner.name for partner in settings.partners.values()
+    }
+    hospital_names[settings.user_id] = settings.name
+    request = read_order(file, user=user, names=hospital_names)
     hospitals = _hospitals_of(request)
     if settings.user_id not in hospitals:
         raise no_part(settings.user_id, hospitals)

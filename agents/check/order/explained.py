@@ -89,8 +89,8 @@ def asked(rules: Iterable[Rule]) -> list[Finding]:
             if finding not in rule_findings:
                 rule_findings.append(finding)
     findings = []
-    for name, rule_findings in by_name.items():
-        findings += rule_findings or [passed(name)]
+    for rule_name, rule_findings in by_name.items():
+        findings += rule_findings or [passed(rule_name)]
     return findings
 
 
@@ -160,11 +160,11 @@ def pins(hospital: Hospital, hospitals: Collection[int]) -> list[Finding]:
     if not unpinned:
         return [passed("pin_missing")]
     findings = []
-    for user in unpinned:
+    for user_id in unpinned:
         finding = Finding(
             "pin_missing",
             WRONG,
-            f"Hospital {user} is not pinned here.",
+            f"Hospital {user_id} is not pinned here.",
             "Ask it by telephone for its fingerprint (`./run agent keys`) and add it to settings.toml under"
             " [[partners]].",
         )

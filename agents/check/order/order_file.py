@@ -35,24 +35,24 @@ def read_order(path: Path, *, user: int | None, names: dict[int, str]) -> Asked:
     Raises BadRequest (code order_file) for what is no order, and as the coordinator
     would for a field that is wrong.
     """
-    body = _read_body(path)
-    fields = body.keys()
-    n_training = len(_TRAINING & fields)
-    n_statistics = len(_STATISTICS & fields)
-    n_predictions = len(_PREDICTIONS & fields)
-    most = max(n_training, n_statistics, n_predictions)
-    if most == 0:
+    order_body = _read_body(path)
+    field_names = order_body.keys()
+    n_training = len(_TRAINING & field_names)
+    n_statistics = len(_STATISTICS & field_names)
+    n_predictions = len(_PREDICTIONS & field_names)
+    most_fields = max(n_training, n_statistics, n_predictions)
+    if most_fields == 0:
         raise _no_order(
             f"{path} has no field of an order.",
             "Give the body of POST /model/train, /runModelTrainTask or /model/infer, as docs/api.md has them.",
         )
-    if n_training == most:
-        training = parse_training_request(body)
+    if n_training == most_fields:
+        training = parse_training_request(order_body)
         _check_user(user, training.user_id)
         return training
-    if n_statistics == most:
-        return _resolved(parse_statistics_request(body), user, names)
-    predictions = parse_infer_request(body)
+    if n_statistics == most_fields:
+        return _resolved(parse_statistics_request(order_body), user, names)
+    predictions = parse_infer_request(order_body)
     _check_user(user, predictions.input_data.user_id)
     return predictions
 
