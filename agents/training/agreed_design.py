@@ -87,10 +87,10 @@ def code_rows(
 
 def _coded(cohort: Cohort, coding: Coding) -> Cohort:
     joint_of: dict[int, Ints] = {}
-    for name, levels in coding.levels.items():
-        term = _levels_term(name, coding, reference=levels[0])
-        joint_places = np.array(term.places(cohort.levels[name]), dtype=np.int64)
-        joint_of[cohort.attributes.index(name)] = joint_places
+    for category, levels in coding.levels.items():
+        term = _levels_term(category, coding, reference=levels[0])
+        joint_places = np.array(term.places(cohort.levels[category]), dtype=np.int64)
+        joint_of[cohort.attributes.index(category)] = joint_places
 
     def coded(rows: Floats) -> Floats:
         coded_rows = np.array(rows)
@@ -108,8 +108,8 @@ def _known_rows(
     coding: Coding,
 ) -> Cohort:
     is_known = np.ones(test.n_rows, dtype=bool)
-    for name in coding.levels:
-        is_known &= places_of(test, name) != UNKNOWN
+    for category in coding.levels:
+        is_known &= places_of(test, category) != UNKNOWN
     n_unknown = int(np.count_nonzero(~is_known))
     if 0 < n_unknown < least_rows(order, "test"):
         raise Refused(
@@ -151,25 +151,25 @@ def fix_design(trainer: Trainer, coding: Coding) -> Trainer:
         return trainer
     rows = trainer.rows
     with sentences():
-        joint, means = _add_up(trainer, coding)
+        joint_sums, means = _add_up(trainer, coding)
         design = _design(
             study,
             coding,
-            joint,
+            joint_sums,
             means,
         )
         train = _designed(rows.train, design)
         test = rows.test
         if test is not None:
             test = _designed(test, design)
-    _report_flow(trainer, coding, joint)
+    _report_flow(trainer, coding, joint_sums)
     _note_flow(trainer)
     designed = replace(
         rows,
         train=train,
         test=test,
     )
-    counts = None if study.is_plain else _level_counts(coding, joint)
+    counts = None if study.is_plain else _level_counts(coding, joint_sums)
     return replace(
         trainer,
         rows=designed,
@@ -183,8 +183,8 @@ def _level_counts(
     joint: _Sums,
 ) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
-    for name, levels in coding.levels.items():
-        counts[name] = dict(zip(levels, joint.of_levels[name], strict=True))
+    for category, levels in coding.levels.items():
+        counts[category] = dict(zip(levels, joint.of_levels[category], strict=True))
     return counts
 
 
@@ -195,16 +195,16 @@ def _add_up(
     """Joint counts, and the joint mean of each feature that may have gaps."""
     gaps = _gap_sums(trainer.order.request.study, trainer.rows.train)
     own_sums = _own_sums(trainer.rows.train, coding, gaps)
-    keys = trainer.keys(0)
+    sum_keys = trainer.keys(0)
     info = sum_info("design", 0, 0)
 
     def part() -> bytes:
         counts = np.array(_flat(own_sums), dtype=np.int64)
-        totals = [of_feature.total for of_feature in gaps.values()]
-        limbs = wide.to_limbs(np.array(totals), 1)
+        gap_totals = [of_feature.total for of_feature in gaps.values()]
+        limbs = wide.to_limbs(np.array(gap_totals), 1)
         vector = np.concatenate([counts, limbs])
         return secure_sum.seal_counts(
-            keys,
+            sum_keys,
             vector,
             info=info,
         )
@@ -224,25 +224,25 @@ def _add_up(
         round=0,
     )
     n_counts = len(_flat(own_sums))
-    joint = _unflat(
+    joint_sums = _unflat(
         opening.sums[:n_counts],
         coding,
         list(gaps),
     )
-    words = opening.sums[n_counts:]
-    limbs = words.reshape(len(gaps), wide.N_LIMBS)
+    mean_words = opening.sums[n_counts:]
+    limbs = mean_words.reshape(len(gaps), wide.N_LIMBS)
     means: dict[str, float] = {}
-    for place, name in enumerate(gaps):
-        n_values = joint.n_values[name]
+    for place, feature in enumerate(gaps):
+        n_values = joint_sums.n_values[feature]
         if not n_values:
             raise BadRequest(
-                f"No row of any hospital has a value in {name}.",
+                f"No row of any hospital has a value in {feature}.",
                 remedy="Leave this attribute out.",
                 code="null",
             )
         mean = wide.from_limbs(limbs[place], n_values)
-        means[name] = float(mean[0])
-    return joint, means
+        means[feature] = float(mean[0])
+    return joint_sums, means
 
 
 @dataclass(frozen=True)
@@ -260,10 +260,10 @@ def _gap_sums(study: StudyRows, cohort: Cohort) -> dict[str, _GapSum]:
     gap_sums: dict[str, _GapSum] = {}
     if study.missing != "mean":
         return gap_sums
-    for name in study.columns:
-        if name in study.categorical:
+    for column_name in study.columns:
+        if column_name in study.categorical:
             continue
-        term = number_term(study, name)
+        term = number_term(study, column_name)
         features = made_of(cohort.X, partial(_features_of, cohort, term))
         for feature, values in zip(term.features, columns(features), strict=True):
             present = values[~np.isnan(values)]
@@ -273,16 +273,16 @@ def _gap_sums(study: StudyRows, cohort: Cohort) -> dict[str, _GapSum]:
 
 
 def _features_of(cohort: Cohort, term: Number | Spline, rows: Floats) -> Floats:
-    place = cohort.attributes.index(term.name)
-    return own_features(term, rows[:, place])
+    column_place = cohort.attributes.index(term.name)
+    return own_features(term, rows[:, column_place])
 
 
 def _own_sums(cohort: Cohort, coding: Coding, gaps: Mapping[str, _GapSum]) -> _Sums:
     of_levels: dict[str, list[int]] = {}
-    for name, levels in coding.levels.items():
-        places = places_of(cohort, name)
-        of_levels[name] = np.bincount(places, minlength=len(levels)).tolist()
-    n_values = {name: of_feature.n_values for name, of_feature in gaps.items()}
+    for category, levels in coding.levels.items():
+        level_places = places_of(cohort, category)
+        of_levels[category] = np.bincount(level_places, minlength=len(levels)).tolist()
+    n_values = {feature: of_feature.n_values for feature, of_feature in gaps.items()}
     flow = cohort.flow
     assert flow is not None, "made by this version"
     return _Sums(
@@ -310,8 +310,8 @@ def _unflat(
     n_selected = remaining.pop(0)
     n_left_out = remaining.pop(0)
     of_levels: dict[str, list[int]] = {}
-    for name, levels in coding.levels.items():
-        of_levels[name] = remaining[: len(levels)]
+    for category, levels in coding.levels.items():
+        of_levels[category] = remaining[: len(levels)]
         remaining = remaining[len(levels) :]
     n_values = dict(zip(gaps, remaining, strict=True))
     return _Sums(
@@ -347,15 +347,15 @@ def _design(
     means: Mapping[str, float],
 ) -> Design:
     terms: list[Term] = []
-    for name in study.columns:
-        if name not in coding.levels:
-            terms.append(number_term(study, name))
+    for column_name in study.columns:
+        if column_name not in coding.levels:
+            terms.append(number_term(study, column_name))
             continue
-        reference = coding.references[name]
+        reference = coding.references[column_name]
         if reference is None:
-            levels = coding.levels[name]
-            reference = default_reference(levels, joint.of_levels[name])
-        terms.append(_levels_term(name, coding, reference=reference))
+            levels = coding.levels[column_name]
+            reference = default_reference(levels, joint.of_levels[column_name])
+        terms.append(_levels_term(column_name, coding, reference=reference))
     return Design(tuple(terms), dict(means))
 
 
@@ -367,8 +367,8 @@ def _designed(cohort: Cohort, design: Design) -> Cohort:
 def _design_of(cohort: Cohort, design: Design, rows: Floats) -> Floats:
     """The design of some rows of the cohort, (n, n_attributes)."""
     of_name: dict[str, Any] = {}
-    for name, values in zip(cohort.attributes, rows.T, strict=True):
-        of_name[name] = values
+    for attribute, column in zip(cohort.attributes, rows.T, strict=True):
+        of_name[attribute] = column
     return design_matrix(design, of_name)
 
 

@@ -61,7 +61,7 @@ class Coding:
 
     def n_features(self, study: StudyRows) -> int:
         """How many columns the model has, without the intercept."""
-        return sum(self.n_of(study, name) for name in study.columns)
+        return sum(self.n_of(study, column_name) for column_name in study.columns)
 
     def n_of(self, study: StudyRows, name: str) -> int:
         """How many of them are made of one column of the order."""
@@ -74,8 +74,8 @@ class Coding:
     def largest(self) -> str:
         """The columns of categories with their numbers of levels, for a refusal."""
         descriptions: list[str] = []
-        for name, levels in self.levels.items():
-            descriptions.append(f"{name} has {len(levels)} levels")
+        for category, levels in self.levels.items():
+            descriptions.append(f"{category} has {len(levels)} levels")
         return ", ".join(descriptions)
 
 
@@ -102,8 +102,8 @@ def agree_on_levels(order: AgreedTraining, rows: OrderRows) -> Coding:
     if not study.needs_counts:
         return Coding()
     own_message = _own(order, rows.train)
-    text = canonical(vars(own_message)).encode()
-    messages = say_to_all(order, "levels", lambda: text)
+    message_body = canonical(vars(own_message)).encode()
+    messages = say_to_all(order, "levels", lambda: message_body)
     level_messages = {user: _read_said(body, study) for user, body in messages.items()}
     levels_by_user = {user: message.levels for user, message in level_messages.items()}
     union = joint_levels(list(study.categorical), levels_by_user)
@@ -119,8 +119,8 @@ def agree_on_levels(order: AgreedTraining, rows: OrderRows) -> Coding:
         level_messages,
     )
     checks: list[Callable[[], object]] = []
-    for name in study.categorical:
-        check = partial(_check_levels, name, coding)
+    for category in study.categorical:
+        check = partial(_check_levels, category, coding)
         checks.append(check)
     check_all(*checks)
     return coding
@@ -143,22 +143,22 @@ def _own(order: AgreedTraining, cohort: Cohort) -> _Said:
 def own_counts(cohort: Cohort) -> dict[str, dict[str, int]]:
     """By column of categories how many rows have each of its levels."""
     counts: dict[str, dict[str, int]] = {}
-    for name, levels in cohort.levels.items():
-        places = places_of(cohort, name)
-        n_of_place = np.bincount(places, minlength=len(levels)).tolist()
-        counts[name] = dict(zip(levels, n_of_place, strict=True))
+    for category, levels in cohort.levels.items():
+        level_places = places_of(cohort, category)
+        n_of_place = np.bincount(level_places, minlength=len(levels)).tolist()
+        counts[category] = dict(zip(levels, n_of_place, strict=True))
     return counts
 
 
 def places_of(cohort: Cohort, name: str) -> Any:
     """int64 (n_rows,): where in `cohort.levels` each row's level stands."""
-    place = cohort.attributes.index(name)
-    column = cohort.X[:, place]
+    column_place = cohort.attributes.index(name)
+    column = cohort.X[:, column_place]
     return column.astype(np.int64)
 
 
 def _read_said(body: bytes, study: StudyRows) -> _Said:
-    fields = read_fields(
+    message_fields = read_fields(
         body,
         {
             "levels": dict,
@@ -166,7 +166,7 @@ def _read_said(body: bytes, study: StudyRows) -> _Said:
             "min_rows": int,
         },
     )
-    message = _Said(**fields)
+    message = _Said(**message_fields)
     check_message(message.levels, study.categorical)
     if not 1 <= message.min_rows <= LARGEST_NUMBER:
         raise bad_message("of kind levels holds a number that no policy has")
@@ -201,15 +201,15 @@ def _coding(
 ) -> Coding:
     levels: dict[str, tuple[str, ...]] = {}
     references: dict[str, str | None] = {}
-    for name, reference in study.categorical.items():
-        column_levels = list(union[name])
+    for category, reference in study.categorical.items():
+        column_levels = list(union[category])
         # A level of the data that is called so is one with the rest.
-        if name in has_other and OTHER not in column_levels:
+        if category in has_other and OTHER not in column_levels:
             column_levels.append(OTHER)
-        levels[name] = tuple(column_levels)
-        references[name] = None
+        levels[category] = tuple(column_levels)
+        references[category] = None
         if reference is not None:
-            references[name] = canonical_text(str(reference))
+            references[category] = canonical_text(str(reference))
     return Coding(
         levels=levels,
         has_other=has_other,

@@ -101,7 +101,7 @@ def classes_by_hospital(
     """The classes that each hospital of the order has, by its number."""
     own_classes = _sorted_classes(_plain(label) for label in rows.train.labels)
     messages = say_to_all(order, "classes", lambda: canonical(own_classes).encode())
-    return {user: _read_classes(text) for user, text in messages.items()}
+    return {hospital: _read_classes(body) for hospital, body in messages.items()}
 
 
 def joint_classes(classes_of: Mapping[int, Sequence[int | str]]) -> list[Any]:
@@ -181,15 +181,15 @@ def _joint_start(order: AgreedTraining, model: Model) -> Floats:
             encode_drawn,
             recipient=EVERYONE,
         )
-    body = receive(
+    weights_body = receive(
         order,
         "weights",
         order.request.user_id,
         EVERYONE,
     )
-    if len(body) % np.dtype(">f8").itemsize:
+    if len(weights_body) % np.dtype(">f8").itemsize:
         raise bad_message("of initial weights is no list of them")
-    weights = np.frombuffer(body, dtype=">f8").astype(np.float64)
+    weights = np.frombuffer(weights_body, dtype=">f8").astype(np.float64)
     # An initiator could start from weights of its choice, which would show it more of
     # the first gradient.
     own_draw = draw()

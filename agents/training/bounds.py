@@ -37,8 +37,8 @@ def check_bound(keys: SumKeys, vector: Floats, model: Model, names: list[str]) -
     is_within = np.abs(vector) <= keys.bound
     if is_within.all():
         return
-    places = np.flatnonzero(~is_within)
-    named = _named(places, model, names)
+    beyond_places = np.flatnonzero(~is_within)
+    named = _named(beyond_places, model, names)
     listed = ", ".join(named[:_MOST_NAMED])
     if len(named) > _MOST_NAMED:
         listed += f" and {len(named) - _MOST_NAMED} more"
@@ -78,8 +78,8 @@ def _name(place: int, model: Model, names: list[str]) -> str:
 
 
 def _layer(place: int, model: Model) -> str:
-    sizes = [math.prod(shape) for shape in model.layers.values()]
-    ends = np.cumsum(sizes)
+    layer_sizes = [math.prod(shape) for shape in model.layers.values()]
+    ends = np.cumsum(layer_sizes)
     number = int(np.searchsorted(ends, place, side="right"))
     return [*model.layers][number]
 

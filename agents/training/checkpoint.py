@@ -95,8 +95,8 @@ def save_checkpoint(store: OrderVault, point: Checkpoint) -> None:
     # that the round before would still need is missing.
     store.save_arrays(_name(point.fold), **arrays)
     last_round = point.round - 1
-    for kind in ("vectors", "gradient", "opening-gradient"):
-        store.forget_outbox(f"{kind}-{point.fold}-{last_round}-")
+    for message_kind in ("vectors", "gradient", "opening-gradient"):
+        store.forget_outbox(f"{message_kind}-{point.fold}-{last_round}-")
 
 
 def load_checkpoint(store: OrderVault, fold: int) -> Checkpoint | None:
@@ -105,7 +105,7 @@ def load_checkpoint(store: OrderVault, fold: int) -> Checkpoint | None:
     if stored is None:
         return None
     round_, n_steps = (int(number) for number in stored["round"])
-    state = OptimizerState(
+    optimizer_state = OptimizerState(
         n_steps,
         stored["first"],
         stored["second"],
@@ -128,7 +128,7 @@ def load_checkpoint(store: OrderVault, fold: int) -> Checkpoint | None:
         fold,
         round_,
         stored["weights"],
-        state,
+        optimizer_state,
         losses=stored["losses"].tolist(),
         stopped_by=stopped_by,
         gradient=stored.get("gradient"),
@@ -181,7 +181,7 @@ def _newton_arrays(
         state.n_scored,
     ]
     thetas = [state.log_theta, state.base_log_theta]
-    end = [
+    end_flags = [
         state.is_still,
         state.is_done,
         state.is_scoring,
@@ -193,7 +193,7 @@ def _newton_arrays(
         f"{name}_numbers": np.array(numbers),
         f"{name}_counts": np.array(counts),
         f"{name}_theta": np.array(thetas),
-        f"{name}_end": np.array(end),
+        f"{name}_end": np.array(end_flags),
     }
 
 
@@ -208,10 +208,10 @@ def _newton_of(
     thetas = stored.get(f"{name}_theta")
     if thetas is not None:
         log_theta, base_log_theta = thetas.tolist()
-    end = stored[f"{name}_end"].tolist()
+    end_flags = stored[f"{name}_end"].tolist()
     # Fewer where a version before these wrote it.
-    end += [False] * (_N_END - len(end))
-    is_still, is_done, is_scoring, is_growing = end
+    end_flags += [False] * (_N_END - len(end_flags))
+    is_still, is_done, is_scoring, is_growing = end_flags
     return NewtonState(
         coef=stored[f"{name}_coef"],
         base=stored[f"{name}_base"],

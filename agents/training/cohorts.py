@@ -145,8 +145,8 @@ def own_thresholds(order: VerifiedTraining) -> PooledThresholds | None:
     kept_text = order.store.once("pooled", make)
     if not kept_text:
         return None
-    fields = json.loads(kept_text)
-    return PooledThresholds.of_fields(fields)
+    threshold_fields = json.loads(kept_text)
+    return PooledThresholds.of_fields(threshold_fields)
 
 
 def commit_rounds(order: AgreedTraining, *, now: datetime) -> None:
@@ -193,7 +193,7 @@ def check_hospitals(order: AgreedTraining) -> None:
     # A hospital in one batch is told by those in several.
     hospitals = order.request.hospitals
     acceptances = order.acceptances
-    counted = [acceptances[user].n_rows for user in hospitals]
+    counted = [acceptances[hospital].n_rows for hospital in hospitals]
     check_mini_batches(order, max(counted))
     regrouping.agree(
         Memory(order.vault.cohorts),
@@ -222,8 +222,8 @@ def _snapshot(
     purpose: str,
     key: bytes,
 ) -> Cohort:
-    path = order.store.folder / f"{purpose}.npz"
-    if not path.exists():
+    snapshot_path = order.store.folder / f"{purpose}.npz"
+    if not snapshot_path.exists():
         cohort = read_cohort(order, purpose, key)
         warn_of_lost_digits(
             order,
@@ -231,10 +231,10 @@ def _snapshot(
             order_id=order.order_id,
         )
         _note_strata(order, purpose, cohort)
-        save_cohort(path, cohort)
+        save_cohort(snapshot_path, cohort)
     # What is on disk, and not what was just read: of two processes the first one's rows
     # stand.
-    return load_cohort(path)
+    return load_cohort(snapshot_path)
 
 
 def _note_strata(

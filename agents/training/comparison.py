@@ -53,20 +53,20 @@ def digests_of(cohort: Cohort) -> dict[str, str]:
     """
     ids = canonical(list(cohort.unique_ids))
     people = hashlib.blake2b(ids.encode(), digest_size=32)
-    for values in (cohort.y, cohort.weights):
-        if values is not None:
-            numbers = np.ascontiguousarray(values, dtype=np.float64)
+    for row_values in (cohort.y, cohort.weights):
+        if row_values is not None:
+            numbers = np.ascontiguousarray(row_values, dtype=np.float64)
             people.update(numbers.tobytes())
     digests = {_PEOPLE: people.hexdigest()}
-    for name, column in zip(cohort.attributes, cohort.X.T, strict=True):
-        if name in cohort.levels:
-            levels = cohort.levels[name]
-            texts = [levels[int(place)] for place in column]
-            body = canonical(texts).encode()
+    for attribute, column in zip(cohort.attributes, cohort.X.T, strict=True):
+        if attribute in cohort.levels:
+            levels = cohort.levels[attribute]
+            level_texts = [levels[int(place)] for place in column]
+            body = canonical(level_texts).encode()
         else:
             body = np.ascontiguousarray(column).tobytes()
         digest = hashlib.blake2b(body, digest_size=32)
-        digests[f"attribute {name}"] = digest.hexdigest()
+        digests[f"attribute {attribute}"] = digest.hexdigest()
     return digests
 
 
@@ -87,8 +87,8 @@ def check_kept(vault: Vault, request: TrainingRequest) -> None:
         problems.append("an earlier version kept it, without its rows' digests")
     missing = set(stored["attributes"]) - set(request.attributes)
     if missing:
-        names = ", ".join(sorted(missing))
-        problems.append(f"it has attributes that the order lacks ({names})")
+        missing_names = ", ".join(sorted(missing))
+        problems.append(f"it has attributes that the order lacks ({missing_names})")
     if problems:
         in_words = "; ".join(problems)
         raise Refused(
@@ -104,9 +104,9 @@ def _differences(
     request: TrainingRequest,
 ) -> list[str]:
     differing = []
-    for name, unsaid in _ALIKE.items():
-        if stored.get(name, unsaid) != getattr(request, name):
-            differing.append(name)
+    for field_name, unsaid in _ALIKE.items():
+        if stored.get(field_name, unsaid) != getattr(request, field_name):
+            differing.append(field_name)
     trained_by = set(stored.get("hospitals", []))
     if trained_by != set(request.hospitals):
         differing.append("the hospitals")
@@ -125,13 +125,13 @@ def _differences(
         "weights": weights,
         "weights_type": weights_type,
     }
-    for name, value in asked_options.items():
-        if report.get(name) != value:
-            differing.append(name)
+    for field_name, asked_value in asked_options.items():
+        if report.get(field_name) != asked_value:
+            differing.append(field_name)
     if not differing:
         return []
-    names = ", ".join(differing)
-    return [f"other {names}"]
+    differing_names = ", ".join(differing)
+    return [f"other {differing_names}"]
 
 
 def _has_maximum(report: Mapping[str, Any]) -> bool:
@@ -187,8 +187,8 @@ def check_nested(
     missing = sorted(set(kept_features) - set(features))
     reason = "it has no column more"
     if missing:
-        names = ", ".join(missing)
-        reason = f"it lacks {names}"
+        missing_names = ", ".join(missing)
+        reason = f"it lacks {missing_names}"
     raise BadRequest(
         f"The order's model does not contain model {request.compare}: {reason}.",
         remedy="Order all columns of the smaller model, categories with the same reference, and at least one more.",

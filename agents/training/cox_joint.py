@@ -34,14 +34,14 @@ def begun(trainer: Trainer, point: Checkpoint) -> Checkpoint:
     """The state after a round of the others: where it was the last of them, the joint
     rounds begin. Raises BadRequest (code joint_baseline) where max_iter leaves none.
     """
-    after = point.newton
-    assert after is not None
+    newton_state = point.newton
+    assert newton_state is not None
     n_left = trainer.params.max_iter - point.round
-    if after.is_done and n_left > cox_joint.ROUNDS:
-        point.newton = replace(after, is_done=False)
+    if newton_state.is_done and n_left > cox_joint.ROUNDS:
+        point.newton = replace(newton_state, is_done=False)
         point.joint = JointState()
         return point
-    if after.is_done or n_left <= 0:
+    if newton_state.is_done or n_left <= 0:
         raise BadRequest(
             f"max_iter {trainer.params.max_iter} has come before the rounds of a joint baseline were through.",
             remedy="Order a larger max_iter.",
@@ -112,9 +112,9 @@ def stepped_point(trainer: Trainer, point: Checkpoint, sums: Ints) -> Checkpoint
     """The state one joint round later."""
     assert point.joint is not None
     assert point.newton is not None
-    totals = limbs.whole_sums(sums)
+    opened_totals = limbs.whole_sums(sums)
     if point.joint.counts is None:
-        counts = [value >> limbs.FRACTION_BITS for value in totals]
+        counts = [total >> limbs.FRACTION_BITS for total in opened_totals]
         events, censored = np.array(counts[:-1], dtype=np.int64).reshape(2, -1)
         counted = JointState(Counts(events, censored), n_strict=counts[-1])
         # Whether there are enough people is found before the next sums are made.
@@ -123,32 +123,32 @@ def stepped_point(trainer: Trainer, point: Checkpoint, sums: Ints) -> Checkpoint
     intervals = _intervals(trainer, point.joint)
     try:
         newton_step = cox_joint.stepped(
-            totals,
+            opened_totals,
             intervals,
             point.weights,
             ties=trainer.model.ties,
             bits=limbs.FRACTION_BITS,
         )
     except Collinear as error:
-        name = trainer.features[error.column]
+        column_name = trainer.features[error.column]
         raise BadRequest(
-            f"With one baseline for all hospitals {name} is a combination of the columns before it.",
+            f"With one baseline for all hospitals {column_name} is a combination of the columns before it.",
             remedy="Leave it out, or order baseline hospital.",
             code="collinear",
-            columns=[name],
+            columns=[column_name],
         ) from None
-    state = replace(
+    joint_state = replace(
         point.joint,
         n_rounds=point.joint.n_rounds + 1,
         log_likelihood=newton_step.log_likelihood,
         information=newton_step.information,
     )
-    return _after(point, state, newton_step.coef)
+    return _after(point, joint_state, newton_step.coef)
 
 
 def _after(point: Checkpoint, state: JointState, weights: Floats) -> Checkpoint:
     assert point.newton is not None
-    last = replace(
+    newton_state = replace(
         point.newton, coef=weights, base=point.weights, is_done=state.is_done
     )
     # The joint likelihood is no continuation of the other one.
@@ -157,7 +157,7 @@ def _after(point: Checkpoint, state: JointState, weights: Floats) -> Checkpoint:
         round=point.round + 1,
         weights=weights,
         losses=[*point.losses, point.losses[-1]],
-        newton=replace(last, round=point.newton.round + 1),
+        newton=replace(newton_state, round=point.newton.round + 1),
         joint=state,
     )
 
@@ -166,12 +166,12 @@ def n_further_equations(trainer: Trainer, point: Checkpoint) -> int:
     """How many more sums the joint rounds have opened than as many of the others."""
     if point.joint is None or point.joint.counts is None:
         return 0
-    p = trainer.model.n_weights
+    n_weights = trainer.model.n_weights
     n_counts = 2 * len(point.joint.counts.events) + 1
     n_intervals = len(_intervals(trainer, point.joint).starts)
-    n_joint = cox_joint.n_sums(p, n_intervals, ties=trainer.model.ties)
+    n_joint = cox_joint.n_sums(n_weights, n_intervals, ties=trainer.model.ties)
     n_opened = n_counts + cox_joint.ROUNDS * n_joint
-    return n_opened - (1 + cox_joint.ROUNDS) * newton.n_sums(p)
+    return n_opened - (1 + cox_joint.ROUNDS) * newton.n_sums(n_weights)
 
 
 def report_of(
@@ -186,13 +186,13 @@ def report_of(
     sums are of baselines for each hospital.
     """
     model = trainer.model
-    state = point.joint
-    assert state is not None
-    assert state.information is not None
-    intervals = _intervals(trainer, state)
+    joint_state = point.joint
+    assert joint_state is not None
+    assert joint_state.information is not None
+    intervals = _intervals(trainer, joint_state)
     bits = limbs.FRACTION_BITS
     information = Opened(
-        normal_equations.integers(state.information, bits), [], 0.0, bits, True
+        normal_equations.integers(joint_state.information, bits), [], 0.0, bits, True
     )
     coef, covariance = cox_report.own_units(
         point.weights, normal_equations.inverse(information), scale.deviation
@@ -200,7 +200,7 @@ def report_of(
     fit = Survival(
         n=n_rows,
         n_events=training_part.n_events,
-        log_likelihood=state.log_likelihood,
+        log_likelihood=joint_state.log_likelihood,
         null_log_likelihood=cox_joint.null_log_likelihood(intervals, ties=model.ties),
         pairs=training_part.pairs,
         tested=None,

@@ -58,15 +58,15 @@ def opened_round(
     """
     store = trainer.order.store
     kept_rounds = store.load_arrays(_KEPT) or {}
-    name = f"round_{round_}"
-    if name in kept_rounds:
-        return kept_rounds[name]
-    keys = trainer.keys(0)
+    round_name = f"round_{round_}"
+    if round_name in kept_rounds:
+        return kept_rounds[round_name]
+    sum_keys = trainer.keys(0)
 
     def part() -> bytes:
         info = sum_info("gradient", 0, round_)
         return secure_sum.seal_counts(
-            keys,
+            sum_keys,
             make(),
             info=info,
         )
@@ -89,10 +89,10 @@ def opened_round(
     store.save_arrays(
         _KEPT,
         **kept_rounds,
-        **{name: opening.sums},
+        **{round_name: opening.sums},
     )
-    for kind in ("gradient", "opening-gradient"):
-        store.forget_outbox(f"{kind}-0-{round_}-")
+    for message_kind in ("gradient", "opening-gradient"):
+        store.forget_outbox(f"{message_kind}-0-{round_}-")
     return opening.sums
 
 
@@ -121,14 +121,14 @@ def check_others(trainer: Trainer) -> None:
     rounds. Every hospital knows all numbers of rows, so all refuse alike, before anything
     is opened. Raises Refused (code equations).
     """
-    keys = trainer.keys(0)
+    sum_keys = trainer.keys(0)
     with _without_slope():
         check_equations(
-            keys.n_rows_total - keys.own_rows(),
+            sum_keys.n_rows_total - sum_keys.own_rows(),
             # How many it will take is known when they have been opened.
             n_rounds=MOST_CALIBRATION_STEPS,
             n_weights=sum(recalibration.N_ESTIMATED),
-            is_alone=len(keys.members) == 1,
+            is_alone=len(sum_keys.members) == 1,
         )
 
 
@@ -211,17 +211,17 @@ def _next(
         return limbs.to_limbs(sums, 1)
 
     with sentences():
-        words = opened_round(
+        opened_words = opened_round(
             trainer,
             round_,
             make,
             state=fits.coef,
             is_last=False,
         )
-    totals = limbs.whole_sums(words)
+    opened_totals = limbs.whole_sums(opened_words)
     return recalibration.stepped(
         fits,
-        totals,
+        opened_totals,
         bits=limbs.FRACTION_BITS,
     )
 

@@ -126,22 +126,22 @@ def _applied(
 ) -> Cohort:
     """The rows in the kept model's columns and units."""
     columns: dict[str, Any] = {}
-    for name, values in zip(cohort.attributes, cohort.X.T, strict=True):
-        columns[name] = values
+    for attribute, column in zip(cohort.attributes, cohort.X.T, strict=True):
+        columns[attribute] = column
     for term in design.terms:
         if not isinstance(term, Levels):
             continue
         model_places = term.places(cohort.levels[term.name])
         place_of_level = np.array(model_places, dtype=np.int64)
         own_places = places_of(cohort, term.name)
-        places = place_of_level[own_places]
-        if (places == UNKNOWN).any():
+        level_places = place_of_level[own_places]
+        if (level_places == UNKNOWN).any():
             raise Refused(
                 f"Some rows have a level of {term.name} that the model does not know.",
                 remedy="Leave them out by WHERE.",
                 code="levels",
             )
-        columns[term.name] = places
+        columns[term.name] = level_places
     X = design_matrix(design, columns)
     if stored["standardize"]:
         mean, deviation = stored["standardize"]
@@ -203,14 +203,14 @@ def evaluate(trainer: Trainer) -> None:
             recipient=COORDINATOR,
         )
     counts = histogram_of(trainer.model, sums)
-    entry = _entry(trainer, report, counts)
-    order.vault.save_evaluation(order.order_id, entry)
+    vault_entry = _entry(trainer, report, counts)
+    order.vault.save_evaluation(order.order_id, vault_entry)
     reader = order.request.reader
     if reader is not None and order.is_initiator:
         send_answer_of_ended(
             order,
             "evaluation",
-            lambda: readable_evaluation(entry),
+            lambda: readable_evaluation(vault_entry),
             reader=reader,
         )
     # Last: until here a restart finds the opened sums, and comes to the same entry.
@@ -275,8 +275,8 @@ def _joint_sums(trainer: Trainer, rows: Rows) -> list[EvaluatedSums]:
             n_left_out=flow.n_left_out,
         )
         own_sums = [of_all]
-        for places in places_by_level(trainer.rows.train, trainer.groups):
-            group_rows = Rows(rows.X[places], rows.y[places])
+        for group_places in places_by_level(trainer.rows.train, trainer.groups):
+            group_rows = Rows(rows.X[group_places], rows.y[group_places])
             of_group = local_sums(
                 trainer.model,
                 trainer.start,
@@ -289,14 +289,14 @@ def _joint_sums(trainer: Trainer, rows: Rows) -> list[EvaluatedSums]:
     is_last = not _request(trainer.order).calibration_slope
     with sentences():
         state = trainer.start if trainer.tagged is None else trainer.tagged
-        words = opened_round(
+        opened_words = opened_round(
             trainer,
             0,
             make,
             state=state,
             is_last=is_last,
         )
-    vectors = words.reshape(1 + len(trainer.groups), -1)
+    vectors = opened_words.reshape(1 + len(trainer.groups), -1)
     return [opened(trainer.model, vector) for vector in vectors]
 
 
@@ -378,7 +378,7 @@ def _pooled(
     if told_by_newton:
         hidden |= {*OF_THE_FIT}
     metrics: dict[str, Any] = {}
-    for name, value in report["metrics"].items():
-        if name not in hidden:
-            metrics[name] = value
+    for metric_name, value in report["metrics"].items():
+        if metric_name not in hidden:
+            metrics[metric_name] = value
     return {"metrics": metrics, "withheld": report.get("withheld")}

@@ -62,8 +62,8 @@ def _as_json(stored: dict[str, Any]) -> dict[str, Any]:
     if stored["standardize"] is not None:
         mean, deviation = stored["standardize"]
         exported["standardize"] = {"mean": mean, "deviation": deviation}
-    for name in model_of(stored).layers:
-        exported[name] = stored["layers"][name]
+    for layer_name in model_of(stored).layers:
+        exported[layer_name] = stored["layers"][layer_name]
     return exported
 
 
@@ -124,11 +124,11 @@ def _tables(stored: dict[str, Any]) -> list[LayerTable]:
         )
     tables = []
     layers = model_of(stored).layers
-    for name, shape in layers.items():
-        values = np.asarray(stored["layers"][name], dtype=np.float64)
+    for layer_name, shape in layers.items():
+        layer_values = np.asarray(stored["layers"][layer_name], dtype=np.float64)
         # One row for each unit or class.
         n_inputs = shape[-1]
-        rows = values.reshape(-1, n_inputs)
+        rows = layer_values.reshape(-1, n_inputs)
         if stored["fit_intercept"]:
             coef = rows[:, :-1]
             intercept = rows[:, -1]

@@ -32,20 +32,20 @@ def pipeline_of(stored: Mapping[str, Any]) -> dict[str, Any]:
     computed: dict[str, str] = {}
     columns: list[dict[str, Any]] = []
     for term in design.terms:
-        names = list(term.features)
+        input_names = list(term.features)
         if isinstance(term, Levels):
-            names = [term.name]
-        inputs.extend(names)
+            input_names = [term.name]
+        inputs.extend(input_names)
         if term.name in study.derived:
             expression = stored["derive"][term.name]
-            for name in names:
-                computed[name] = expression
-        parts = _parts(term, names, design)
+            for column_name in input_names:
+                computed[column_name] = expression
+        parts = _parts(term, input_names, design)
         columns.extend(parts)
-    for name in study.in_order:
-        is_step = name not in study.columns
+    for column_name in study.in_order:
+        is_step = column_name not in study.columns
         if is_step:
-            computed[name] = stored["derive"][name]
+            computed[column_name] = stored["derive"][column_name]
     return {
         "inputs": inputs,
         "computed": computed,
@@ -68,16 +68,16 @@ def _parts(
         encoder = "sklearn.preprocessing.OneHotEncoder"
         return [_part(term.name, encoder, parameters)]
     parts: list[dict[str, Any]] = []
-    for name in names:
-        if name not in design.means:
-            parts.append(_part(name, "passthrough", {}))
+    for feature in names:
+        if feature not in design.means:
+            parts.append(_part(feature, "passthrough", {}))
             continue
         filled = {
             "strategy": "constant",
-            "fill_value": design.means[name],
+            "fill_value": design.means[feature],
         }
         imputer = "sklearn.impute.SimpleImputer"
-        parts.append(_part(name, imputer, filled))
+        parts.append(_part(feature, imputer, filled))
     return parts
 
 

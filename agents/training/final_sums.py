@@ -204,8 +204,8 @@ def training_totals(
     fit = None
     n_words_of_fit = _n_words_of_fit(model)
     if n_words_of_fit:
-        start = limbs.N_LIMBS + _n_words_of_calls(model)
-        of_fit = words[start : start + n_words_of_fit]
+        fit_start = limbs.N_LIMBS + _n_words_of_calls(model)
+        of_fit = words[fit_start : fit_start + n_words_of_fit]
         fit = GlmMeans(*limbs.from_limbs(of_fit, n_rows).tolist())
     return TrainingTotals(
         n_rows,
@@ -275,14 +275,14 @@ def training_metrics(
 
     Where hospitals show no metrics of their own also loss, and accuracy or mse.
     """
-    totals = training_totals(model, sums, n_rows)
-    figures: dict[str, Any] = dict(totals.ranking)
+    opened_totals = training_totals(model, sums, n_rows)
+    figures: dict[str, Any] = dict(opened_totals.ranking)
     if withheld.train:
-        figures["loss"] = totals.loss
+        figures["loss"] = opened_totals.loss
         if model.kind == "linear":
-            figures["mse"] = 2 * totals.loss
-        elif totals.n_right is not None:
-            figures["accuracy"] = totals.n_right / n_rows
+            figures["mse"] = 2 * opened_totals.loss
+        elif opened_totals.n_right is not None:
+            figures["accuracy"] = opened_totals.n_right / n_rows
     rounded: dict[str, Any] = round_metrics(figures)
     return rounded
 
@@ -307,21 +307,21 @@ def held_out_metrics(
         return {"loss": loss, "concordance": rows.pairs.concordance}
     # In the order in which `held_out_sums` writes them.
     n_rows = int(sums[0])
-    words = sums[1:]
+    remaining_words = sums[1:]
     ranking: dict[str, Any] = {}
     if model.is_binary:
-        histogram = out_of_pairs(words[:N_BINS])
+        histogram = out_of_pairs(remaining_words[:N_BINS])
         ranking = histogram_metrics(histogram)
-        words = words[N_BINS:]
-    names = _names_of_means(model)
-    n_words_of_means = len(names) * limbs.N_LIMBS
-    means = limbs.from_limbs(words[:n_words_of_means], n_rows).tolist()
-    of_name = dict(zip(names, means, strict=True))
+        remaining_words = remaining_words[N_BINS:]
+    mean_names = _names_of_means(model)
+    n_words_of_means = len(mean_names) * limbs.N_LIMBS
+    means = limbs.from_limbs(remaining_words[:n_words_of_means], n_rows).tolist()
+    of_name = dict(zip(mean_names, means, strict=True))
     loss = of_name["loss"]
     if not model.is_number:
         figures = {}
         if withheld.test:
-            figures = _call_figures(model, words[n_words_of_means:])
+            figures = _call_figures(model, remaining_words[n_words_of_means:])
         return {
             "loss": loss,
             **ranking,
@@ -450,12 +450,12 @@ def held_out_sums(
     if model.kind == "cox":
         return cox_sums.of_held_out(model, weights, rows.X, rows.y)
     n_rows = len(rows.y)
-    names = _names_of_means(model)
-    means = np.zeros(len(names))
+    mean_names = _names_of_means(model)
+    means = np.zeros(len(mean_names))
     histogram = np.zeros(2 * N_BINS, dtype=np.int64)
     if n_rows:
         figures = metrics(model, weights, rows.X, rows.y)
-        means = np.array([figures[name] for name in names])
+        means = np.array([figures[mean_name] for mean_name in mean_names])
         if model.is_binary:
             histogram = _histogram(model, weights, rows)
     words = [np.array([n_rows])]
@@ -486,13 +486,13 @@ def _in_pairs(counts: Ints) -> Ints:
 
     No sum over hospitals comes near 2**30 rows.
     """
-    low = counts[0::2]
-    high = counts[1::2]
-    return low + (high << _COUNT_BITS)
+    low_counts = counts[0::2]
+    high_counts = counts[1::2]
+    return low_counts + (high_counts << _COUNT_BITS)
 
 
 def out_of_pairs(words: Ints) -> Ints:
     mask = (1 << _COUNT_BITS) - 1
-    low = words & mask
-    high = words >> _COUNT_BITS
-    return np.column_stack([low, high]).ravel()
+    low_counts = words & mask
+    high_counts = words >> _COUNT_BITS
+    return np.column_stack([low_counts, high_counts]).ravel()

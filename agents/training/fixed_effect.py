@@ -44,10 +44,10 @@ def _with_hospitals(trainer: Trainer, cohort: Cohort) -> Cohort:
     of_row = _own_values(trainer)
     own_values = np.tile(of_row, (cohort.n_rows, 1))
     site_features = trainer.order.request.site_features
-    names = (*cohort.attributes, *site_features)
+    attribute_names = (*cohort.attributes, *site_features)
     return replace(
         cohort,
-        attributes=names,
+        attributes=attribute_names,
         X=np.hstack([cohort.X, own_values]),
     )
 
@@ -58,7 +58,7 @@ def _own_values(trainer: Trainer) -> Floats:
     # With one for the first, too, they would add up to the intercept's column, and no
     # coefficient of theirs would be determined.
     without_first = sorted(trainer.order.request.hospitals)[1:]
-    is_own = [float(user == me) for user in without_first]
+    is_own = [float(hospital == me) for hospital in without_first]
     return np.array(is_own)
 
 

@@ -283,12 +283,12 @@ def encrypt_contribution(
             trainer.model, point.weights, fold.X, fold.y_trained
         )
         vector = np.append(fold.gradient, loss) / _sealed_units(trainer, fold)
-        keys = trainer.keys(fold.number, fold.members)
-        names = trainer.features
-        bounds.check_bound(keys, vector, trainer.model, names)
+        sum_keys = trainer.keys(fold.number, fold.members)
+        feature_names = trainer.features
+        bounds.check_bound(sum_keys, vector, trainer.model, feature_names)
         info = sum_info("gradient", fold.number, point.round)
         return secure_sum.seal(
-            keys,
+            sum_keys,
             vector,
             info=info,
         )
@@ -339,8 +339,8 @@ def apply_aggregate(
         robust = fold.label_scale.trained_gradient(robust)
 
     def decide(sums: Ints) -> bool:
-        after = _stepped(trainer, fold, sums, robust)
-        return _stops(trainer, after, point) is not None
+        next_point = _stepped(trainer, fold, sums, robust)
+        return _stops(trainer, next_point, point) is not None
 
     _prepare_ahead(trainer)
     with sentences(point.round):
@@ -353,15 +353,15 @@ def apply_aggregate(
             decide=decide,
             along=along,
         )
-        after = _stepped(trainer, fold, opening.sums, robust)
-        if after.newton is None:
-            assert after.aggregate is not None
-            after.left_out = settle(after.aggregate)
-    after.stopped_by = _stops(trainer, after, point)
-    if opening.stop != after.stopped:
+        next_point = _stepped(trainer, fold, opening.sums, robust)
+        if next_point.newton is None:
+            assert next_point.aggregate is not None
+            next_point.left_out = settle(next_point.aggregate)
+    next_point.stopped_by = _stops(trainer, next_point, point)
+    if opening.stop != next_point.stopped:
         raise _wrong_end(point.round)
-    save_checkpoint(trainer.order.store, after)
-    fold.checkpoint = after
+    save_checkpoint(trainer.order.store, next_point)
+    fold.checkpoint = next_point
 
 
 def _prepare_ahead(trainer: Trainer) -> None:
@@ -394,18 +394,18 @@ def _stepped(
         return random_intercept.stepped_point(trainer, point, sums)
     if trainer.order.request.is_newton:
         return newton.stepped_point(trainer, point, sums, fold.scales)
-    keys = trainer.keys(fold.number, fold.members)
-    mean = secure_sum.mean(keys, sums) * _sealed_units(trainer, fold)
+    sum_keys = trainer.keys(fold.number, fold.members)
+    mean = secure_sum.mean(sum_keys, sums) * _sealed_units(trainer, fold)
     mean_loss = float(mean[-1])
     aggregate = mean[:-1] if robust is None else robust
-    weights, state = _step(trainer, point, aggregate)
+    weights, optimizer_state = _step(trainer, point, aggregate)
     penalty = optimizers.penalty_value(point.weights, **_penalty(trainer))
     loss = mean_loss + penalty
     return Checkpoint(
         point.fold,
         point.round + 1,
         weights,
-        state,
+        optimizer_state,
         losses=[*point.losses, loss],
         gradient=fold.gradient,
         aggregate=aggregate,

@@ -61,12 +61,12 @@ def finish_fold(trainer: Trainer, fold: Fold) -> None:
     (`agents.training.final_sums`), to the order's hospitals.
     """
     model = newton.fitted_model(trainer, fold.checkpoint)
-    keys = trainer.keys(fold.number)
+    sum_keys = trainer.keys(fold.number)
     info = sum_info("gradient", fold.number, fold.checkpoint.round)
 
     def part() -> bytes:
         own_sums = _own_sums(trainer, fold, model)
-        return secure_sum.seal_counts(keys, own_sums, info=info)
+        return secure_sum.seal_counts(sum_keys, own_sums, info=info)
 
     sums = _open_final(trainer, fold, part)
     of_errors = np.zeros(0, dtype=np.int64)
@@ -107,8 +107,8 @@ def _own_sums(trainer: Trainer, fold: Fold, model: Model) -> Ints:
     if not request.is_newton:
         return sums
     rows = folds.newton_rows(fold)
-    words = newton.words_at_the_end(trainer, fold.checkpoint, rows)
-    return np.append(sums, words)
+    end_words = newton.words_at_the_end(trainer, fold.checkpoint, rows)
+    return np.append(sums, end_words)
 
 
 def _open_final(
@@ -269,7 +269,7 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
     model = kept_weights.model
     losses = [fold.label_scale.own_loss(loss) for loss in point.losses]
     layers = split_layers(model, kept_weights.weights)
-    entry = {
+    vault_entry = {
         "model_id": order.order_id,
         "model_type": model.kind,
         "attributes": list(request.attributes),
@@ -292,21 +292,21 @@ def save_model(trainer: Trainer, fold: Fold) -> None:
         **_of_its_kind(trainer, fold),
     }
     if fold.report is not None:
-        entry["report"] = fold.report
-        entry["rows_digests"] = digests_of(training_snapshot(order))
+        vault_entry["report"] = fold.report
+        vault_entry["rows_digests"] = digests_of(training_snapshot(order))
         if request.compare is not None:
-            entry["report"]["comparison"] = tested(
+            vault_entry["report"]["comparison"] = tested(
                 order.vault,
                 request,
                 fold.report,
                 features=trainer.features,
             )
-    order.vault.save_model(order.order_id, entry)
+    order.vault.save_model(order.order_id, vault_entry)
     if request.reader is not None and order.is_initiator:
         send_answer_of_ended(
             order,
             "report",
-            lambda: readable_report(entry),
+            lambda: readable_report(vault_entry),
             reader=request.reader,
         )
 

@@ -448,21 +448,21 @@ def _entries(
     predicted: Floats,
 ) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
-    for unique_id, values in zip(ids, predicted, strict=True):
+    for unique_id, row_values in zip(ids, predicted, strict=True):
         entry: dict[str, Any] = {"id": unique_id}
         if model.classes:
-            likeliest = int(np.argmax(values))
+            likeliest = int(np.argmax(row_values))
             probabilities = {}
-            for name, value in zip(model.classes, values, strict=True):
-                probabilities[str(name)] = float(value)
+            for class_label, probability in zip(model.classes, row_values, strict=True):
+                probabilities[str(class_label)] = float(probability)
             entry["label"] = model.classes[likeliest]
             entry["probabilities"] = probabilities
-        elif np.isnan(values):
+        elif np.isnan(row_values):
             entry = _unanswered(
                 model, unique_id, f"a mean that {model.family} does not know"
             )
         else:
-            entry["label"] = float(values)
+            entry["label"] = float(row_values)
             if model.kind == "cox":
                 entry["partial_hazard"] = partial_hazard(entry["label"])
         entries.append(entry)
@@ -491,7 +491,7 @@ def weights_of(stored: dict[str, Any]) -> Floats:
     """The flat vector of a vault's entry."""
     vectors = []
     # In the model's order, not in that of the file.
-    for name in model_of(stored).layers:
-        values = np.asarray(stored["layers"][name], dtype=np.float64)
-        vectors.append(values.ravel())
+    for layer_name in model_of(stored).layers:
+        layer_values = np.asarray(stored["layers"][layer_name], dtype=np.float64)
+        vectors.append(layer_values.ravel())
     return np.concatenate(vectors)

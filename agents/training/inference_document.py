@@ -46,9 +46,9 @@ def _is_for(request: dict[str, Any], party: Party) -> bool:
 
 def _is_whole(request: dict[str, Any]) -> bool:
     """Whether its fields are what the answer is made with."""
-    for name in ("model_id", "attempt"):
+    for field_name in ("model_id", "attempt"):
         # A bool is an int to isinstance, but not to type.
-        if type(request[name]) is not int or request[name] < 0:
+        if type(request[field_name]) is not int or request[field_name] < 0:
             return False
     if "reader" in request:
         check_reader_key(request["reader"])
@@ -76,9 +76,9 @@ def read_values(row_source: Mapping[str, str]) -> list[dict[str, Any]]:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, dict):
         return False
-    for value in row.values():
-        if isinstance(value, float) and not math.isfinite(value):
+    for cell_value in row.values():
+        if isinstance(cell_value, float) and not math.isfinite(cell_value):
             return False
-        if not isinstance(value, str | int | float | None):
+        if not isinstance(cell_value, str | int | float | None):
             return False
     return True

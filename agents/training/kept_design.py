@@ -124,23 +124,23 @@ def _check_trainers(stored: Mapping[str, Any], request: TrainingRequest) -> None
 def check_reads_alike(stored: Mapping[str, Any], request: TrainingRequest) -> None:
     """Whether an order reads rows as a model does. Refused (code model)."""
     differing = []
-    for name in _OF_ROWS:
-        if stored[name] != getattr(request, name):
-            differing.append(name)
+    for field_name in _OF_ROWS:
+        if stored[field_name] != getattr(request, field_name):
+            differing.append(field_name)
     kept_categories = set(stored.get("categorical", {}))
     if kept_categories != set(request.categorical):
         differing.append("categorical")
     # The columns of a plain model are its attributes: nothing of it is kept then.
     unsaid_of_made: dict[str, Any] = {"derive": {}, "missing": "refuse"}
     every_unsaid = {**_OF_SOME_ROWS, **unsaid_of_made}
-    for name, unsaid in every_unsaid.items():
-        kept_value = stored.get(name, unsaid)
-        if kept_value != getattr(request, name):
-            differing.append(name)
+    for field_name, unsaid in every_unsaid.items():
+        kept_value = stored.get(field_name, unsaid)
+        if kept_value != getattr(request, field_name):
+            differing.append(field_name)
     if differing:
-        names = ", ".join(differing)
+        differing_names = ", ".join(differing)
         raise Refused(
-            f"The order reads rows otherwise than model {request.evaluates} does: {names}.",
+            f"The order reads rows otherwise than model {request.evaluates} does: {differing_names}.",
             remedy="Evaluate it by POST /model/evaluate, which takes them from the model's order.",
             code="model",
             fields=differing,
@@ -156,8 +156,8 @@ def study_of(stored: Mapping[str, Any]) -> StudyRows:
     """What a kept model asks of rows; a row without a value is not refused."""
     categories: dict[str, Category] = {}
     categorical = stored.get("categorical", {})
-    for name, kept_category in categorical.items():
-        categories[name] = Category(reference=kept_category["reference"])
+    for category, kept_category in categorical.items():
+        categories[category] = Category(reference=kept_category["reference"])
     return study_rows(
         columns=stored["attributes"],
         categorical=categories,
@@ -171,20 +171,20 @@ def study_of(stored: Mapping[str, Any]) -> StudyRows:
 def design_of(stored: Mapping[str, Any], study: StudyRows) -> Design:
     """The columns of a kept model."""
     terms: list[Term] = []
-    for name in study.columns:
-        if name in study.categorical:
-            kept_category = stored["categorical"][name]
+    for column_name in study.columns:
+        if column_name in study.categorical:
+            kept_category = stored["categorical"][column_name]
             levels = tuple(kept_category["levels"])
             term: Term = Levels(
-                name,
+                column_name,
                 levels,
                 kept_category["reference"],
                 has_other=kept_category["has_other"],
             )
-        elif study.knots(name):
-            term = Spline(name, study.knots(name))
+        elif study.knots(column_name):
+            term = Spline(column_name, study.knots(column_name))
         else:
-            term = Number(name)
+            term = Number(column_name)
         terms.append(term)
     means = dict(stored.get("means", {}))
     return Design(tuple(terms), means)
@@ -226,7 +226,7 @@ def applicable_rows(
             reasons[unique_id] = "; ".join(row_reasons)
     is_kept = [not missing for missing in reasons_by_row]
     kept_places = np.flatnonzero(is_kept)
-    kept_columns = {name: values[kept_places] for name, values in columns.items()}
+    kept_columns = {name: column[kept_places] for name, column in columns.items()}
     plain = [name for name in study.columns if name in rows.columns]
     numbers = [name for name in plain if name not in study.categorical]
     members = None
@@ -260,8 +260,8 @@ def _read_columns(
     reasons_by_row: list[list[str]] = [[] for _ in range(n_rows)]
     for term in design.terms:
         if isinstance(term, Levels):
-            texts = category_texts(rows, term.name)
-            columns[term.name] = _places(term, texts, reasons_by_row)
+            level_texts = category_texts(rows, term.name)
+            columns[term.name] = _places(term, level_texts, reasons_by_row)
         elif not design.means:
             # A model with means has one for each number.
             is_missing = np.isnan(columns[term.name])
@@ -276,13 +276,13 @@ def _places(
     why: list[list[str]],
 ) -> Floats:
     """Where each row's level stands in the term; notes why some have none."""
-    places = np.array(term.places(texts), dtype=np.int64)
+    level_places = np.array(term.places(texts), dtype=np.int64)
     is_missing = [text is None for text in texts]
     for row in np.flatnonzero(is_missing).tolist():
         why[row].append(f"no value in {term.name}")
-        places[row] = UNKNOWN
-    is_unknown = places == UNKNOWN
+        level_places[row] = UNKNOWN
+    is_unknown = level_places == UNKNOWN
     for row in np.flatnonzero(is_unknown).tolist():
         if texts[row] is not None:
             why[row].append(f"a level of {term.name} that the model does not know")
-    return places.astype(np.float64)
+    return level_places.astype(np.float64)

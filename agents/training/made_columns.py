@@ -104,20 +104,20 @@ def check_levels(
     trained on or judged. Raises Refused (code min_varying).
     """
     few_columns: dict[str, None] = {}
-    for name, levels in levels_of.items():
+    for column_name, levels in levels_of.items():
         rare_columns = levels_of_few(
-            places_of(cohort, name),
-            name,
+            places_of(cohort, column_name),
+            column_name,
             tuple(levels),
             min_varying,
         )
         few_columns.update(dict.fromkeys(rare_columns))
-    for name in study.columns:
-        if study.knots(name):
+    for column_name in study.columns:
+        if study.knots(column_name):
             of_spline = _spline_columns(
                 study,
                 cohort,
-                name,
+                column_name,
             )
             check_columns(of_spline, min_varying)
     if few_columns:
@@ -147,8 +147,8 @@ def _check_tables(order: AskedTraining, rows: OrderRows) -> None:
             if cohort.y is not None:
                 columns += outcome_columns(request, cohort.y)
             if cohort.weights is not None:
-                name = request.weights or ""
-                columns.append((name, cohort.weights))
+                weights_name = request.weights or ""
+                columns.append((weights_name, cohort.weights))
             check_pair_cells(columns, min_rows=rules.min_rows)
 
 
@@ -156,9 +156,9 @@ def _of_few_rows(features: list[str], min_varying: int) -> Refused:
     """A level's column of the gradient would be theirs alone. The reference's too: its
     rows' part is that of the intercept less those of the other levels.
     """
-    names = ", ".join(features)
+    feature_names = ", ".join(features)
     return Refused(
-        f"Fewer than {min_varying} rows are {names}: the gradient would be theirs alone.",
+        f"Fewer than {min_varying} rows are {feature_names}: the gradient would be theirs alone.",
         remedy="Leave out these columns or merge levels by derive, widen the SQL, or ask the hospital to lower"
         " min_varying in its policy.toml.",
         code="min_varying",
@@ -219,29 +219,29 @@ def _parts_and_rare(
     """
     study = order.request.study
     compares_few = is_pooled and compares_pairs(order.request)
-    least = max(rules.min_varying for rules in rules_of(order, "train"))
+    min_varying = max(rules.min_varying for rules in rules_of(order, "train"))
     rare_levels: list[Floats] = []
     compared: list[Floats] = []
-    for name in study.columns:
-        if name in coding.levels:
+    for column_name in study.columns:
+        if column_name in coding.levels:
             of_levels = _indicators(
                 coding,
-                name,
+                column_name,
                 train,
             )
             is_few = np.zeros(of_levels.shape[1], dtype=bool)
             if compares_few:
-                is_few = of_levels.sum(axis=0) < least
+                is_few = of_levels.sum(axis=0) < min_varying
             rare_levels.append(of_levels[:, is_few])
             compared.append(of_levels[:, ~is_few])
             continue
-        column = _column_of(train, name)
-        is_plain = is_pooled and name not in study.derived
+        column = _column_of(train, column_name)
+        is_plain = is_pooled and column_name not in study.derived
         # With weights its product with them is a column of its own.
         is_alone = is_plain and train.weights is None
         if is_alone and holds_0_and_1(column):
             continue
-        term = number_term(study, name)
+        term = number_term(study, column_name)
         compared.append(own_features(term, column))
     return compared, rare_levels
 
@@ -258,8 +258,8 @@ def _filled(X: Floats) -> Floats:
 
 
 def _column_of(cohort: Cohort, name: str) -> Floats:
-    place = cohort.attributes.index(name)
-    return cohort.X[:, place]
+    column_place = cohort.attributes.index(name)
+    return cohort.X[:, column_place]
 
 
 def _indicators(
@@ -268,9 +268,9 @@ def _indicators(
     cohort: Cohort,
 ) -> Floats:
     """A column for each level of a category, (n_rows, n_levels)."""
-    places = places_of(cohort, name).reshape(-1, 1)
+    level_places = places_of(cohort, name).reshape(-1, 1)
     n_levels = len(coding.levels[name])
-    has_level: Ints = places == np.arange(n_levels)
+    has_level: Ints = level_places == np.arange(n_levels)
     return has_level.astype(np.float64)
 
 
@@ -308,9 +308,9 @@ def _spline_columns(
 ) -> Iterator[tuple[str, Floats]]:
     """Each column of a spline, (n_rows,), one after the other."""
     term = Spline(name, study.knots(name))
-    place = cohort.attributes.index(name)
+    column_place = cohort.attributes.index(name)
     features = row_tables.made_of(
-        cohort.X, lambda rows: own_features(term, rows[:, place])
+        cohort.X, lambda rows: own_features(term, rows[:, column_place])
     )
     yield from zip(term.features, row_tables.columns(features), strict=True)
 

@@ -97,10 +97,10 @@ def sealed_part(
         fixed, _ = _opened(trainer, point)
         sums = meta_analysis.second_sums(fit.estimates, fit.errors, fixed.tau2)
     info = sum_info("gradient", point.fold, point.round)
-    words = limbs.to_limbs(sums, 1)
+    sum_words = limbs.to_limbs(sums, 1)
     return secure_sum.seal_counts(
         trainer.keys(point.fold),
-        words,
+        sum_words,
         info=info,
     )
 
@@ -113,30 +113,30 @@ def own_fit(trainer: Trainer, rows: Rows) -> OwnFit:
     """
     split = _split_offset(trainer, rows)
     try:
-        state = _last_state(trainer, rows, split)
-        numbers, opened = _sums_at(trainer, rows, split, state)
+        newton_state = _last_state(trainer, rows, split)
+        numbers, opened = _sums_at(trainer, rows, split, newton_state)
         covariance = normal_equations.inverse(opened)
     except (Collinear, NoMean, ValueError):
         raise _no_own_fit() from None
     dispersion = _dispersion(trainer, rows, numbers, split.n_weights)
     covariance = covariance * dispersion
-    coef, covariance = _in_own_units(state.coef, covariance, rows.scales, split)
+    coef, covariance = _in_own_units(newton_state.coef, covariance, rows.scales, split)
     units = _units(trainer, rows.scales)
     errors = np.sqrt(np.diag(covariance)) * units
-    if state.is_separating or not (errors > SMALLEST_ERROR).all():
+    if newton_state.is_separating or not (errors > SMALLEST_ERROR).all():
         raise _no_own_fit()
     return OwnFit(coef * units, errors)
 
 
 def _split_offset(trainer: Trainer, rows: Rows) -> _Split:
     """Without an offset all columns, and 0 in its place."""
-    place = offset_place(trainer)
-    if place is None:
+    offset_column = offset_place(trainer)
+    if offset_column is None:
         return _Split(rows.X, 0.0, None, 0.0)
-    offset_weight = rows.scales.offset_weight(place)
-    offset = rows.X[:, place] * offset_weight
-    X = np.delete(rows.X, place, axis=1)
-    return _Split(X, offset, place, offset_weight)
+    offset_weight = rows.scales.offset_weight(offset_column)
+    offset = rows.X[:, offset_column] * offset_weight
+    X = np.delete(rows.X, offset_column, axis=1)
+    return _Split(X, offset, offset_column, offset_weight)
 
 
 def _last_state(trainer: Trainer, rows: Rows, split: _Split) -> NewtonState:
@@ -146,23 +146,23 @@ def _last_state(trainer: Trainer, rows: Rows, split: _Split) -> NewtonState:
     outcomes, and what a round's rules and its step raise.
     """
     pair = pair_of(trainer)
-    start = np.zeros(split.n_weights)
-    state = NewtonState(coef=start, base=start)
-    while not state.is_done:
-        if state.round >= trainer.params.max_iter or state.is_separating:
+    start_coef = np.zeros(split.n_weights)
+    newton_state = NewtonState(coef=start_coef, base=start_coef)
+    while not newton_state.is_done:
+        if newton_state.round >= trainer.params.max_iter or newton_state.is_separating:
             raise _no_own_fit()
-        _, opened = _sums_at(trainer, rows, split, state)
-        weights = split.with_offset(state.coef)
-        _check_rows(trainer, state.round, weights, rows)
-        state = newton.stepped(
-            state,
+        _, opened = _sums_at(trainer, rows, split, newton_state)
+        weights = split.with_offset(newton_state.coef)
+        _check_rows(trainer, newton_state.round, weights, rows)
+        newton_state = newton.stepped(
+            newton_state,
             opened,
             pair=pair,
             eps=trainer.params.tolerance,
             diagonal=np.zeros(split.n_weights),
             n_rows=len(rows.y),
         )
-    return state
+    return newton_state
 
 
 def _sums_at(
@@ -178,8 +178,8 @@ def _sums_at(
         offset=split.offset,
         row_weights=1.0 if rows.weights is None else rows.weights,
     )
-    words = limbs.to_limbs(newton.local_sums(split.X, numbers), 1)
-    totals = limbs.whole_sums(words)
+    sum_words = limbs.to_limbs(newton.local_sums(split.X, numbers), 1)
+    totals = limbs.whole_sums(sum_words)
     opened = newton.read_sums(totals, split.n_weights, bits=limbs.FRACTION_BITS)
     return numbers, opened
 
@@ -251,21 +251,21 @@ def _in_own_units(
         label.shift,
         label.factor,
     )
-    place = split.place
-    if place is None:
+    offset_column = split.place
+    if offset_column is None:
         return own_units(coef, covariance, units)
     # Held at 1: it has no error, and its mean is in the intercept.
     coef = split.with_offset(coef)
     for axis in (0, 1):
         covariance = np.insert(
             covariance,
-            place,
+            offset_column,
             0.0,
             axis=axis,
         )
     coef, covariance = own_units(coef, covariance, units)
-    places = np.arange(len(coef))
-    kept_places = np.delete(places, place)
+    every_place = np.arange(len(coef))
+    kept_places = np.delete(every_place, offset_column)
     return coef[kept_places], covariance[np.ix_(kept_places, kept_places)]
 
 
@@ -275,9 +275,9 @@ def _units(trainer: Trainer, scales: Scales) -> Floats:
     """
     assert scales.attributes is not None, "newton scales them"
     deviations = scales.attributes.deviation
-    place = offset_place(trainer)
-    if place is not None:
-        deviations = np.delete(deviations, place)
+    offset_column = offset_place(trainer)
+    if offset_column is not None:
+        deviations = np.delete(deviations, offset_column)
     units: Floats = np.append(deviations, 1.0) / scales.label.factor
     return units
 
@@ -291,10 +291,10 @@ def _weights(
     attributes, label = scales.attributes, scales.label
     assert attributes is not None, "newton scales them"
     slopes = estimates[:-1]
-    place = offset_place(trainer)
-    if place is not None:
-        offset_weight = scales.offset_weight(place)
-        slopes = np.insert(slopes, place, offset_weight)
+    offset_column = offset_place(trainer)
+    if offset_column is not None:
+        offset_weight = scales.offset_weight(offset_column)
+        slopes = np.insert(slopes, offset_column, offset_weight)
     # Back from `own_units`, elementwise, so that all hospitals have the same bits.
     intercept = float(estimates[-1]) - label.shift / label.factor
     for slope, mean, deviation in zip(
@@ -341,24 +341,24 @@ def stepped_point(
     opened = sums
     if point.opened is not None:
         opened = np.concatenate([point.opened, sums])
-    after = Checkpoint(
+    next_point = Checkpoint(
         point.fold,
         point.round + 1,
         point.weights,
         point.state,
         opened=opened,
     )
-    fixed, random = _opened(trainer, after)
+    fixed, random = _opened(trainer, next_point)
     effects = fixed.effect if random is None else random.effect
-    after.weights = _weights(trainer, effects, scales)
+    next_point.weights = _weights(trainer, effects, scales)
     is_done = random is not None
-    after.newton = NewtonState(
+    next_point.newton = NewtonState(
         effects,
         effects,
-        round=after.round,
+        round=next_point.round,
         is_done=is_done,
     )
-    return after
+    return next_point
 
 
 _OF_RATIO = {"": "estimate", "_low": "low", "_high": "high"}
@@ -377,9 +377,9 @@ def report_of(
     pair = pair_of(trainer)
     fixed, random = _opened(trainer, point)
     assert random is not None, "it has ended"
-    names = [name for name in trainer.features if name != trainer.params.offset]
+    feature_names = [name for name in trainer.features if name != trainer.params.offset]
     terms = meta_analysis.terms(
-        [*names, INTERCEPT],
+        [*feature_names, INTERCEPT],
         fixed,
         random,
         _units(trainer, scales),
@@ -388,16 +388,16 @@ def report_of(
     ratio = ratio_name(pair)
     if ratio is not None:
         for term in terms[:-1]:
-            for ending, name in _OF_RATIO.items():
+            for ending, field_name in _OF_RATIO.items():
                 # From 710 on it would be infinite, for which JSON has no number.
-                exponent = min(term[name], 700.0)
+                exponent = min(term[field_name], 700.0)
                 term[ratio + ending] = float(np.exp(exponent))
-    keys = trainer.keys(point.fold)
+    sum_keys = trainer.keys(point.fold)
     return {
         "pooling": "meta",
         # The intercept first, as in every report.
         "terms": [terms[-1], *terms[:-1]],
-        "n": keys.n_rows_total,
+        "n": sum_keys.n_rows_total,
         "family": pair.family,
         "link": pair.link,
         "statistic": "t",

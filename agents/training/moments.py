@@ -172,31 +172,31 @@ def _joint_moments(
     def local_variance() -> Floats:
         return standardization.local_variance(columns, mean, beside)
 
-    names = _names(trainer)
+    column_names = _names(trainer)
     mean = joint_mean(
         trainer,
         "mean",
         local_mean,
         fold=fold,
-        names=names,
+        names=column_names,
     )
     variance = joint_mean(
         trainer,
         "variance",
         local_variance,
         fold=fold,
-        names=names,
+        names=column_names,
     )
     return Moments(mean, variance)
 
 
 def _names(trainer: Trainer) -> list[str]:
-    names: list[str] = []
+    column_names: list[str] = []
     if trainer.order.request.scales_attributes:
-        names.extend(trainer.features)
+        column_names.extend(trainer.features)
     if trainer.model.is_number:
-        names.append(trainer.order.request.label_name)
-    return names
+        column_names.append(trainer.order.request.label_name)
+    return column_names
 
 
 def _scale_of(

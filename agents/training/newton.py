@@ -96,13 +96,13 @@ def _split_offset(trainer: Trainer, rows: Rows, weights: Floats) -> Split:
     has_intercept = trainer.model.fit_intercept
     # What the label's unit adds to the predictor of a log is the intercept's, if there is one.
     of_unit = 0.0 if has_intercept else -rows.scales.label.shift
-    place = offset_place(trainer)
-    if place is None:
+    offset_column = offset_place(trainer)
+    if offset_column is None:
         return Split(rows.X, weights, of_unit, has_intercept)
-    offset_weight = rows.scales.offset_weight(place)
-    offset = rows.X[:, place] * offset_weight + of_unit
-    X = without_column(rows.X, place)
-    coef = np.delete(weights, place)
+    offset_weight = rows.scales.offset_weight(offset_column)
+    offset = rows.X[:, offset_column] * offset_weight + of_unit
+    X = without_column(rows.X, offset_column)
+    coef = np.delete(weights, offset_column)
     return Split(X, coef, offset, has_intercept)
 
 
@@ -135,10 +135,10 @@ def null_offset(
 
     Raises Refused (code max_share): its sum with the label is opened at a fold's end.
     """
-    place = offset_place(trainer)
-    if place is None:
+    offset_column = offset_place(trainer)
+    if offset_column is None:
         return None
-    offset: Floats = X[:, place] * weights[place]
+    offset: Floats = X[:, offset_column] * weights[offset_column]
     max_share = trainer.order.policy.cohort.max_share
     probes.check_share(np.abs(offset * y), max_share=max_share)
     return offset
@@ -157,8 +157,8 @@ def _mean_offset(rows: Rows, place: int) -> float:
 
 def estimated(trainer: Trainer, values: Floats) -> Floats:
     """Of a value for each weight those of the estimated ones."""
-    place = offset_place(trainer)
-    return values if place is None else np.delete(values, place)
+    offset_column = offset_place(trainer)
+    return values if offset_column is None else np.delete(values, offset_column)
 
 
 def n_estimated(trainer: Trainer) -> int:
@@ -189,9 +189,9 @@ def check_probe(trainer: Trainer, point: Checkpoint, rows: Rows) -> None:
         probes.check_dominance(rows.weights, min_rows=min_rows)
         mean_weight = float(np.mean(rows.weights))
         probes.check_hospital_weight(mean_weight=mean_weight, min_rows=min_rows)
-    place = offset_place(trainer)
-    if place is not None and pair.link != "identity":
-        mean_offset = _mean_offset(rows, place)
+    offset_column = offset_place(trainer)
+    if offset_column is not None and pair.link != "identity":
+        mean_offset = _mean_offset(rows, offset_column)
         probes.check_hospital_weight(mean_offset=mean_offset, min_rows=min_rows)
     if is_scoring(point):
         added = _added_scores(trainer, point, split, numbers)
@@ -286,10 +286,10 @@ def sealed_part(trainer: Trainer, point: Checkpoint, rows: Rows) -> bytes:
     Raises Refused (code equations), and BadRequest (code wide). Disclosure: as
     `analytics.training.newton.local_sums`; the rules are asked before it is sealed.
     """
-    keys = trainer.keys(point.fold)
-    n_own = keys.own_rows()
-    n_others = keys.n_rows_total - n_own
-    is_alone = len(keys.members) == 1
+    sum_keys = trainer.keys(point.fold)
+    n_own = sum_keys.own_rows()
+    n_others = sum_keys.n_rows_total - n_own
+    is_alone = len(sum_keys.members) == 1
     robust.check_clusters(
         trainer,
         _counted_clusters(rows),
@@ -331,8 +331,8 @@ def sealed_part(trainer: Trainer, point: Checkpoint, rows: Rows) -> bytes:
         )
         sums = np.append(sums, of_null)
     info = sum_info("gradient", point.fold, point.round)
-    words = limbs.to_limbs(sums, 1)
-    return secure_sum.seal_counts(keys, words, info=info)
+    sum_words = limbs.to_limbs(sums, 1)
+    return secure_sum.seal_counts(sum_keys, sum_words, info=info)
 
 
 def _counted_clusters(rows: Rows) -> NDArray[np.object_] | None:
@@ -380,11 +380,11 @@ def stepped_point(
     information = point.opened if is_scoring(point) else sums
     assert information is not None
     opened = read(trainer, information)
-    start = estimated(trainer, point.weights)
-    before = point.newton or NewtonState(coef=start, base=start)
+    start_coef = estimated(trainer, point.weights)
+    before = point.newton or NewtonState(coef=start_coef, base=start_coef)
     assert scales.attributes is not None, "newton scales them"
     try:
-        after = _after(
+        next_state = _after(
             trainer,
             before,
             opened,
@@ -393,19 +393,19 @@ def stepped_point(
             n_rows=n_rows,
         )
     except Collinear as error:
-        names = names_of(trainer)
-        raise collinear(trainer, names, error, n_rows=n_rows) from None
+        column_names = names_of(trainer)
+        raise collinear(trainer, column_names, error, n_rows=n_rows) from None
     except NoOverdispersion:
         raise no_overdispersion() from None
     except NoMean:
         raise no_mean(pair_of(trainer)) from None
-    check_separated(trainer, after)
+    check_separated(trainer, next_state)
     mean_loss = opened.deviance / (2 * n_rows)
-    weights = after.coef
-    place = offset_place(trainer)
-    if place is not None:
-        offset_weight = scales.offset_weight(place)
-        weights = np.insert(weights, place, offset_weight)
+    weights = next_state.coef
+    offset_column = offset_place(trainer)
+    if offset_column is not None:
+        offset_weight = scales.offset_weight(offset_column)
+        weights = np.insert(weights, offset_column, offset_weight)
     stepped = Checkpoint(
         point.fold,
         point.round + 1,
@@ -413,9 +413,9 @@ def stepped_point(
         point.state,
         losses=[*point.losses, mean_loss],
         mean_loss=mean_loss,
-        newton=after,
+        newton=next_state,
         # A halved step is made of the sums of the round before.
-        opened=point.opened if after.n_halvings else information,
+        opened=point.opened if next_state.n_halvings else information,
         null=null_model.stepped(trainer, point, sums),
     )
     if trainer.model.baseline == "joint":
@@ -465,15 +465,15 @@ def _after(
 def read(trainer: Trainer, sums: Ints) -> Opened:
     n_weights = n_estimated(trainer)
     n_totals = newton.n_sums(n_weights)
-    totals = limbs.whole_sums(sums)[:n_totals]
-    return newton.read_sums(totals, n_weights, bits=limbs.FRACTION_BITS)
+    opened_totals = limbs.whole_sums(sums)[:n_totals]
+    return newton.read_sums(opened_totals, n_weights, bits=limbs.FRACTION_BITS)
 
 
 def read_theta(trainer: Trainer, sums: Ints) -> list[float]:
     """The sums for theta behind those of every round; empty of models without."""
     n_before = newton.n_sums(n_estimated(trainer))
-    totals = limbs.whole_sums(sums)[n_before:]
-    return [total / 2**limbs.FRACTION_BITS for total in totals]
+    theta_totals = limbs.whole_sums(sums)[n_before:]
+    return [total / 2**limbs.FRACTION_BITS for total in theta_totals]
 
 
 def penalty(trainer: Trainer, scale: Scale, *, n_rows: int) -> Floats:

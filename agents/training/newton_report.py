@@ -147,8 +147,8 @@ def _glm_report(
         slopes = covariance
         if trainer.model.fit_intercept:
             slopes = covariance[:-1, :-1]
-        places = _places_of_terms(trainer)
-        model_report["inflation"] = generalised_inflation(slopes, places)
+        term_places = _places_of_terms(trainer)
+        model_report["inflation"] = generalised_inflation(slopes, term_places)
     return model_report
 
 
@@ -180,19 +180,19 @@ def _of_order(trainer: Trainer) -> dict[str, Any]:
     effect; Firth's penalty takes the AIC away.
     """
     request = trainer.order.request
-    fields = robust.about(trainer)
+    order_fields = robust.about(trainer)
     if request.is_firth:
         # AIC is of a maximum of the likelihood itself.
-        fields.update(penalty=FIRTH, aic=None)
+        order_fields.update(penalty=FIRTH, aic=None)
     if request.weights is not None:
-        fields["weights"] = request.weights
-        fields["weights_type"] = request.model_params.weights_type or "prior"
+        order_fields["weights"] = request.weights
+        order_fields["weights_type"] = request.model_params.weights_type or "prior"
     if newton.offset_place(trainer) is not None:
-        fields["offset"] = trainer.params.offset
+        order_fields["offset"] = trainer.params.offset
     if request.site_features:
-        fields["site_effect"] = "fixed"
-        fields["reference_hospital"] = min(request.hospitals)
-    return fields
+        order_fields["site_effect"] = "fixed"
+        order_fields["reference_hospital"] = min(request.hospitals)
+    return order_fields
 
 
 def _places_of_terms(trainer: Trainer) -> dict[str, list[int]]:
@@ -204,8 +204,8 @@ def _places_of_terms(trainer: Trainer) -> dict[str, list[int]]:
         term_places[HOSPITAL] = [names.index(name) for name in of_sites]
     if trainer.design is None:
         n_attributes = len(names) - len(of_sites)
-        for place, name in enumerate(names[:n_attributes]):
-            term_places[name] = [place]
+        for place, attribute in enumerate(names[:n_attributes]):
+            term_places[attribute] = [place]
         return term_places
     for term in trainer.design.terms:
         if term.name != trainer.params.offset:
@@ -257,26 +257,26 @@ def _own_estimates(
         label.shift,
         label.factor,
     )
-    place = newton.offset_place(trainer)
-    if place is not None:
+    offset_column = newton.offset_place(trainer)
+    if offset_column is not None:
         # Held at 1: it has no error, and its mean is in the intercept.
         covariance = np.insert(
             covariance,
-            place,
+            offset_column,
             0.0,
             axis=0,
         )
         covariance = np.insert(
             covariance,
-            place,
+            offset_column,
             0.0,
             axis=1,
         )
     coef, covariance = own_units(weights, covariance, units)
     coef = newton.estimated(trainer, coef)
-    if place is not None:
+    if offset_column is not None:
         for axis in (0, 1):
-            covariance = np.delete(covariance, place, axis=axis)
+            covariance = np.delete(covariance, offset_column, axis=axis)
     # A is of the label in joint units, as its dispersion; the report's is the label's.
     return coef, covariance / label.dispersion
 

@@ -46,13 +46,13 @@ def _row_numbers(
 ) -> RowNumbers:
     pair = trainer.model.pair
     assert pair is not None, "it is a glm"
-    state = point.null or _start()
+    null_state = point.null or _start()
     return newton.row_numbers(
         pair,
         np.zeros((len(y), 0)),
         y,
-        state.coef,
-        is_start=state.is_start,
+        null_state.coef,
+        is_start=null_state.is_start,
         offset=offset,
         row_weights=1.0 if row_weights is None else row_weights,
     )
@@ -112,8 +112,8 @@ def stepped(trainer: Trainer, point: Checkpoint, sums: Ints) -> NewtonState | No
     pair = trainer.model.pair
     assert pair is not None, "it is a glm"
     before = point.null or _start()
-    totals = limbs.whole_sums(sums)[-N_SUMS:]
-    opened = newton.read_sums(totals, 1, bits=limbs.FRACTION_BITS)
+    null_totals = limbs.whole_sums(sums)[-N_SUMS:]
+    opened = newton.read_sums(null_totals, 1, bits=limbs.FRACTION_BITS)
     try:
         return newton.stepped(
             before,
@@ -133,7 +133,7 @@ def deviance(trainer: Trainer, point: Checkpoint, scales: Scales) -> float | Non
     It is of the weights before the last step, which differ from the best by less than
     counts in a minimum.
     """
-    state = point.null
-    if not n_sums(trainer) or state is None or state.deviance is None:
+    null_state = point.null
+    if not n_sums(trainer) or null_state is None or null_state.deviance is None:
         return None
-    return scales.label.own_loss(state.deviance) if state.is_still else None
+    return scales.label.own_loss(null_state.deviance) if null_state.is_still else None

@@ -67,11 +67,11 @@ def own_withheld(order: AgreedTraining, rows: OrderRows) -> Withheld:
         return Withheld(train=least, test=least)
     is_class = order.request.has_class_label
     withheld = {"train": 0, "test": 0}
-    for part in row_parts(order.request, rows):
-        min_rows = least_rows(order, part.purpose)
-        kind = "train" if part.trains else "test"
+    for row_part in row_parts(order.request, rows):
+        min_rows = least_rows(order, row_part.purpose)
+        kind = "train" if row_part.trains else "test"
         shows_own = shows_metrics(
-            part.labels,
+            row_part.labels,
             is_class=is_class,
             min_rows=min_rows,
         )
@@ -86,8 +86,8 @@ def _read(text: bytes) -> dict[str, int]:
         "test": int,
         "scored": int,
     }
-    fields: dict[str, Any] = read_fields(text, field_types)
-    for number in fields.values():
+    limits: dict[str, Any] = read_fields(text, field_types)
+    for number in limits.values():
         if not 0 <= number <= LARGEST_NUMBER:
             raise bad_message("of kind own_metrics holds a number that no policy has")
-    return fields
+    return limits

@@ -65,9 +65,9 @@ class VerifiedTraining(VerifiedOrder, AskedTraining):
             "scoring",
             "attributes",
         }
-        for name in ("complete_on", "categorical", "derive", "strata"):
-            if not getattr(request, name):
-                shown_apart.add(name)
+        for field_name in ("complete_on", "categorical", "derive", "strata"):
+            if not getattr(request, field_name):
+                shown_apart.add(field_name)
         if request.missing == "refuse":
             shown_apart.add("missing")
         details = request.model_dump(
@@ -75,16 +75,16 @@ class VerifiedTraining(VerifiedOrder, AskedTraining):
         )
         if request.reader is not None:
             details["reader"] = self.policy.reader_words(request.reader)
-        data = dict(self.sql)
+        shown_sql = dict(self.sql)
         if request.evaluates is not None:
-            data["evaluate"] = data.pop("train")
+            shown_sql["evaluate"] = shown_sql.pop("train")
         return {
             "kind": "training" if request.evaluates is None else "evaluation",
             "initiator": request.initiator,
             "parties": request.hospitals,
             "receivers": request.hospitals,
             "purpose": request.purpose,
-            "data": data,
+            "data": shown_sql,
             "columns": [
                 request.unique_id,
                 *request.outcome_columns,
@@ -141,8 +141,8 @@ def sql_rules(
 ) -> list[Rule]:
     """Whether each of the order's SQL texts may run here."""
     rules = []
-    for text in sql.values():
-        rules.append(Rule("sql", partial(checked_sql, hospital, request, text)))
+    for sql_text in sql.values():
+        rules.append(Rule("sql", partial(checked_sql, hospital, request, sql_text)))
     return rules
 
 
@@ -151,14 +151,14 @@ def checked_sql(
 ) -> CheckedQuery:
     """One of the order's SQL texts, as it may run here. Raises as `check_sql`."""
     # Another hospital's user filters on none of them.
-    for name in request.outcome_columns:
+    for outcome_column in request.outcome_columns:
         checked = check_sql(
             text,
             policy=hospital.policy,
             requester=request.user_id,
             own_user_id=hospital.me,
             unique_id=request.unique_id,
-            label=name,
+            label=outcome_column,
             dialect=dialect_of(hospital.settings.data_url),
         )
     return checked

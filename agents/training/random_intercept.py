@@ -47,11 +47,11 @@ def tell_own_sums(
         "columns": rows.X.sum(axis=0).tolist(),
         "label": float(np.sum(rows.y)),
     }
-    text = canonical(own_sums).encode()
+    message_body = canonical(own_sums).encode()
     send(
         trainer.order,
         "own_sums",
-        lambda: text,
+        lambda: message_body,
         recipient=EVERYONE,
         fold=fold,
     )
@@ -71,10 +71,10 @@ def _own_sums(trainer: Trainer, fold: int) -> tuple[Floats, Floats]:
     columns = []
     labels = []
     field_types: dict[str, type] = {"columns": list, "label": float}
-    for user in members:
-        fields = read_fields(bodies[user], field_types)
-        of_columns = fields["columns"]
-        of_label = fields["label"]
+    for member in members:
+        message_fields = read_fields(bodies[member], field_types)
+        of_columns = message_fields["columns"]
+        of_label = message_fields["label"]
         numbers = [*of_columns, of_label]
         is_right = len(numbers) == trainer.model.n_weights
         are_sums = all(_is_number(number) for number in numbers)
@@ -104,15 +104,15 @@ def _fit(
         bits=limbs.FRACTION_BITS,
     )
     scale = 2**opened.bits
-    lines = []
-    for line in opened.A:
-        lines.append([value / scale for value in line])
-    XX = np.array(lines)
+    quotient_rows = []
+    for whole_row in opened.A:
+        quotient_rows.append([value / scale for value in whole_row])
+    XX = np.array(quotient_rows)
     Xy = np.array([value / scale for value in opened.c])
     columns, labels = _own_sums(trainer, fold)
     rows_of = trainer.keys(fold).n_rows
     members = sorted(trainer.order.session.members)
-    n_rows = [rows_of[user] for user in members]
+    n_rows = [rows_of[member] for member in members]
     of_intercept = np.array(n_rows, dtype=np.float64)
     own_X = np.column_stack([columns, of_intercept])
     # What all have told must add up to the sums that are sealed.
@@ -154,7 +154,7 @@ def stepped_point(
 ) -> Checkpoint:
     """The fold's state after its one round."""
     joint_fit = _fit(trainer, point.fold, sums)
-    state = NewtonState(
+    newton_state = NewtonState(
         joint_fit.coef,
         joint_fit.coef,
         round=1,
@@ -165,7 +165,7 @@ def stepped_point(
         1,
         joint_fit.coef,
         point.state,
-        newton=state,
+        newton=newton_state,
         opened=sums,
     )
 
@@ -193,8 +193,8 @@ def report_of(
     confidence = trainer.params.confidence
     names = [*trainer.features, INTERCEPT]
     terms = _terms(names, coef, covariance, confidence)
-    keys = trainer.keys(point.fold)
-    n, p = keys.n_rows_total, len(coef)
+    sum_keys = trainer.keys(point.fold)
+    n, p = sum_keys.n_rows_total, len(coef)
     log_factor = math.log(label.factor)
     criterion = joint_fit.criterion + 2 * (n - p) * log_factor
     for deviation in attributes.deviation.tolist():
@@ -212,7 +212,7 @@ def report_of(
         "variance_residual": residual * label.factor**2,
         "intraclass_correlation": between / (between + residual),
         "reml_criterion": criterion,
-        "hospitals": len(keys.members),
+        "hospitals": len(sum_keys.members),
         "rounds": point.round,
         "converged": point.stopped_by == "converged",
         "stopped_by": point.stopped_by,
@@ -230,13 +230,13 @@ def _terms(
     quantile = float(special.ndtri(0.5 + confidence / 2))
     terms = []
     intercept = len(names) - 1
-    for place in [intercept, *range(intercept)]:
-        estimate = float(coef[place])
-        error = math.sqrt(covariance[place, place])
+    for term_place in [intercept, *range(intercept)]:
+        estimate = float(coef[term_place])
+        error = math.sqrt(covariance[term_place, term_place])
         statistic = estimate / error
         upper_tail = float(special.ndtr(-abs(statistic)))
         term = {
-            "term": names[place],
+            "term": names[term_place],
             "estimate": estimate,
             "se": error,
             "statistic": statistic,

@@ -65,7 +65,7 @@ def report_of(stored: dict[str, Any]) -> dict[str, Any]:
 
 def readable_report(stored: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader is told of a vault's entry: the report, and what it is of."""
-    names = (
+    field_names = (
         "model_id",
         "model_type",
         "label_name",
@@ -76,7 +76,7 @@ def readable_report(stored: Mapping[str, Any]) -> dict[str, Any]:
         "warnings",
         "report",
     )
-    return {name: stored[name] for name in names if name in stored}
+    return {name: stored[name] for name in field_names if name in stored}
 
 
 def readable_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,48 +109,48 @@ def written_evaluation(evaluation: dict[str, Any], file_format: str) -> str:
 
 
 def _as_json(content: dict[str, Any]) -> str:
-    text = json.dumps(
+    json_text = json.dumps(
         content,
         indent=2,
         # Python would write NaN, which other programs do not take for JSON.
         allow_nan=False,
     )
-    return text + "\n"
+    return json_text + "\n"
 
 
 def as_csv(report: dict[str, Any]) -> str:
     """A line for each term, numbers as Python writes them, nothing where there is none."""
-    text = io.StringIO()
-    names = columns_of(report)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
+    csv_text = io.StringIO()
+    column_names = columns_of(report)
+    writer = csv.writer(csv_text, lineterminator="\n")
+    writer.writerow(column_names)
     for term in report["terms"]:
-        values = [term.get(name) for name in names]
-        writer.writerow(values)
-    return text.getvalue()
+        term_values = [term.get(column_name) for column_name in column_names]
+        writer.writerow(term_values)
+    return csv_text.getvalue()
 
 
 def as_latex(report: dict[str, Any]) -> str:
     """A tabular with one line for each term, numbers to 4 digits."""
-    names = columns_of(report)
-    lines = _head(names)
+    column_names = columns_of(report)
+    tabular_lines = _head(column_names)
     for term in report["terms"]:
         cells = [_escaped(term["term"])]
-        for name in names[1:]:
-            value = term.get(name)
-            cells.append(_number(value))
-        lines.append(_line(cells))
-    return _whole(lines)
+        for column_name in column_names[1:]:
+            term_value = term.get(column_name)
+            cells.append(_number(term_value))
+        tabular_lines.append(_line(cells))
+    return _whole(tabular_lines)
 
 
 def _head(columns: Sequence[str]) -> list[str]:
     """The lines before the first row: of texts, and of numbers behind them."""
     numbers = "r" * (len(columns) - 1)
-    names = [_escaped(name) for name in columns]
+    headings = [_escaped(column) for column in columns]
     return [
         rf"\begin{{tabular}}{{l{numbers}}}",
         r"\hline",
-        _line(names),
+        _line(headings),
         r"\hline",
     ]
 
@@ -167,65 +167,65 @@ def _whole(lines: list[str]) -> str:
 
 def evaluation_as_csv(report: dict[str, Any]) -> str:
     """A line for each number: in which table it stands, at which of its lines, its name."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    csv_text = io.StringIO()
+    writer = csv.writer(csv_text, lineterminator="\n")
     writer.writerow(["table", "line", "name", "value"])
-    for name, value in _figures(report).items():
-        writer.writerow(["metrics", "", name, value])
-    for table in ("cutoffs", "roc", "decision", "calibration"):
-        lines = report.get(table, [])
-        for line, cells in enumerate(lines, start=1):
-            for name, value in cells.items():
-                writer.writerow([table, line, name, value])
+    for figure_name, figure in _figures(report).items():
+        writer.writerow(["metrics", "", figure_name, figure])
+    for table_name in ("cutoffs", "roc", "decision", "calibration"):
+        table_lines = report.get(table_name, [])
+        for line_number, cells in enumerate(table_lines, start=1):
+            for figure_name, figure in cells.items():
+                writer.writerow([table_name, line_number, figure_name, figure])
     for group in report.get("groups", []):
         column = report["group_by"]
         level = f"{column}={group['level']}"
         figures = {"n": group["n"], **group["metrics"]}
-        for name, value in figures.items():
-            if not isinstance(value, list):
-                writer.writerow(["groups", level, name, value])
-    return text.getvalue()
+        for figure_name, figure in figures.items():
+            if not isinstance(figure, list):
+                writer.writerow(["groups", level, figure_name, figure])
+    return csv_text.getvalue()
 
 
 def evaluation_as_latex(report: dict[str, Any]) -> str:
     """A tabular with one line for each number, to 4 digits, without curves."""
-    lines = [r"\begin{tabular}{lr}", r"\hline"]
-    for name, value in _figures(report).items():
-        if isinstance(value, int | str):
-            cell = str(value)
+    tabular_lines = [r"\begin{tabular}{lr}", r"\hline"]
+    for figure_name, figure in _figures(report).items():
+        if isinstance(figure, int | str):
+            cell = str(figure)
         else:
-            cell = _number(value)
-        lines.append(_line([_escaped(name), cell]))
-    return _whole(lines)
+            cell = _number(figure)
+        tabular_lines.append(_line([_escaped(figure_name), cell]))
+    return _whole(tabular_lines)
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
     """Single numbers; counts of many classes are for JSON."""
     figures = {"n": report["n"], "n_left_out": report["n_left_out"]}
-    for name, value in report["metrics"].items():
-        if not isinstance(value, list):
-            figures[name] = value
+    for figure_name, figure in report["metrics"].items():
+        if not isinstance(figure, list):
+            figures[figure_name] = figure
     pairs = report.get("pairs", {})
-    for name, value in pairs.items():
-        figures[f"pairs_{name}"] = value
+    for figure_name, figure in pairs.items():
+        figures[f"pairs_{figure_name}"] = figure
     return figures
 
 
 def columns_of(report: Mapping[str, Any]) -> list[str]:
     """The fields of a term, in the order in which people read them."""
     terms = report["terms"]
-    names = list(_COLUMNS)
-    for name in _OF_META:
-        if any(name in term for term in terms):
-            names.append(name)
+    field_names = list(_COLUMNS)
+    for field_name in _OF_META:
+        if any(field_name in term for term in terms):
+            field_names.append(field_name)
     for ratio in RATIOS:
         if any(ratio in term for term in terms):
-            names += [
+            field_names += [
                 ratio,
                 f"{ratio}_low",
                 f"{ratio}_high",
             ]
-    return names
+    return field_names
 
 
 def _number(value: float | None) -> str:
@@ -244,8 +244,8 @@ def grid_as_latex(
     rows: Sequence[Sequence[str]],
 ) -> str:
     """A tabular of texts as they are."""
-    lines = _head(columns)
+    tabular_lines = _head(columns)
     for row in rows:
         cells = [_escaped(cell) for cell in row]
-        lines.append(_line(cells))
-    return _whole(lines)
+        tabular_lines.append(_line(cells))
+    return _whole(tabular_lines)

@@ -58,11 +58,11 @@ def check_clusters(
     hospital's rows by a column. Raises BadRequest (code cluster) and Refused (code
     clusters).
     """
-    name = trainer.order.request.cluster_column
-    if name is not None and own_clusters is not None and not is_alone:
+    cluster_column = trainer.order.request.cluster_column
+    if cluster_column is not None and own_clusters is not None and not is_alone:
         min_rows = least_rows(trainer.order, "train")
         check_number(
-            name,
+            cluster_column,
             own_clusters,
             n_weights=n_weights,
             min_rows=min_rows,
@@ -164,8 +164,8 @@ def _codes(
         has_weight = row_weights > 0
     # A row without a weight adds nothing to whichever cluster it is counted to.
     codes = np.zeros(len(clusters), dtype=np.int64)
-    texts = clusters[has_weight].astype(str)
-    _, inverse = np.unique(texts, return_inverse=True)
+    cluster_texts = clusters[has_weight].astype(str)
+    _, inverse = np.unique(cluster_texts, return_inverse=True)
     codes[has_weight] = inverse
     return codes
 
@@ -248,10 +248,10 @@ def _distances(
     names: list[str],
 ) -> Iterator[tuple[Floats, str]]:
     """Each row's distance from the median of a column that has no cells, (n,)."""
-    for name, column in zip(names, X.T, strict=True):
+    for column_name, column in zip(names, X.T, strict=True):
         n_values = len(np.unique(column))
         if n_values > max(_TOLD_BY_POWERS):
-            yield column - np.median(column), name
+            yield column - np.median(column), column_name
 
 
 def _by_distances(name: str) -> str:
@@ -270,9 +270,9 @@ def _check_distances(
 
     Raises Refused (code max_share).
     """
-    for distances, name in _distances(X, names):
+    for distances, column_name in _distances(X, names):
         if _is_of_two(squares * distances**2, max_share=max_share):
-            raise _of_two_rows(_by_distances(name), max_share)
+            raise _of_two_rows(_by_distances(column_name), max_share)
 
 
 def _check_cells(
@@ -294,12 +294,12 @@ def _check_cells(
 
 
 def _is_of_two(squares: Floats, *, max_share: float) -> bool:
-    total = float(squares.sum())
-    has_any = total > 0
+    square_sum = float(squares.sum())
+    has_any = square_sum > 0
     if not has_any:
         return False
     two_largest = np.sort(squares)[-2:]
-    return float(two_largest.sum()) > max_share * total
+    return float(two_largest.sum()) > max_share * square_sum
 
 
 def _of_two_rows(named: str, max_share: float) -> Refused:
@@ -326,9 +326,9 @@ def errors_of(
     """
     kind = trainer.order.request.robust
     assert kind is not None, "it was ordered"
-    totals = limbs.whole_sums(words)
+    opened_totals = limbs.whole_sums(words)
     meat = sandwich.read_sums(
-        totals,
+        opened_totals,
         n_weights,
         bits=limbs.FRACTION_BITS,
     )

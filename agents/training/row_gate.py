@@ -105,11 +105,11 @@ def set_rules(
                     rule_groups.append([_extremes_rule(order, row_set, rules)])
                 if order.request.model_type == "cox":
                     rule_groups.append([survival_rule(order, row_set.cohort, rules)])
-            name = order.request.cluster_column
-            if name is not None and purpose == "train":
+            cluster_column = order.request.cluster_column
+            if cluster_column is not None and purpose == "train":
                 of_clusters = _clusters_rule(
                     order,
-                    name,
+                    cluster_column,
                     trained,
                     rules,
                 )
@@ -144,10 +144,10 @@ def reserve_sets(
     `agents.gate.cohort_audit.reserve`.
     """
     reserved_sets: list[AskedSet] = []
-    least = 1
+    min_rows = 1
     for purpose, of_purpose in sets.items():
         for table in query_of(order, purpose).tables:
-            least = max(least, order.policy.rows(table).min_rows)
+            min_rows = max(min_rows, order.policy.rows(table).min_rows)
             reserved_sets += _asked_sets(order, of_purpose, table)
             for row_set in of_purpose:
                 population = order.policy.population(table)
@@ -159,7 +159,7 @@ def reserve_sets(
                     memory,
                 )
     audit_rules = AuditRules(
-        min_rows=least,
+        min_rows=min_rows,
         least_hospitals=order.policy.orders.min_hospitals,
         budget_days=order.policy.cohort.budget_days,
     )
@@ -223,13 +223,13 @@ def spend_clustering(
     now: datetime,
 ) -> None:
     """Remembers the order's clusters by a column. Raises Refused (code clusters)."""
-    name = order.request.cluster_column
-    if name is None:
+    cluster_column = order.request.cluster_column
+    if cluster_column is None:
         return
     tables = sorted(query_of(order, "train").tables)
     clusterings.commit(
         order.order_id,
-        name=f"{', '.join(tables)}: {name}",
+        name=f"{', '.join(tables)}: {cluster_column}",
         populations=_populations(order),
         rules=order.policy.cohort,
         now=now,
@@ -274,7 +274,7 @@ def query_of(order: AskedTraining, purpose: str) -> CheckedQuery:
 def rules_of(order: AskedTraining, purpose: str) -> list[OpenRows]:
     """Those of the tables that the order's SQL reads."""
     tables = query_of(order, purpose).tables
-    table_rules = [order.policy.rows(name) for name in tables]
+    table_rules = [order.policy.rows(table) for table in tables]
     if not order.request.is_newton:
         return table_rules
     # Each of its rounds opens sums of all products of two columns, too (Decision 84).
@@ -329,10 +329,10 @@ def _asked_sets(
         if may_miss:
             # In place of a value that a row lacks stands the mean of the others.
             has_value = np.flatnonzero(members.values[column])
-            for name, places in list(rows.items()):
-                rows[name] = np.intersect1d(places, has_value)
-                if name in lacking and not rows[name].size:
-                    rows.pop(name)
+            for set_name, set_places in list(rows.items()):
+                rows[set_name] = np.intersect1d(set_places, has_value)
+                if set_name in lacking and not rows[set_name].size:
+                    rows.pop(set_name)
         column_sets += asked_sets(
             members,
             order.policy,
@@ -345,14 +345,14 @@ def _asked_sets(
         return column_sets
     # Sums over any of the hospitals follow from those over all, and all but each one.
     regrouped = []
-    for user in other_hospitals:
-        remaining = [other for other in other_hospitals if other != user]
+    for hospital in other_hospitals:
+        remaining = [other for other in other_hospitals if other != hospital]
         for asked_set in column_sets:
-            name = f"{asked_set.name} without hospital {user}"
+            set_name = f"{asked_set.name} without hospital {hospital}"
             parts: dict[Part, Fraction] = {}
             for other in remaining:
                 parts[other] = Fraction(1)
-            regrouped.append(replace(asked_set, name=name, parts=parts))
+            regrouped.append(replace(asked_set, name=set_name, parts=parts))
     return column_sets + regrouped
 
 
@@ -366,11 +366,11 @@ def _lacking(sets: Sequence[RowSet]) -> dict[str, Ints]:
             continue
         cohort = row_set.cohort
         of_attributes = columns(cohort.X)
-        for name, column in zip(cohort.attributes, of_attributes, strict=True):
+        for attribute, column in zip(cohort.attributes, of_attributes, strict=True):
             is_missing = np.isnan(column)
             places = row_set.places[is_missing]
             if places.size:
-                lacking_places[f"{row_set.name} without {name}"] = places
+                lacking_places[f"{row_set.name} without {attribute}"] = places
     return lacking_places
 
 
@@ -419,16 +419,16 @@ def policy_thresholds(order: AskedTraining) -> PooledThresholds | None:
     shows_parts = shows_parts or request.tells_own_sums
     if request.aggregation != "mean" or shows_parts or not order.policy.pools_cells:
         return None
-    least = least_in_cells = 1
+    min_varying = least_in_cells = 1
     for purpose in order.sql:
         for table in query_of(order, purpose).tables:
             rules = order.policy.rows(table)
-            least = max(least, rules.min_varying)
+            min_varying = max(min_varying, rules.min_varying)
             least_in_cells = max(least_in_cells, rules.min_rows)
     statistics = order.policy.statistics
     assert statistics is not None, "only where cells are pooled"
     return PooledThresholds(
-        min_varying=least,
+        min_varying=min_varying,
         min_hospitals=order.policy.orders.min_hospitals,
         own_totals=statistics.own_totals,
         min_rows=least_in_cells,

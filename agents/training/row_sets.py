@@ -128,11 +128,11 @@ def sets_by_purpose(
     n_parameters = _least_parameters(order.request, rows.train)
     sets_of = {"train": trained_sets(order.request, rows, n_parameters)}
     if rows.test is not None:
-        places = np.arange(rows.test.n_rows)
+        every_row = np.arange(rows.test.n_rows)
         tested = RowSet(
             "test",
             rows.test,
-            places,
+            every_row,
             n_parameters=0,
         )
         sets_of["test"] = [tested]
@@ -167,12 +167,12 @@ def trained_sets(
     sets = [whole]
     # Of each subgroup the same sums are opened as of all rows.
     groups = places_of_groups(cohort).values()
-    for number, places in enumerate(groups, start=1):
-        group_rows = cohorts.rows_of(cohort, places)
+    for number, group_places in enumerate(groups, start=1):
+        group_rows = cohorts.rows_of(cohort, group_places)
         subgroup = RowSet(
             f"subgroup {number}",
             group_rows,
-            places,
+            group_places,
             n_parameters=0,
         )
         sets.append(subgroup)

@@ -59,7 +59,7 @@ def check_rows(hospital: Hospital, sql: str, *, receivers: Collection[str]) -> i
         label=None,
         dialect=dialect_of(hospital.settings.data_url),
     )
-    tables = [policy.rows(name) for name in checked.tables]
+    tables = [policy.rows(table) for table in checked.tables]
     least_rows = max(rules.min_rows for rules in tables)
     # What is reserved in a copy is reserved nowhere.
     memory = Memory(hospital.vault.cohorts, is_copy=True)
@@ -121,7 +121,7 @@ def _read_rows(
     ) as rows:
         ids = unique_ids(rows, unique_id)
         cohorts.check_enough_rows(len(ids), least_rows)
-        columns = [name for name in rows.columns if name != unique_id]
+        columns = [column for column in rows.columns if column != unique_id]
         if not columns:
             raise BadRequest(
                 f"The SQL selects {unique_id} and no other column.",

@@ -57,12 +57,12 @@ def evaluated_model(order: AgreedTraining) -> dict[str, Any]:
         return _read(order, body)
     stored = order.vault.model(request.evaluates)
     if order.is_initiator:
-        text = canonical(_sendable(stored)).encode()
+        message_body = canonical(_sendable(stored)).encode()
         for peer in request.seals_model_to:
             send(
                 order,
                 KIND,
-                lambda: text,
+                lambda: message_body,
                 recipient=peer,
             )
     return stored
@@ -74,8 +74,8 @@ def _sendable(stored: Mapping[str, Any]) -> dict[str, Any]:
         return sendable
     # How many rows had each level stays with those who trained.
     categorical = {}
-    for name, category in stored["categorical"].items():
-        categorical[name] = {
+    for column_name, category in stored["categorical"].items():
+        categorical[column_name] = {
             "reference": category["reference"],
             "levels": category["levels"],
             "has_other": category["has_other"],

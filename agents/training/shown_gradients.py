@@ -68,10 +68,10 @@ def _groups(
     limits: Limits,
 ) -> list[tuple[str, ...]]:
     """The layers that are scored together, in their order; of a sealed order."""
-    sizes = {name: int(np.prod(shape)) for name, shape in model.layers.items()}
+    layer_sizes = {name: int(np.prod(shape)) for name, shape in model.layers.items()}
     # One value alone has no angle, only its length.
-    least = max(2, limits.min_scored)
-    return scored_groups(sizes, least=least)
+    least_size = max(2, limits.min_scored)
+    return scored_groups(layer_sizes, least=least_size)
 
 
 def show_gradient(trainer: Trainer, fold: Fold) -> None:
@@ -152,10 +152,10 @@ def _shown_layers(
     purpose = b"rotation/%d/%d/" % (fold.number, fold.checkpoint.round)
     session = trainer.order.session
     shown_layers = {}
-    for name, values in _grouped(trainer, layers).items():
-        of_group = purpose + name.encode()
-        key = session.group_key(of_group)
-        shown_layers[name] = rotate(key, values)
+    for group_name, group_values in _grouped(trainer, layers).items():
+        of_group = purpose + group_name.encode()
+        rotation_key = session.group_key(of_group)
+        shown_layers[group_name] = rotate(rotation_key, group_values)
     return shown_layers
 
 
@@ -166,7 +166,7 @@ def _grouped(
     """Each group's layers as one vector, under their names."""
     grouped = {}
     for group in _groups(trainer.model, trainer.limits):
-        vectors = [layers[name] for name in group]
+        vectors = [layers[layer_name] for layer_name in group]
         grouped["+".join(group)] = np.concatenate(vectors)
     return grouped
 
@@ -188,13 +188,13 @@ def _between(trainer: Trainer, fold: Fold) -> dict[str, Floats]:
     last = grouped(point.gradient)
     last_mean = grouped(point.aggregate)
     between = {}
-    for name, values in now.items():
-        mean = last_mean[name]
-        moved = _norm(values - last[name])
-        apart = _norm(values - mean)
-        product = float(values @ mean)
+    for group_name, group_values in now.items():
+        mean = last_mean[group_name]
+        moved = _norm(group_values - last[group_name])
+        apart = _norm(group_values - mean)
+        product = float(group_values @ mean)
         length = _norm(mean)
-        between[name] = np.array([moved, apart, product, length])
+        between[group_name] = np.array([moved, apart, product, length])
     return between
 
 
@@ -221,13 +221,13 @@ def receive_choice(trainer: Trainer, fold: Fold) -> tuple[int, ...]:
         fold.number,
         round_,
     )
-    body = order.exchange.get(address, COORDINATOR, EVERYONE)
-    members = Choice.decode(body).members
+    choice_body = order.exchange.get(address, COORDINATOR, EVERYONE)
+    members = Choice.decode(choice_body).members
     n_members = len(members)
     order.policy.check_hospitals(n_members)
-    least = len(everybody) - order.request.most_left_out
+    least_members = len(everybody) - order.request.most_left_out
     strangers = set(members) - set(everybody)
-    if strangers or n_members < least:
+    if strangers or n_members < least_members:
         raise ProtocolViolation(
             f"In round {round_} the coordinator chose other hospitals than the order allows.",
             remedy="Nothing of this round was sent. If this repeats, the coordinator is not to be trusted.",
@@ -272,10 +272,10 @@ def check_aggregate(
     expected = np.zeros(0)
     if layers:
         expected = np.concatenate([*layers.values()])
-    unit = fold.label_scale.unit
+    label_unit = fold.label_scale.unit
     lengths = _norm(aggregate) + _norm(fold.gradient)
-    own_rounding = _ROUNDING * unit * lengths
-    largest = trainer.params.bound * fold.label_scale.sealed * unit
+    own_rounding = _ROUNDING * label_unit * lengths
+    largest = trainer.params.bound * fold.label_scale.sealed * label_unit
     longest = np.sqrt(expected.size) * largest
     rounding_of_one = len(fold.members) * _FIXED_POINT_STEP + _ROTATION_ROUNDING
     others_rounding = longest * rounding_of_one
@@ -324,7 +324,7 @@ def leave_one_out(
         fold,
         aggregate,
     )
-    for user, without in means.items():
+    for member, without in means.items():
         weights = own_weights(trainer, fold, fold.checkpoint.weights)
         if n_members > 1:
             weights = stepped_weights(trainer, fold, without)
@@ -335,10 +335,10 @@ def leave_one_out(
             fold.y_test,
         )
         reported = {}
-        for name in ("accuracy", "loss"):
-            if name in metrics:
-                reported[name] = metrics[name]
-        reports[str(user)] = reported
+        for metric_name in ("accuracy", "loss"):
+            if metric_name in metrics:
+                reported[metric_name] = metrics[metric_name]
+        reports[str(member)] = reported
     return reports
 
 
@@ -356,8 +356,8 @@ def _means_without(
             0,
             fold.checkpoint.round,
         )
-        body = order.exchange.get(address, COORDINATOR, EVERYONE)
-        shown_means = _numbers(body).reshape(len(fold.members), -1)
+        means_body = order.exchange.get(address, COORDINATOR, EVERYONE)
+        shown_means = _numbers(means_body).reshape(len(fold.members), -1)
         by_member = fold.label_scale.trained_gradient(shown_means)
         return dict(zip(fold.members, by_member, strict=True))
     if order.me not in fold.members:

@@ -18,20 +18,20 @@ def subgroup_rule(order: AskedTraining, rows: Cohort, rules: OpenRows) -> Rule |
     without subgroups.
     """
     request = order.request
-    name = request.subgroups
-    if name is None or rows.groups is None or rows.y is None:
+    group_column = request.subgroups
+    if group_column is None or rows.groups is None or rows.y is None:
         return None
     # Of a cox the event stands behind the time.
-    place = 0 if request.event_name is None else 1
-    outcome, values = outcome_columns(request, rows.y)[place]
+    outcome_place = 0 if request.event_name is None else 1
+    outcome, outcome_values = outcome_columns(request, rows.y)[outcome_place]
     groups, is_number = rows.groups, request.has_number_label
 
     def check() -> None:
         check_subgroups(
-            name,
+            group_column,
             groups,
             outcome,
-            None if is_number else values,
+            None if is_number else outcome_values,
             min_rows=rules.min_rows,
         )
 

@@ -35,12 +35,12 @@ def agree_on_groups(order: AgreedTraining, rows: Cohort) -> tuple[str, ...]:
     if name is None or rows.groups is None:
         return ()
     own_levels = sorted(set(rows.groups.tolist()))
-    text = canonical({"levels": {name: own_levels}}).encode()
-    messages = say_to_all(order, "levels", lambda: text)
+    message_body = canonical({"levels": {name: own_levels}}).encode()
+    messages = say_to_all(order, "levels", lambda: message_body)
     levels_by_user: dict[int, dict[str, list[str]]] = {}
     for user, body in messages.items():
-        fields = read_fields(body, {"levels": dict})
-        levels = fields["levels"]
+        message_fields = read_fields(body, {"levels": dict})
+        levels = message_fields["levels"]
         check_message(levels, [name])
         levels_by_user[user] = levels
     groups = joint_levels([name], levels_by_user)[name]

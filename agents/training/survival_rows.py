@@ -90,18 +90,18 @@ def _check_survival(
     outcome = cox_labels.outcome(y)
     check_event_cells(request.event_name, outcome.events, min_rows=min_rows)
     strata = _places_of_strata(outcome)
-    sizes_of_strata = [len(places) for places in strata]
+    sizes_of_strata = [len(stratum_places) for stratum_places in strata]
     check_strata(request.strata, sizes_of_strata, min_rows=min_rows)
-    for places in strata:
-        _check_stratum(request, outcome, places, min_rows=min_rows)
+    for stratum_places in strata:
+        _check_stratum(request, outcome, stratum_places, min_rows=min_rows)
     if request.entry_name is not None:
         check_late_entries(request.entry_name, _is_late(outcome), min_rows=min_rows)
     if request.edges:
-        sizes = np.concatenate(cox_joint.local_counts(y, request.edges))
-        check_intervals(request.label_name, sizes, min_rows=min_rows)
+        interval_sizes = np.concatenate(cox_joint.local_counts(y, request.edges))
+        check_intervals(request.label_name, interval_sizes, min_rows=min_rows)
     if request.evaluates is None and request.hazards_time == "identity":
-        times = _event_times(outcome, strata)
-        check_times_as_weights(request.label_name, times, min_rows=min_rows)
+        event_times = _event_times(outcome, strata)
+        check_times_as_weights(request.label_name, event_times, min_rows=min_rows)
 
 
 def _check_stratum(
@@ -136,9 +136,9 @@ def _check_stratum(
 def _event_times(outcome: Outcome, strata: list[Ints]) -> Floats:
     """Each stratum's times of an event, each once in a stratum."""
     stratum_times = []
-    for places in strata:
-        has_event = outcome.events[places]
-        event_times = outcome.times[places][has_event]
+    for stratum_places in strata:
+        has_event = outcome.events[stratum_places]
+        event_times = outcome.times[stratum_places][has_event]
         stratum_times.append(np.unique(event_times))
     return np.concatenate(stratum_times)
 
@@ -201,8 +201,8 @@ def strata_in_words(cohort: Cohort) -> str:
     outcome = cox_labels.outcome(y)
     strata = _places_of_strata(outcome)
     n_empty = 0
-    for places in strata:
-        if not outcome.events[places].any():
+    for stratum_places in strata:
+        if not outcome.events[stratum_places].any():
             n_empty += 1
     return f"{len(strata)} strata, of which {n_empty} have no event and add nothing."
 

@@ -111,8 +111,8 @@ class Trainer:
 
     @cached_property
     def public(self) -> PaillierPublicKey | None:
-        key = self.order.public_key
-        return paillier.public_from_bytes(key) if key else None
+        public_key = self.order.public_key
+        return paillier.public_from_bytes(public_key) if public_key else None
 
     @cached_property
     def obfuscators(self) -> paillier.Obfuscators | None:
@@ -148,9 +148,9 @@ class Trainer:
         order = self.order
         session = order.session
         n_trained = {}
-        for user in members:
-            n_rows = order.n_rows[user]
-            n_trained[user] = n_rows - n_held_out(order.request, n_rows, fold)
+        for member in members:
+            n_rows = order.n_rows[member]
+            n_trained[member] = n_rows - n_held_out(order.request, n_rows, fold)
         mask_seed = None
         if members == session.members:
             mask_seed = order.mask_seed(members)
@@ -219,8 +219,8 @@ class Trainer:
                 remedy="Test on classes that are trained.",
                 code="classes",
             )
-        places = [index[label] for label in labels.tolist()]
-        return np.array(places, dtype=np.int64)
+        class_places = [index[label] for label in labels.tolist()]
+        return np.array(class_places, dtype=np.int64)
 
 
 # Sums
@@ -288,10 +288,10 @@ def open_total(
         fold,
         round,
     )
-    total = trainer.order.exchange.get(address, COORDINATOR)
+    sealed_total = trainer.order.exchange.get(address, COORDINATOR)
     return secure_sum.open_sum(
         trainer.keys(fold, members),
-        total,
+        sealed_total,
         info=sum_info(kind, fold, round),
         private_key=trainer.private_key,
     )
@@ -339,7 +339,7 @@ def receive_opening(
     # The initiator reads its own message too: after a crash all go by the one that was
     # sent.
     initiator = order.request.user_id
-    body = receive(
+    opening_body = receive(
         order,
         topic,
         initiator,
@@ -348,7 +348,7 @@ def receive_opening(
         round=round,
         along=along,
     )
-    return Opening.decode(body)
+    return Opening.decode(opening_body)
 
 
 def joint_mean(
@@ -363,17 +363,17 @@ def joint_mean(
 
     `names` are the columns that its values are of, for an error (code wide).
     """
-    keys = trainer.keys(fold)
+    sum_keys = trainer.keys(fold)
     info = sum_info(kind, fold, 0)
 
     def part() -> bytes:
         # decision 25: a raw column may be larger than the bound of the fixed point.
         try:
-            limbs = wide.to_limbs(values(), keys.own_rows())
+            limbs = wide.to_limbs(values(), sum_keys.own_rows())
         except BadRequest as error:
             raise _named_columns(error, names) from None
         return secure_sum.seal_counts(
-            keys,
+            sum_keys,
             limbs,
             info=info,
         )
@@ -392,13 +392,13 @@ def joint_mean(
         fold=fold,
         round=0,
     )
-    return wide.from_limbs(opening.sums, keys.n_rows_total)
+    return wide.from_limbs(opening.sums, sum_keys.n_rows_total)
 
 
 def _named_columns(error: BadRequest, names: Sequence[str]) -> BadRequest:
     """The error with names in the place of a number of columns."""
-    places = error.detail["places"]
-    columns = ", ".join(names[place] for place in places)
+    column_places = error.detail["places"]
+    columns = ", ".join(names[column_place] for column_place in column_places)
     return BadRequest(
         f"What is added up of {columns} is too large: 2^110 or more.",
         remedy=error.remedy,

@@ -113,9 +113,9 @@ def check_columns(
     failing: list[str] = []
     failing_pairs: list[str] = []
     for comparison, passes in zip(compared, revealed.values, strict=True):
-        names = failing_pairs if comparison.is_pair else failing
-        if not passes and comparison.name not in names:
-            names.append(comparison.name)
+        failing_names = failing_pairs if comparison.is_pair else failing
+        if not passes and comparison.name not in failing_names:
+            failing_names.append(comparison.name)
     if failing:
         raise _refused(failing, thresholds)
     if failing_pairs:
@@ -130,11 +130,11 @@ def _tell_how_many(order: AgreedTraining, compared: Sequence[Compared]) -> None:
             remedy="Order fewer attributes, merge levels by derive, or use fewer folds.",
             code="pairs",
         )
-    text = canonical({"rows": len(compared)}).encode()
+    message_body = canonical({"rows": len(compared)}).encode()
     send(
         order,
         "compared",
-        lambda: text,
+        lambda: message_body,
         recipient=COORDINATOR,
     )
 
@@ -187,9 +187,9 @@ def _own_columns(
         del numbers[lower_column(me)]
     valid = np.ones(len(compared), dtype=np.bool_)
     columns = {}
-    for name, of_name in numbers.items():
+    for column_name, of_name in numbers.items():
         column_values = np.array(of_name, dtype=np.int64)
-        columns[name] = Column(column_values, valid)
+        columns[column_name] = Column(column_values, valid)
     return columns
 
 
@@ -201,8 +201,8 @@ def _counts(
     counts = []
     for cell in comparison.cells:
         is_in_cell = np.ones(len(values[0]), dtype=bool)
-        for column, value in zip(values, cell, strict=True):
-            is_in_cell &= column == value
+        for column, cell_value in zip(values, cell, strict=True):
+            is_in_cell &= column == cell_value
         counts.append(int(np.count_nonzero(is_in_cell)))
     return counts
 

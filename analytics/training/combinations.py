@@ -71,14 +71,14 @@ def largest_share(
 def _basis(X: Floats) -> Floats:
     """Orthonormal columns that span those of X, (n_rows, rank)."""
     squares = np.square(X).sum(axis=0)
-    sizes = np.sqrt(squares)
-    is_there = sizes > 0
-    scaled: Floats = X[:, is_there] / sizes[is_there]
+    column_sizes = np.sqrt(squares)
+    is_there = column_sizes > 0
+    scaled: Floats = X[:, is_there] / column_sizes[is_there]
     if not scaled.shape[1]:
         return scaled
     left_vectors, singular, _ = np.linalg.svd(scaled, full_matrices=False)
-    least = _RANK * singular[0]
-    basis: Floats = left_vectors[:, singular > least]
+    least_singular = _RANK * singular[0]
+    basis: Floats = left_vectors[:, singular > least_singular]
     return basis
 
 
@@ -97,8 +97,8 @@ def _climbed(
         coordinates = Q.T @ v
         in_span = Q @ coordinates
         # Infinite, so that these rows are among the few however small they are.
-        sizes = np.where(beside, np.inf, np.abs(in_span))
-        by_size = np.argpartition(-sizes, n_few - 1)
+        row_sizes = np.where(beside, np.inf, np.abs(in_span))
+        by_size = np.argpartition(-row_sizes, n_few - 1)
         few = by_size[:n_few]
         v = np.zeros(n_rows)
         v[few] = in_span[few]

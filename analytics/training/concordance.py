@@ -52,19 +52,19 @@ def local_pairs(
     """
     if strata is None:
         strata = np.zeros(len(times), dtype=np.int64)
-    total = np.zeros(3, dtype=np.int64)
+    pair_counts = np.zeros(3, dtype=np.int64)
     for code in np.unique(strata):
         rows = np.flatnonzero(strata == code)
         own_entries = None
         if entries is not None:
             own_entries = entries[rows]
-        total += _pairs(
+        pair_counts += _pairs(
             predictors=predictors[rows],
             times=times[rows],
             events=events[rows] == 1,
             entries=own_entries,
         )
-    agreeing, disagreeing, tied = total.tolist()
+    agreeing, disagreeing, tied = pair_counts.tolist()
     return Pairs(agreeing, disagreeing, tied)
 
 
@@ -85,9 +85,9 @@ def _pairs(
     event_ranks = sorted_ranks[event_rows]
     event_times = sorted_times[event_rows]
 
-    first = _first_outliving(sorted_times, event_times)
-    below, tied = _ranked_from(sorted_ranks, first, event_ranks)
-    n_pairs = n_rows - first
+    first_outliving = _first_outliving(sorted_times, event_times)
+    below, tied = _ranked_from(sorted_ranks, first_outliving, event_ranks)
+    n_pairs = n_rows - first_outliving
     if entries is not None:
         # Who has not come yet outlives the event too, but was not at risk.
         by_entry = np.argsort(entries, kind="stable")

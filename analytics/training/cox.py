@@ -128,11 +128,11 @@ def _check(
     events: Labels,
     entries: Floats | None,
 ) -> None:
-    n = len(times)
-    check_same_rows("times", times, n)
-    check_same_rows("events", events, n)
-    if X.ndim != 2 or len(X) != n:
-        raise ValueError(f"X has the shape {X.shape}; {n} rows are expected.")
+    n_rows = len(times)
+    check_same_rows("times", times, n_rows)
+    check_same_rows("events", events, n_rows)
+    if X.ndim != 2 or len(X) != n_rows:
+        raise ValueError(f"X has the shape {X.shape}; {n_rows} rows are expected.")
     check_finite("X", X)
     check_finite("times", times)
     is_known = np.isin(events, (0, 1))
@@ -141,10 +141,10 @@ def _check(
     if not (times > 0).all():
         raise ValueError("times holds a value that is not above 0.")
     if entries is not None:
-        values = np.asarray(entries)
-        check_same_rows("entries", values, n)
-        check_finite("entries", values)
-        if not (values < times).all():
+        entry_times = np.asarray(entries)
+        check_same_rows("entries", entry_times, n_rows)
+        check_finite("entries", entry_times)
+        if not (entry_times < times).all():
             raise ValueError("entries holds a value that is not below its time.")
 
 
@@ -157,7 +157,7 @@ def _stratum(
     order = np.argsort(times, kind="stable")
     times = times[order]
     event_rows = np.flatnonzero(events[order])
-    event_times, first, place, n_each = np.unique(
+    event_times, first_places, event_place, n_each = np.unique(
         times[event_rows],
         return_index=True,
         return_inverse=True,
@@ -168,16 +168,16 @@ def _stratum(
         entries = np.asarray(entries, dtype=np.float64)[order]
         # Who enters at the time of an event was not at risk at it.
         n_before = np.searchsorted(event_times, entries, side="right")
-    event_number = np.arange(len(event_rows)) - first[place]
+    event_number = np.arange(len(event_rows)) - first_places[event_place]
     return Stratum(
         X=(X - X.mean(axis=0))[order],
         entries=entries,
         times=times,
         event_rows=event_rows,
         event_times=event_times,
-        event_place=place,
+        event_place=event_place,
         event_number=event_number,
-        n_tied=n_each[place],
+        n_tied=n_each[event_place],
         # Who is last seen at the time of an event still was at risk at it.
         first_there=np.searchsorted(times, event_times, side="left"),
         n_until=np.searchsorted(event_times, times, side="right"),
@@ -238,14 +238,14 @@ def at_weights(
         )
     risks = np.exp(eta)
     weighted = np.column_stack([risks, stratum.X * risks[:, None]])
-    place = stratum.event_place
-    at_risk = _at_risk(stratum, weighted)[place]
+    event_place = stratum.event_place
+    at_risk = _at_risk(stratum, weighted)[event_place]
     fractions = np.zeros(len(stratum.event_rows))
     if ties == "efron":
         fractions = stratum.event_number / stratum.n_tied
         tied = np.zeros((len(stratum.event_times), weighted.shape[1]))
-        np.add.at(tied, place, weighted[stratum.event_rows])
-        at_risk = at_risk - fractions[:, None] * tied[place]
+        np.add.at(tied, event_place, weighted[stratum.event_rows])
+        at_risk = at_risk - fractions[:, None] * tied[event_place]
     denominators = at_risk[:, 0]
     means = at_risk[:, 1:] / denominators[:, None]
     return AtWeights(
@@ -274,11 +274,11 @@ def _at_risk(stratum: Stratum, weighted: Floats) -> Floats:
     at_risk = still_there - still_to_come
     # Few at risk among many to come are a small difference of large sums.
     is_small = at_risk[:, 0] < _SMALLEST_REST * still_there[:, 0]
-    for place in np.flatnonzero(is_small):
-        time = stratum.event_times[place]
+    for time_place in np.flatnonzero(is_small):
+        time = stratum.event_times[time_place]
         has_come = stratum.entries < time
         is_there = has_come & (stratum.times >= time)
-        at_risk[place] = weighted[is_there].sum(axis=0)
+        at_risk[time_place] = weighted[is_there].sum(axis=0)
     return at_risk
 
 
@@ -337,16 +337,16 @@ def expected(
 
     Disclosure: one number per row; they stay in the hospital.
     """
-    place = stratum.event_place
+    event_place = stratum.event_place
     n_times = len(stratum.event_times)
     increments = factors / risk_sums.denominators
     in_all = np.zeros(n_times)
-    np.add.at(in_all, place, increments)
+    np.add.at(in_all, event_place, increments)
     # Whose event is at that time is at risk with 1 - f.
     less = np.zeros(n_times)
-    np.add.at(less, place, increments * risk_sums.fractions)
+    np.add.at(less, event_place, increments * risk_sums.fractions)
     row_parts = _while_there(stratum, risk_sums.risks, in_all)
-    row_parts[stratum.event_rows] -= less[place]
+    row_parts[stratum.event_rows] -= less[event_place]
     weights: Floats = risk_sums.risks * row_parts
     return weights
 
@@ -408,11 +408,11 @@ def mean_loss(
     ties: Ties,
 ) -> float:
     """-l / n over n rows; as `models.local_loss`."""
-    total = 0.0
+    loss_sum = 0.0
     for stratum in labelled_strata(X, y):
         risk_sums = at_weights(stratum, coef, ties=ties)
-        total -= log_likelihood(stratum, risk_sums)
-    return total / len(y)
+        loss_sum -= log_likelihood(stratum, risk_sums)
+    return loss_sum / len(y)
 
 
 def n_sums(n_weights: int) -> int:
@@ -464,21 +464,21 @@ def stepped(
     """The state one round later, as `newton.advanced`: the first step too is halved
     where l falls, and the last one is as small as of a glm with a canonical link.
     """
-    after = newton.advanced(
+    next_state = newton.advanced(
         state,
         opened,
         eps=eps,
         diagonal=diagonal,
     )
-    if after.n_halvings or not after.is_still:
-        return after
+    if next_state.n_halvings or not next_state.is_still:
+        return next_state
     equations = normal_equations.penalised(opened, diagonal)
-    after = newton.with_growth(state, after, equations)
+    next_state = newton.with_growth(state, next_state, equations)
     is_done = newton.is_small(
-        after.coef - state.coef,
-        after.coef,
+        next_state.coef - state.coef,
+        next_state.coef,
         equations,
         dispersion=1.0,
         limit=newton.LAST_STEP,
     )
-    return replace(after, is_done=is_done)
+    return replace(next_state, is_done=is_done)

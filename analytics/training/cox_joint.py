@@ -60,10 +60,10 @@ def local_counts(y: Labels, edges: Sequence[float]) -> Counts:
     """
     outcomes = outcome(y)
     # A time at an edge belongs to the interval that ends there.
-    places = np.searchsorted(edges, outcomes.times, side="left")
-    n = len(edges) + 1
-    events = np.bincount(places[outcomes.events], minlength=n)
-    censored = np.bincount(places[~outcomes.events], minlength=n)
+    interval_places = np.searchsorted(edges, outcomes.times, side="left")
+    n_intervals = len(edges) + 1
+    events = np.bincount(interval_places[outcomes.events], minlength=n_intervals)
+    censored = np.bincount(interval_places[~outcomes.events], minlength=n_intervals)
     return Counts(
         events=events.astype(np.int64),
         censored=censored.astype(np.int64),
@@ -106,8 +106,8 @@ def merged(
 
     groups: list[list[int]] = []
     group: list[int] = []
-    for place in range(len(counts.events)):
-        group.append(place)
+    for interval_place in range(len(counts.events)):
+        group.append(interval_place)
         has_leavers = _n_leavers(counts, group) > 0
         # Whether it can stand by itself.
         if has_leavers and is_closed(group):
@@ -117,8 +117,8 @@ def merged(
         groups.append(group)
     # What is left at the end goes with those before, until that is enough.
     while len(groups) > 1 and not is_closed(groups[-1]):
-        last = groups.pop()
-        groups[-1] = groups[-1] + last
+        last_group = groups.pop()
+        groups[-1] = groups[-1] + last_group
     if not is_closed(groups[-1]):
         return None
     return _intervals(counts, edges, groups)
@@ -140,11 +140,11 @@ def _intervals(
     for group in groups:
         n_own_events = counts.events[group].sum()
         if n_own_events:
-            first = group[0]
-            last = group[-1]
-            starts.append(bounds[first])
-            ends.append(bounds[last + 1])
-            n_at_risk.append(n_left[first])
+            first_interval = group[0]
+            last_interval = group[-1]
+            starts.append(bounds[first_interval])
+            ends.append(bounds[last_interval + 1])
+            n_at_risk.append(n_left[first_interval])
             n_events.append(n_own_events)
     return Intervals(
         starts=np.array(starts),
@@ -181,14 +181,14 @@ def _is_closed(
 
 def null_log_likelihood(intervals: Intervals, *, ties: Ties) -> float:
     """l at b = 0, of which the counts tell all."""
-    total = 0.0
+    log_likelihood = 0.0
     n_at_risk = intervals.n_at_risk.tolist()
     n_events = intervals.n_events.tolist()
     for n_there, n_tied in zip(n_at_risk, n_events, strict=True):
         for number in range(n_tied):
             n_gone = number if ties == "efron" else 0
-            total -= math.log(n_there - n_gone)
-    return total
+            log_likelihood -= math.log(n_there - n_gone)
+    return log_likelihood
 
 
 def n_sums(
@@ -280,11 +280,11 @@ def stepped(
     """
     p = len(coef)
     n_intervals = len(intervals.starts)
-    values = np.array([value / 2**bits for value in totals])
+    sums = np.array([total / 2**bits for total in totals])
     n_expected = n_sums(p, n_intervals, ties=ties)
-    if len(values) != n_expected:
+    if len(sums) != n_expected:
         raise ValueError("the sums are of another number of intervals")
-    score = values[:p].copy()
+    score = sums[:p].copy()
     log_likelihood = 0.0
     for place in range(p):
         log_likelihood += float(coef[place] * score[place])
@@ -294,7 +294,7 @@ def stepped(
         _n_kinds(ties),
         _n_each(p),
     )
-    rows = values[p:].reshape(shape)
+    rows = sums[p:].reshape(shape)
     for of_interval, n_events in zip(rows, intervals.n_events.tolist(), strict=True):
         for number in range(n_events):
             at_risk = of_interval[0]

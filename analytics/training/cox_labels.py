@@ -27,10 +27,10 @@ def outcome(y: Labels) -> Outcome:
 
     So rows, folds and snapshots hold them as they hold every label.
     """
-    values = np.asarray(y, dtype=np.float64)
-    if values.ndim == 1:
-        return Outcome(np.abs(values), values > 0)
-    signed, entries, codes = values.T
+    labels = np.asarray(y, dtype=np.float64)
+    if labels.ndim == 1:
+        return Outcome(np.abs(labels), labels > 0)
+    signed, entries, codes = labels.T
     strata = codes.astype(np.int64)
     has_strata = np.any(strata)
     # From 0 on is from the beginning: every time is above 0.

@@ -57,10 +57,10 @@ def report(
 
     quantile = float(special.ndtri(0.5 + confidence / 2))
     terms = []
-    for place, name in enumerate(names):
-        estimate = float(coef[place])
-        term: dict[str, Any] = {"term": name, "estimate": estimate}
-        error = math.sqrt(covariance[place, place])
+    for term_place, term_name in enumerate(names):
+        estimate = float(coef[term_place])
+        term: dict[str, Any] = {"term": term_name, "estimate": estimate}
+        error = math.sqrt(covariance[term_place, term_place])
         if is_penalised:
             term.update(dict.fromkeys(_INFERRED))
         else:
@@ -126,8 +126,8 @@ def _concordance(pairs: Pairs) -> dict[str, Any]:
 
 def _tests(names: Sequence[str], tested: Tested, scale: TimeScale) -> dict[str, Any]:
     terms = []
-    for name, chi2 in zip(names, tested.columns, strict=True):
-        terms.append({"term": name, **_chi2(chi2, 1)})
+    for term_name, chi2 in zip(names, tested.columns, strict=True):
+        terms.append({"term": term_name, **_chi2(chi2, 1)})
     return {"time": scale, "terms": terms, "joint": _chi2(tested.joint, len(names))}
 
 

@@ -195,14 +195,14 @@ def calibration_table(
     negatives, positives = _halves(counts)
     n_bins = len(negatives)
     n_all = sum(negatives) + sum(positives)
-    least = -(-n_all // N_GROUPS)  # rounded up
+    least_in_group = -(-n_all // N_GROUPS)  # rounded up
     table: list[dict[str, Any]] = []
-    for step in merged_steps(counts, min_rows=min_rows, least_rows=least):
+    for step in merged_steps(counts, min_rows=min_rows, least_rows=least_in_group):
         # Twice the middle of each bin, in bins.
         twice_middles = 0
-        for place in range(step.first, step.last):
-            n_rows = negatives[place] + positives[place]
-            twice_middle = 2 * place + 1
+        for bin_place in range(step.first, step.last):
+            n_rows = negatives[bin_place] + positives[bin_place]
+            twice_middle = 2 * bin_place + 1
             twice_middles += twice_middle * n_rows
         predicted = Fraction(twice_middles, 2 * n_bins * step.n_rows)
         row = {
@@ -229,31 +229,31 @@ def merged_steps(
     What is left at the upper end is merged with the last step; no steps where all bins
     together have too few.
     """
-    least = max(1, min_rows)
+    least_of_class = max(1, min_rows)
     steps: list[Step] = []
-    first = 0
+    first_bin = 0
     n_negative = 0
     n_positive = 0
     negatives, positives = _halves(counts)
     n_bins = len(negatives)
-    for place in range(n_bins):
-        n_negative += negatives[place]
-        n_positive += positives[place]
-        has_each = min(n_negative, n_positive) >= least
+    for bin_place in range(n_bins):
+        n_negative += negatives[bin_place]
+        n_positive += positives[bin_place]
+        has_each = min(n_negative, n_positive) >= least_of_class
         has_both = n_negative + n_positive >= least_rows
         if has_each and has_both:
-            last = place + 1
+            last_bin = bin_place + 1
             step = Step(
-                first=first,
-                last=last,
+                first=first_bin,
+                last=last_bin,
                 n_negative=n_negative,
                 n_positive=n_positive,
             )
             steps.append(step)
-            first = last
+            first_bin = last_bin
             n_negative = 0
             n_positive = 0
-    if steps and first < n_bins:
+    if steps and first_bin < n_bins:
         before = steps.pop()
         step = Step(
             first=before.first,
@@ -293,11 +293,11 @@ def _variance(
 ) -> Fraction:
     """The sample variance of values that stand counts times, two or more in all."""
     n_rows = sum(counts)
-    total = 0
+    value_sum = 0
     squares = 0
     for count, value in zip(counts, values, strict=True):
-        total += count * value
+        value_sum += count * value
         squares += count * value * value
-    numerator = n_rows * squares - total * total
+    numerator = n_rows * squares - value_sum * value_sum
     denominator = n_rows * (n_rows - 1)
     return Fraction(numerator, denominator)

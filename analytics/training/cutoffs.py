@@ -57,13 +57,13 @@ def calls_at(counts: Ints, cutoff: float) -> Calls:
     """
     n_bins = len(counts) // 2
     # Not int(): 0.29 * 100 is 28.999999999999996.
-    place = round(cutoff * n_bins)
+    cutoff_bin = round(cutoff * n_bins)
     negatives, positives = counts[:n_bins], counts[n_bins:]
     return Calls(
-        tn=int(negatives[:place].sum()),
-        fp=int(negatives[place:].sum()),
-        fn=int(positives[:place].sum()),
-        tp=int(positives[place:].sum()),
+        tn=int(negatives[:cutoff_bin].sum()),
+        fp=int(negatives[cutoff_bin:].sum()),
+        fn=int(positives[:cutoff_bin].sum()),
+        tp=int(positives[cutoff_bin:].sum()),
     )
 
 
@@ -79,13 +79,13 @@ def answered(
     """
     n_bins = len(counts) // 2
     starts = [step.first for step in merged_steps(counts, min_rows=min_rows)]
-    lines: list[dict[str, Any]] = []
+    cutoff_lines: list[dict[str, Any]] = []
     for cutoff in cutoffs:
         if not starts:
             break
-        place = round(cutoff * n_bins)
-        nearest = min(starts, key=lambda start: abs(start - place))
+        cutoff_bin = round(cutoff * n_bins)
+        nearest = min(starts, key=lambda start: abs(start - cutoff_bin))
         threshold = nearest / n_bins
         calls = calls_at(counts, threshold)
-        lines.append({"asked": cutoff, "threshold": threshold, **calls.figures})
-    return lines
+        cutoff_lines.append({"asked": cutoff, "threshold": threshold, **calls.figures})
+    return cutoff_lines

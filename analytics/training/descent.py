@@ -74,7 +74,7 @@ def train(
     weights = initial_weights(
         model, method=init_method, const=init_const, seed=random_seed
     )
-    state = initial_state(model.n_weights)
+    optimizer_state = initial_state(model.n_weights)
     losses: list[float] = []
     for round_number in range(max_iter):
         rate = decayed_rate(
@@ -87,11 +87,11 @@ def train(
         )
         before = weights
         # Every hospital takes the same step, and so has the same weights after it.
-        weights, state = step(
+        weights, optimizer_state = step(
             optimizer,
             before,
             gradient,
-            state,
+            optimizer_state,
             learning_rate=rate,
             penalty=penalty,
             alpha=alpha,
@@ -144,13 +144,13 @@ def joint_gradient(
 
     Disclosure: as `train`; a federation adds the n_i g_i under masks.
     """
-    total = np.zeros(model.n_weights)
+    gradient_sum = np.zeros(model.n_weights)
     for X, y in parts:
         gradient = local_gradient(
             model, weights, X, y, batch_size=batch_size, learning_rate=learning_rate
         )
-        total = total + len(y) * gradient
-    return total / _n_rows(parts)
+        gradient_sum = gradient_sum + len(y) * gradient
+    return gradient_sum / _n_rows(parts)
 
 
 def _n_rows(parts: Sequence[Part]) -> int:

@@ -61,11 +61,11 @@ class Levels:
 
     @property
     def features(self) -> tuple[str, ...]:
-        names = []
+        feature_names = []
         for level in self.shown:
-            name = feature_name(self.name, level)
-            names.append(name)
-        return tuple(names)
+            feature = feature_name(self.name, level)
+            feature_names.append(feature)
+        return tuple(feature_names)
 
     def places(self, texts: Iterable[str]) -> list[int]:
         """Where in `levels` each text stands; of an unknown one OTHER, or UNKNOWN."""
@@ -87,11 +87,11 @@ class Spline:
 
     @property
     def features(self) -> tuple[str, ...]:
-        names = []
+        feature_names = []
         for number in range(1, len(self.knots)):
-            name = feature_name(self.name, str(number))
-            names.append(name)
-        return tuple(names)
+            feature = feature_name(self.name, str(number))
+            feature_names.append(feature)
+        return tuple(feature_names)
 
 
 Term = Number | Levels | Spline
@@ -107,10 +107,10 @@ class Design:
 
     @cached_property
     def features(self) -> tuple[str, ...]:
-        names: list[str] = []
+        feature_names: list[str] = []
         for term in self.terms:
-            names.extend(term.features)
-        return tuple(names)
+            feature_names.extend(term.features)
+        return tuple(feature_names)
 
 
 def feature_name(column: str, part: str) -> str:
@@ -182,10 +182,10 @@ def _features(
     if isinstance(term, Levels):
         return indicators(term, column)
     features = own_features(term, column)
-    for place, name in enumerate(term.features):
-        if name in means:
-            is_missing = np.isnan(features[:, place])
-            features[is_missing, place] = means[name]
+    for column_place, feature in enumerate(term.features):
+        if feature in means:
+            is_missing = np.isnan(features[:, column_place])
+            features[is_missing, column_place] = means[feature]
     return features
 
 
@@ -207,8 +207,8 @@ def indicators(term: Levels, places: Ints) -> Floats:
     shape = (n_rows, len(shown_levels))
     matrix = np.zeros(shape)
     for feature, level in enumerate(shown_levels):
-        place = term.levels.index(level)
-        matrix[:, feature] = places == place
+        level_place = term.levels.index(level)
+        matrix[:, feature] = places == level_place
     return matrix
 
 
@@ -240,7 +240,7 @@ def natural_spline(x: Floats, knots: Sequence[float]) -> Floats:
 
     x = np.asarray(x, dtype=np.float64)
     within = np.clip(x, lower, upper)
-    values = _b_splines(within, all_knots)
+    spline_values = _b_splines(within, all_knots)
     slopes = _b_splines(boundary, all_knots, derivative=1)
     beyond = x - within
     is_below = beyond < 0
@@ -248,9 +248,9 @@ def natural_spline(x: Floats, knots: Sequence[float]) -> Floats:
     below = beyond[is_below]
     above = beyond[is_above]
     lower_slopes, upper_slopes = slopes
-    values[is_below] += np.outer(below, lower_slopes)
-    values[is_above] += np.outer(above, upper_slopes)
-    rotated = values[:, 1:] @ q
+    spline_values[is_below] += np.outer(below, lower_slopes)
+    spline_values[is_above] += np.outer(above, upper_slopes)
+    rotated = spline_values[:, 1:] @ q
     basis: Floats = rotated[:, 2:]
     return basis
 
@@ -268,24 +268,24 @@ def _b_splines(
     n_rows = len(x)
     n_intervals = len(knots) - 1
     is_before_last = knots[:-1] < knots[-1]
-    last = int(np.flatnonzero(is_before_last)[-1])
+    last_interval = int(np.flatnonzero(is_before_last)[-1])
     left_knots = np.searchsorted(knots, x, side="right") - 1
-    interval = np.minimum(left_knots, last)
+    interval = np.minimum(left_knots, last_interval)
 
-    values = np.zeros((n_rows, n_intervals))
-    values[np.arange(n_rows), interval] = 1.0
+    spline_values = np.zeros((n_rows, n_intervals))
+    spline_values[np.arange(n_rows), interval] = 1.0
     # NaN is sorted behind all knots, where a row must not seem to be.
-    values[np.isnan(x)] = np.nan
+    spline_values[np.isnan(x)] = np.nan
     for degree in range(1, _DEGREE + 1):
         is_derived = degree > _DEGREE - derivative
-        values = _raised(
-            values,
+        spline_values = _raised(
+            spline_values,
             x,
             knots,
             degree,
             is_derived=is_derived,
         )
-    return values
+    return spline_values
 
 
 def _raised(
@@ -300,20 +300,20 @@ def _raised(
     n_splines = values.shape[1] - 1
     shape = (len(x), n_splines)
     raised = np.zeros(shape)
-    for place in range(n_splines):
-        start = knots[place]
-        next_start = knots[place + 1]
-        end = knots[place + degree]
-        next_end = knots[place + degree + 1]
+    for spline_place in range(n_splines):
+        start = knots[spline_place]
+        next_start = knots[spline_place + 1]
+        end = knots[spline_place + degree]
+        next_end = knots[spline_place + degree + 1]
         span = end - start
         next_span = next_end - next_start
         # Between two knots in one place there is no spline: 0 / 0 counts as 0.
         if span > 0:
             rise = degree if is_derived else x - start
-            own = values[:, place]
-            raised[:, place] += own * rise / span
+            own = values[:, spline_place]
+            raised[:, spline_place] += own * rise / span
         if next_span > 0:
             fall = -degree if is_derived else next_end - x
-            following = values[:, place + 1]
-            raised[:, place] += following * fall / next_span
+            following = values[:, spline_place + 1]
+            raised[:, spline_place] += following * fall / next_span
     return raised

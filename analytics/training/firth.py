@@ -66,8 +66,8 @@ def with_information(state: NewtonState, opened: Opened, *, eps: float) -> Newto
     Raises Collinear, NoMean, and ValueError where no halved step lets -2 l - ln|A| fall.
     """
     if state.is_start:
-        first = normal_equations.solve(opened)
-        return replace(state, coef=first, base=first, round=1)
+        first_coef = normal_equations.solve(opened)
+        return replace(state, coef=first_coef, base=first_coef, round=1)
     if state.deviance is None and not opened.is_valid:
         raise NoMean("the first weights give a mean that the family does not know")
     if not opened.is_valid:
@@ -102,12 +102,12 @@ def with_scores(
     a step is small, which is Fisher's and shrinks by a factor only.
     """
     c = [own + more for own, more in zip(opened.c, added, strict=True)]
-    after = normal_equations.solve(opened._replace(c=c))
-    fisher_step = after - state.coef
-    is_small = newton.is_small(fisher_step, after, opened, dispersion=1.0)
+    next_coef = normal_equations.solve(opened._replace(c=c))
+    fisher_step = next_coef - state.coef
+    is_small = newton.is_small(fisher_step, next_coef, opened, dispersion=1.0)
     return replace(
         state,
-        coef=after,
+        coef=next_coef,
         round=state.round + 1,
         is_scoring=False,
         n_scored=state.n_scored + 1,

@@ -63,5 +63,5 @@ def validation_indices(n_rows: int, *, fraction: float, seed: int) -> Ints:
 def _permutation(n_rows: int, seed: int) -> Ints:
     check_at_least("random_seed", seed, 0)
     # Raw bits and a stable sort: both stay the same in later versions of numpy.
-    keys = np.random.PCG64(seed).random_raw(n_rows)
-    return np.argsort(keys, kind="stable").astype(np.int64)
+    sort_keys = np.random.PCG64(seed).random_raw(n_rows)
+    return np.argsort(sort_keys, kind="stable").astype(np.int64)

@@ -61,12 +61,12 @@ def local_loss(
             weights,
             ties=model.ties,
         )
-    total = 0.0
+    loss_sum = 0.0
     for chunk, rows in table_chunks(X):
         margins = margins_of(model, weights, rows)
         losses = _row_losses(model, margins, y[chunk])
-        total += float(np.sum(losses))
-    return total / n_rows
+        loss_sum += float(np.sum(losses))
+    return loss_sum / n_rows
 
 
 def local_gradient(
@@ -98,19 +98,19 @@ def local_gradient(
     check_rows(model, weights, X)
     _check_labels(model, y, len(X))
     _check_walk(batch_size, learning_rate)
-    total = np.zeros(model.n_weights)
+    gradient_sum = np.zeros(model.n_weights)
     with np.errstate(over="ignore", invalid="ignore"):
         for rows in batches(len(X), batch_size):
-            walked = weights - learning_rate * total  # w_{b-1}
+            walked = weights - learning_rate * gradient_sum  # w_{b-1}
             gradient = _mean_gradient(
                 model,
                 walked,
                 X[rows],
                 y[rows],
             )  # g_b
-            total = total + gradient
-            check_result("The gradient", total)
-    return total
+            gradient_sum = gradient_sum + gradient
+            check_result("The gradient", gradient_sum)
+    return gradient_sum
 
 
 class RowWeights(NamedTuple):
@@ -148,7 +148,7 @@ def row_weights(
     _check_labels(model, y, n_rows)
     _check_walk(batch_size, learning_rate)
     predictors = []
-    sizes = []
+    residual_sizes = []
     walked = weights
     with np.errstate(over="ignore", invalid="ignore"):
         for rows in batches(n_rows, batch_size):
@@ -160,9 +160,9 @@ def row_weights(
                 if model.classes:
                     margins = margins - margins.mean(axis=1, keepdims=True)
                 largest = np.abs(margins).max(axis=1)
-                total = np.abs(residuals).sum(axis=1)
+                residual_sum = np.abs(residuals).sum(axis=1)
                 predictors.append(largest)
-                sizes.append(total / n_in_batch)
+                residual_sizes.append(residual_sum / n_in_batch)
             # Nothing comes after the step of a single batch.
             if batch_size != -1:
                 gradient = _mean_gradient(
@@ -175,7 +175,7 @@ def row_weights(
                 check_result("The gradient", walked)
     return RowWeights(
         predictors=np.concatenate(predictors),
-        weights=np.concatenate(sizes),
+        weights=np.concatenate(residual_sizes),
     )
 
 
@@ -199,8 +199,8 @@ def _row_losses(
         return _half_deviances(model.pair, margin, y)
     with np.errstate(over="ignore"):
         squares = 0.5 * (margin - y) ** 2
-        total = squares.sum()
-        check_result("The loss", squares, total)
+        loss_sum = squares.sum()
+        check_result("The loss", squares, loss_sum)
     return squares
 
 
@@ -214,15 +214,15 @@ def _half_deviances(
         raise ValueError(
             f"The model gives a row a mean that {pair.family} does not know: order another link."
         )
-    values = np.asarray(y, dtype=np.float64)
-    deviances = families.unit_deviances(pair, values, row_means)
+    labels = np.asarray(y, dtype=np.float64)
+    deviances = families.unit_deviances(pair, labels, row_means)
     return deviances / 2
 
 
 def _signs(y: Labels) -> Floats:
     """Labels 0 and 1 as -1 and +1."""
-    result: Floats = 2.0 * y - 1.0
-    return result
+    signs: Floats = 2.0 * y - 1.0
+    return signs
 
 
 def _mean_gradient(
@@ -239,17 +239,17 @@ def _mean_gradient(
             y,
         )
     n_rows = len(X)
-    total = np.zeros(model.n_weights)
+    gradient_sum = np.zeros(model.n_weights)
     for chunk, rows in table_chunks(X):
         # Divided by n before the rows are summed: the sum stays within the largest row.
         margins = margins_of(model, weights, rows)
         residuals = _residuals(model, margins, y[chunk]) / n_rows
-        table: Floats = residuals.T @ rows
+        derivative_table: Floats = residuals.T @ rows
         if model.fit_intercept:
             of_intercepts = residuals.sum(axis=0)
-            table = np.column_stack([table, of_intercepts])
-        total = total + table.ravel()
-    return total
+            derivative_table = np.column_stack([derivative_table, of_intercepts])
+        gradient_sum = gradient_sum + derivative_table.ravel()
+    return gradient_sum
 
 
 def _network_gradient(
@@ -262,7 +262,7 @@ def _network_gradient(
     image = model.image
     n_rows = len(X)
     n_at_once = networks.rows_at_once(layers, shape=image)
-    total = np.zeros(model.n_weights)
+    gradient_sum = np.zeros(model.n_weights)
     for rows in batches(n_rows, n_at_once):
         margins, forward_pass = networks.forward(
             layers,
@@ -272,8 +272,8 @@ def _network_gradient(
         check_result("The network's margin", margins)
         residuals = _residuals(model, margins, y[rows]) / n_rows
         derivatives = networks.backward(layers, forward_pass, residuals)
-        total = total + flat_weights(model, derivatives)
-    return total
+        gradient_sum = gradient_sum + flat_weights(model, derivatives)
+    return gradient_sum
 
 
 def _residuals(
@@ -292,8 +292,8 @@ def _residuals(
     if model.kind in ("glm", "cox"):
         raise ValueError(f"{model.kind} is trained by newton, not by gradients.")
     if model.kind == "linear":
-        values = np.asarray(y, dtype=np.float64)
-        return margins - values[:, None]
+        labels = np.asarray(y, dtype=np.float64)
+        return margins - labels[:, None]
     every_class = np.arange(margins.shape[1])
     classes = np.asarray(y)[:, None]
     is_own_class: Bools = classes == every_class

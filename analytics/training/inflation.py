@@ -36,20 +36,20 @@ def generalised_inflation(
     deviations = np.sqrt(np.diag(covariance))
     correlations = covariance / np.outer(deviations, deviations)
     of_all = _log_determinant(correlations)
-    entries = []
+    term_factors = []
     for term, own in places_of.items():
         others = [place for place in range(len(correlations)) if place not in own]
         of_own = _log_determinant(correlations[np.ix_(own, own)])
         of_others = _log_determinant(correlations[np.ix_(others, others)])
         logarithm = of_own + of_others - of_all
-        entry = {
+        term_factor = {
             "term": term,
             "df": len(own),
             "gvif": float(np.exp(logarithm)),
             "scaled": float(np.exp(logarithm / (2 * len(own)))),
         }
-        entries.append(entry)
-    return entries
+        term_factors.append(term_factor)
+    return term_factors
 
 
 def _log_determinant(matrix: Floats) -> float:

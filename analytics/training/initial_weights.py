@@ -49,13 +49,13 @@ def initial_weights(model: Model, *, method: str, const: float, seed: int) -> Fl
 
 def _initial_network(model: Model, method: str, rng: np.random.Generator) -> Floats:
     layers = []
-    for name, (n_units, n_inputs) in model.sizes.items():
+    for layer_name, (n_units, n_inputs) in model.sizes.items():
         if method == "random_normal":
             deviation = np.sqrt(2 / n_inputs)
             coef = rng.standard_normal((n_units, n_inputs)) * deviation
         else:
             n_outputs = n_units
-            if name.startswith("conv"):
+            if layer_name.startswith("conv"):
                 n_outputs = 9 * n_units  # a pixel is in nine patches
             largest = np.sqrt(6 / (n_inputs + n_outputs))
             from_minus_one = 2 * rng.random((n_units, n_inputs)) - 1

@@ -41,14 +41,14 @@ def scores(
     margins = margins_of(model, weights, X)
     if model.classes:
         return softmax(margins)
-    first = margins[:, 0]
+    first_margins = margins[:, 0]
     if model.kind == "lr":
-        return sigmoid(first)
+        return sigmoid(first_margins)
     if model.pair is not None and model.kind == "glm":
-        row_means = families.means(model.pair, first)
+        row_means = families.means(model.pair, first_margins)
         is_valid = families.valid_rows(model.pair, row_means)
         return np.where(is_valid, row_means.mu, np.nan)
-    return first
+    return first_margins
 
 
 def linear_predictors(
@@ -88,14 +88,14 @@ def _linear_margins(
     weights: Floats,
     X: Floats,
 ) -> Floats:
-    table = weights.reshape(-1, model.width)
+    weight_table = weights.reshape(-1, model.width)
     with np.errstate(all="ignore"):
-        margins = _affine(model, table, X)
+        margins = _affine(model, weight_table, X)
         # A partial sum may overflow in rows whose margin does not.
         is_finite = np.isfinite(margins).all(axis=1)
         if not is_finite.all():
             beyond = ~is_finite
-            margins[beyond] = _scaled_margins(model, table, X[beyond])
+            margins[beyond] = _scaled_margins(model, weight_table, X[beyond])
     if model.kind == "linear":
         check_result("The predicted value", margins)
         return margins
@@ -168,25 +168,25 @@ def log_softmax(margins: Floats) -> Floats:
     # With the largest at 0 no exponential overflows, and their sum is 1 or more.
     largest = margins.max(axis=1, keepdims=True)
     shifted = margins - largest
-    totals = np.exp(shifted).sum(axis=1, keepdims=True)
-    result: Floats = shifted - np.log(totals)
-    return result
+    exponential_sums = np.exp(shifted).sum(axis=1, keepdims=True)
+    logarithms: Floats = shifted - np.log(exponential_sums)
+    return logarithms
 
 
 def softmax(margins: Floats) -> Floats:
     # exp of logarithms near -1e300 is 0; no row is all zeros, its largest logarithm is
     # at least -log(K).
     logarithms = log_softmax(margins)
-    result: Floats = np.exp(logarithms)
-    return result
+    probabilities: Floats = np.exp(logarithms)
+    return probabilities
 
 
 def batches(n_rows: int, batch_size: int) -> Iterator[slice]:
-    size = n_rows
+    n_in_batch = n_rows
     if batch_size != -1:
-        size = min(batch_size, n_rows)
-    for start in range(0, n_rows, size):
-        yield slice(start, start + size)
+        n_in_batch = min(batch_size, n_rows)
+    for start in range(0, n_rows, n_in_batch):
+        yield slice(start, start + n_in_batch)
 
 
 def check_rows(

@@ -168,16 +168,16 @@ def terms(
     of_next = float(special.stdtrit(k - 2, share))
     of_fixed = float(special.ndtri(share))
     report_terms = []
-    for place, name in enumerate(names):
-        unit = float(units[place])
-        estimate = float(random.effect[place]) / unit
-        error = math.sqrt(random.adjusted[place]) / unit
+    for term_place, term_name in enumerate(names):
+        unit = float(units[term_place])
+        estimate = float(random.effect[term_place]) / unit
+        error = math.sqrt(random.adjusted[term_place]) / unit
         half = of_mean * error
-        tau2 = float(fixed.tau2[place]) / unit**2
-        of_effect = float(random.variance[place]) / unit**2
+        tau2 = float(fixed.tau2[term_place]) / unit**2
+        of_effect = float(random.variance[term_place]) / unit**2
         reach = of_next * math.sqrt(tau2 + of_effect)
-        fixed_estimate = float(fixed.effect[place]) / unit
-        fixed_error = math.sqrt(fixed.variance[place]) / unit
+        fixed_estimate = float(fixed.effect[term_place]) / unit
+        fixed_error = math.sqrt(fixed.variance[term_place]) / unit
         fixed_half = of_fixed * fixed_error
         statistic = None
         p = None
@@ -185,10 +185,10 @@ def terms(
             statistic = estimate / error
             tail = special.stdtr(k - 1, -abs(statistic))
             p = 2 * float(tail)
-        q = float(fixed.q[place])
+        q = float(fixed.q[term_place])
         q_p = special.chdtrc(k - 1, q)
         term = {
-            "term": name,
+            "term": term_name,
             "estimate": estimate,
             "se": error,
             "statistic": statistic,
@@ -200,7 +200,7 @@ def terms(
             "tau2": tau2,
             "q": q,
             "q_p": float(q_p),
-            "i2": float(fixed.i2[place]),
+            "i2": float(fixed.i2[term_place]),
             "fixed": fixed_estimate,
             "fixed_se": fixed_error,
             "fixed_low": fixed_estimate - fixed_half,

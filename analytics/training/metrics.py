@@ -161,8 +161,8 @@ def multiclass_metrics(
     called = probabilities.argmax(axis=1)
     # A row's place in the confusion, whose rows lie one after the other here
     first_of_class = y_index.astype(np.int64) * n_classes
-    places = first_of_class + called
-    counts = np.bincount(places, minlength=n_classes**2)
+    confusion_places = first_of_class + called
+    counts = np.bincount(confusion_places, minlength=n_classes**2)
     confusion = counts.reshape(n_classes, n_classes)
     return class_figures(confusion)
 
@@ -221,8 +221,8 @@ def metrics(
         )
         figures = {"concordance": pairs.concordance}
     elif model.is_number:
-        values = np.asarray(y, dtype=np.float64)
-        figures = regression_metrics(values, score)
+        labels = np.asarray(y, dtype=np.float64)
+        figures = regression_metrics(labels, score)
     else:
         figures = multiclass_metrics(y, score)
     return {"loss": loss, **figures}
@@ -299,8 +299,8 @@ def score_histogram(
     last_bin = n_bins - 1
     bins = np.minimum(bins, last_bin)
     is_positive = y == 1
-    places = np.where(is_positive, bins + n_bins, bins)
-    counts = np.bincount(places, minlength=2 * n_bins)
+    bin_places = np.where(is_positive, bins + n_bins, bins)
+    counts = np.bincount(bin_places, minlength=2 * n_bins)
     return counts.astype(np.int64)
 
 
@@ -333,9 +333,9 @@ def _counts_by_score(
     score: Floats,
 ) -> tuple[Ints, Ints]:
     """Rows of class 1 and of class 0 at each distinct score, ascending."""
-    distinct, place = np.unique(score, return_inverse=True)
-    n_positive = np.bincount(place[positive], minlength=len(distinct))
-    n_negative = np.bincount(place[~positive], minlength=len(distinct))
+    distinct, score_place = np.unique(score, return_inverse=True)
+    n_positive = np.bincount(score_place[positive], minlength=len(distinct))
+    n_negative = np.bincount(score_place[~positive], minlength=len(distinct))
     return n_positive, n_negative
 
 

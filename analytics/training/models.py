@@ -125,8 +125,8 @@ class Model:
         if not self.classes:
             return {"dense": (self.width,)}
         shapes: dict[str, tuple[int, ...]] = {}
-        for name, (n_units, n_inputs) in self.sizes.items():
-            shapes[name] = (n_units, n_inputs + self._n_intercepts)
+        for layer_name, (n_units, n_inputs) in self.sizes.items():
+            shapes[layer_name] = (n_units, n_inputs + self._n_intercepts)
         return shapes
 
     @property
@@ -192,10 +192,10 @@ def split_layers(
     """
     check_weights(model, weights)
     layers = model.layers
-    values = np.asarray(weights, dtype=np.float64)
-    sizes = [math.prod(shape) for shape in layers.values()]
-    ends = np.cumsum(sizes)
-    layer_values = np.split(values, ends[:-1])
+    flat_values = np.asarray(weights, dtype=np.float64)
+    layer_sizes = [math.prod(shape) for shape in layers.values()]
+    ends = np.cumsum(layer_sizes)
+    layer_values = np.split(flat_values, ends[:-1])
     return dict(zip(layers, layer_values, strict=True))
 
 
@@ -206,13 +206,13 @@ def layers_of(
     """A network's flat vector as what `analytics.training.networks` computes with."""
     layers = []
     shapes = model.layers
-    for name, values in split_layers(model, weights).items():
-        table = values.reshape(shapes[name])
-        coef = table
-        intercept = np.zeros(len(table))
+    for layer_name, layer_values in split_layers(model, weights).items():
+        weight_table = layer_values.reshape(shapes[layer_name])
+        coef = weight_table
+        intercept = np.zeros(len(weight_table))
         if model.fit_intercept:
-            coef = table[:, :-1]
-            intercept = table[:, -1]
+            coef = weight_table[:, :-1]
+            intercept = weight_table[:, -1]
         layers.append(networks.Layer(coef, intercept))
     return layers
 
@@ -224,10 +224,10 @@ def flat_weights(
     """The transpose of `layers_of`."""
     vectors = []
     for layer in layers:
-        table = layer.coef
+        weight_table = layer.coef
         if model.fit_intercept:
-            table = np.column_stack(layer)
-        vectors.append(table.ravel())
+            weight_table = np.column_stack(layer)
+        vectors.append(weight_table.ravel())
     return np.concatenate(vectors)
 
 
@@ -237,9 +237,9 @@ def _check_classes(classes: Sequence[Any]) -> None:
         raise ValueError(
             "classes needs two or more classes for a softmax model or a network."
         )
-    texts = [label for label in classes if isinstance(label, str)]
+    text_classes = [label for label in classes if isinstance(label, str)]
     # Python sorts no numbers beside texts.
-    if 0 < len(texts) < n_classes:
+    if 0 < len(text_classes) < n_classes:
         raise ValueError("classes mixes numbers and texts.")
     in_order = sorted(set(classes))
     if list(classes) != in_order:

@@ -94,9 +94,9 @@ def rows_at_once(
         n_whole = height * width
         n_pixels = [n_whole, n_whole // 4, 1]
     largest = 1
-    for count, layer in zip(n_pixels, layers, strict=True):
+    for pixel_count, layer in zip(n_pixels, layers, strict=True):
         _, n_inputs = layer.coef.shape
-        n_read = count * n_inputs
+        n_read = pixel_count * n_inputs
         largest = max(largest, n_read)
     n_rows = _VALUES_AT_ONCE // largest
     return max(1, n_rows)
@@ -122,9 +122,9 @@ def forward(
         if is_image:
             signals = _patches(signals)
         inputs.append(signals)
-        values = _affine(layer, signals)
-        active.append(values > 0)
-        signals = np.maximum(values, 0)
+        unit_values = _affine(layer, signals)
+        active.append(unit_values > 0)
+        signals = np.maximum(unit_values, 0)
         if is_image:
             signals = _pooled(signals)
     # The last layer takes a row of numbers, of an image too.
@@ -152,15 +152,15 @@ def backward(
     # From the last hidden layer to the first: through the weights above it, the pooling
     # and the relu.
     n_hidden = len(forward_pass.active)
-    for place in reversed(range(n_hidden)):
-        active = forward_pass.active[place]
-        above = layers[place + 1]
+    for layer_place in reversed(range(n_hidden)):
+        active = forward_pass.active[layer_place]
+        above = layers[layer_place + 1]
         residuals = np.tensordot(residuals, above.coef, axes=1)
         is_image = active.ndim == 4
         if is_image:
             residuals = _through_pooling(residuals, active.shape)
         residuals = residuals * active
-        inputs = forward_pass.inputs[place]
+        inputs = forward_pass.inputs[layer_place]
         derivatives.append(_derivative(inputs, residuals))
     return derivatives[::-1]
 
@@ -169,8 +169,8 @@ def _affine(layer: Layer, inputs: Floats) -> Floats:
     """Over the last axis, as one product of matrices."""
     turned = layer.coef.T
     products = np.tensordot(inputs, turned, axes=1)
-    result: Floats = products + layer.intercept
-    return result
+    outputs: Floats = products + layer.intercept
+    return outputs
 
 
 def _derivative(inputs: Floats, residuals: Floats) -> Layer:
@@ -240,9 +240,9 @@ def _folded(patches: Floats, n_channels: int) -> Floats:
             n_channels,
         )
     )
-    for place, (down, right) in enumerate(_OFFSETS):
-        first = place * n_channels
-        pixels = patches[..., first : first + n_channels]
+    for neighbour_place, (down, right) in enumerate(_OFFSETS):
+        first_channel = neighbour_place * n_channels
+        pixels = patches[..., first_channel : first_channel + n_channels]
         rows = slice(down, down + height)
         columns = slice(right, right + width)
         padded[:, rows, columns] += pixels
@@ -259,8 +259,8 @@ def _pooled(images: Floats) -> Floats:
         rows = slice(down, height, 2)
         columns = slice(right, width, 2)
         corners.append(images[:, rows, columns])
-    total: Floats = sum(corners)  # type: ignore[assignment]
-    return total / 4
+    corner_sum: Floats = sum(corners)  # type: ignore[assignment]
+    return corner_sum / 4
 
 
 def _unpooled(

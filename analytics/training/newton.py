@@ -112,8 +112,8 @@ def row_numbers(
             row_weights=_part_of(row_weights, chunk),
             has_intercept=has_intercept,
         )
-        for values, of_rows in zip(numbers, of_chunk[:-1], strict=True):
-            values[chunk] = of_rows
+        for row_values, of_rows in zip(numbers, of_chunk[:-1], strict=True):
+            row_values[chunk] = of_rows
         is_valid = is_valid and of_chunk.is_valid
     if not is_valid:
         numbers[1:] = 0.0
@@ -348,36 +348,36 @@ def stepped(
     fall.
     """
     if state.is_start:
-        first = solve(penalised(opened, diagonal))
+        first_coef = solve(penalised(opened, diagonal))
         return replace(
             state,
-            coef=first,
-            base=first,
+            coef=first_coef,
+            base=first_coef,
             round=1,
         )
-    after = advanced(
+    next_state = advanced(
         state,
         opened,
         eps=eps,
         diagonal=diagonal,
     )
-    if after.n_halvings:
-        return after
+    if next_state.n_halvings:
+        return next_state
     if pair.is_canonical:
-        after = with_growth(state, after, penalised(opened, diagonal))
+        next_state = with_growth(state, next_state, penalised(opened, diagonal))
     # The equations of linear do not depend on where they are made.
     is_done = pair.is_least_squares
-    assert after.deviance is not None, "it was taken"
-    if after.is_still and not is_done:
+    assert next_state.deviance is not None, "it was taken"
+    if next_state.is_still and not is_done:
         is_done = is_small(
-            after.coef - state.coef,
-            after.coef,
+            next_state.coef - state.coef,
+            next_state.coef,
             penalised(opened, diagonal),
             limit=LAST_STEP if pair.is_canonical else SMALL_STEP,
             # A standard error has the dispersion's root beside A's.
-            dispersion=after.deviance / n_rows if pair.has_dispersion else 1.0,
+            dispersion=next_state.deviance / n_rows if pair.has_dispersion else 1.0,
         )
-    return replace(after, is_done=is_done)
+    return replace(next_state, is_done=is_done)
 
 
 def advanced(
@@ -400,10 +400,10 @@ def advanced(
     if has_risen or not opened.is_valid:
         return halved(state)
     is_still = before is not None and abs(deviance - before) < margin
-    after = solve(penalised(opened, diagonal))
-    step = np.abs(after - state.coef)
+    next_coef = solve(penalised(opened, diagonal))
+    step = np.abs(next_coef - state.coef)
     return NewtonState(
-        coef=after,
+        coef=next_coef,
         base=state.coef,
         deviance=deviance,
         round=state.round + 1,
@@ -441,10 +441,10 @@ def halved(state: NewtonState) -> NewtonState:
         raise ValueError(
             f"The deviance does not fall, after {MOST_HALVINGS} halvings of a step."
         )
-    half = (state.coef - state.base) / 2
+    half_step = (state.coef - state.base) / 2
     return replace(
         state,
-        coef=state.base + half,
+        coef=state.base + half_step,
         n_halvings=state.n_halvings + 1,
         round=state.round + 1,
     )
@@ -464,8 +464,8 @@ def is_small(
     variances = np.diag(inverse(equations)) * dispersion
     errors = np.sqrt(variances)
     rounding = _ROUNDING * np.max(np.abs(coef))
-    least = np.maximum(limit * errors, rounding)
-    is_within = np.abs(step) <= least
+    largest_steps = np.maximum(limit * errors, rounding)
+    is_within = np.abs(step) <= largest_steps
     return bool(is_within.all())
 
 

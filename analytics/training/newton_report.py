@@ -51,10 +51,10 @@ def own_units(coef: Floats, covariance: Floats, units: Units) -> tuple[Floats, F
         shares = units.factor / units.deviation
         return shares * coef, covariance * np.outer(shares, shares)
     T = np.zeros((d + 1, d + 1))
-    for place in range(d):
-        share = units.factor / units.deviation[place]
-        T[place, place] = share
-        T[d, place] = -share * units.mean[place]
+    for column_place in range(d):
+        share = units.factor / units.deviation[column_place]
+        T[column_place, column_place] = share
+        T[d, column_place] = -share * units.mean[column_place]
     T[d, d] = units.factor
     own_coef = T @ coef
     own_coef[d] += units.shift
@@ -182,16 +182,16 @@ def _of_errors(
     pair: Pair, robust: RobustErrors | None, theta_se: float | None
 ) -> dict[str, Any]:
     """Of which kind the standard errors are, and theta with its own."""
-    fields: dict[str, Any] = {}
+    error_fields: dict[str, Any] = {}
     if robust is not None:
-        fields["standard_errors"] = robust.kind
+        error_fields["standard_errors"] = robust.kind
     if robust is not None and robust.n_clusters is not None:
-        fields["clusters"] = robust.n_clusters
-        fields["df_tests"] = robust.df
+        error_fields["clusters"] = robust.n_clusters
+        error_fields["df_tests"] = robust.df
     if pair.has_theta:
-        fields["theta"] = pair.theta
-        fields["theta_se"] = theta_se
-    return fields
+        error_fields["theta"] = pair.theta
+        error_fields["theta_se"] = theta_se
+    return error_fields
 
 
 def _terms(
@@ -209,21 +209,21 @@ def _terms(
     """
     quantile = _quantile(0.5 + (confidence or 0) / 2, df)
     ratio = ratio_name(pair)
-    places = list(range(len(coef)))
+    term_places = list(range(len(coef)))
     if has_intercept:
         names = [*names, INTERCEPT]
-        places = [places[-1], *places[:-1]]
+        term_places = [term_places[-1], *term_places[:-1]]
     terms = []
-    for place in places:
-        name = names[place]
-        term: dict[str, Any] = {"term": name, "estimate": float(coef[place])}
+    for term_place in term_places:
+        term_name = names[term_place]
+        term: dict[str, Any] = {"term": term_name, "estimate": float(coef[term_place])}
         # Rows that lie on one line leave no error, which is no statistic.
-        error = math.sqrt(max(0.0, variances[place])) if confidence else 0.0
+        error = math.sqrt(max(0.0, variances[term_place])) if confidence else 0.0
         if error == 0:
             term.update(dict.fromkeys(_INFERRED))
         else:
             term.update(_inference(term["estimate"], error, quantile, df))
-        if ratio is not None and name != INTERCEPT:
+        if ratio is not None and term_name != INTERCEPT:
             term[ratio] = _exp(term["estimate"])
             term[f"{ratio}_low"] = _exp(term["low"])
             term[f"{ratio}_high"] = _exp(term["high"])

@@ -54,8 +54,8 @@ def penalised(opened: Opened, diagonal: Floats) -> Opened:
     """The same with a penalty's diagonal, float64 (p,), added to A."""
     scale = 2**opened.bits
     A = [list(row) for row in opened.A]
-    for place, value in enumerate(diagonal.tolist()):
-        whole = round(Fraction(value) * scale)
+    for place, penalty in enumerate(diagonal.tolist()):
+        whole = round(Fraction(penalty) * scale)
         A[place][place] += whole
     return opened._replace(A=A)
 
@@ -77,14 +77,14 @@ def factor(
     L = np.zeros_like(rest)
     for k in range(len(own_squares)):
         pivot = rest[k, k]
-        least = SMALLEST_PIVOT * own_squares[k]
+        least_pivot = SMALLEST_PIVOT * own_squares[k]
         # Not `<=`, which NaN would pass.
-        if not pivot > least:
+        if not pivot > least_pivot:
             raise Collinear(k)
         from_pivot = slice(k, None)
         behind = slice(k + 1, None)
-        root = np.sqrt(pivot)
-        L[from_pivot, k] = rest[from_pivot, k] / root
+        pivot_root = np.sqrt(pivot)
+        L[from_pivot, k] = rest[from_pivot, k] / pivot_root
         column = L[behind, k]
         square = column[:, None] * column[None, :]
         rest[behind, behind] -= square
@@ -96,11 +96,11 @@ def _quotients(
     bits: int,
 ) -> Floats:
     scale = 2**bits
-    table = []
+    quotient_rows = []
     for row in A:
         quotients = [value / scale for value in row]
-        table.append(quotients)
-    return np.array(table)
+        quotient_rows.append(quotients)
+    return np.array(quotient_rows)
 
 
 def solve(opened: Opened) -> Floats:
@@ -108,8 +108,8 @@ def solve(opened: Opened) -> Floats:
     L = factor(opened.A, bits=opened.bits)
     scale = 2**opened.bits
     quotients = [value / scale for value in opened.c]
-    right = np.array(quotients)
-    solution = _back(L, right)
+    right_side = np.array(quotients)
+    solution = _back(L, right_side)
     for _ in range(2):
         residual = _residual(opened, solution)
         solution = solution + _back(L, residual)
@@ -120,7 +120,7 @@ def inverse(opened: Opened) -> Floats:
     """A^-1, float64 (p, p)."""
     L = factor(opened.A, bits=opened.bits)
     units = np.eye(len(L))
-    columns = [_back(L, unit) for unit in units]
+    columns = [_back(L, unit_vector) for unit_vector in units]
     return np.column_stack(columns)
 
 
@@ -145,11 +145,11 @@ def _residual(opened: Opened, x: Floats) -> Floats:
     """c - A x, each rounded once."""
     ratios = [value.as_integer_ratio() for value in x.tolist()]
     # Floats have powers of two below, so that the largest is a multiple of all.
-    common = max(below for _, below in ratios)
+    common = max(denominator for _, denominator in ratios)
     numerators = []
-    for above, below in ratios:
-        multiple = common // below
-        numerators.append(above * multiple)
+    for numerator, denominator in ratios:
+        multiple = common // denominator
+        numerators.append(numerator * multiple)
     scale = common * 2**opened.bits
     residuals = []
     for row, right in zip(opened.A, opened.c, strict=True):

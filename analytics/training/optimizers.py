@@ -140,7 +140,7 @@ def step(
             with_penalty = gradient + alpha * weights
             gradient = np.where(penalised, with_penalty, gradient)
         move_by = _MOVES[name]
-        move, after = move_by(gradient, state, learning_rate)
+        move, next_state = move_by(gradient, state, learning_rate)
         weights = weights + move
     if penalty == "L1":
         threshold = alpha * learning_rate
@@ -149,10 +149,10 @@ def step(
     check_result(
         "The step",
         weights,
-        after.first,
-        after.second,
+        next_state.first,
+        next_state.second,
     )
-    return weights, after
+    return weights, next_state
 
 
 def penalty_value(
@@ -246,17 +246,17 @@ def _adam(
     rate: float,
 ) -> Moved:
     squares = gradient * gradient
-    after = state.then(
+    next_state = state.then(
         # 1 - 0.9 has other bits than 0.1: with that no run would repeat an earlier one.
         first=0.9 * state.first + (1 - 0.9) * gradient,
         second=0.999 * state.second + (1 - 0.999) * squares,
     )
     # Both began at zero, which is corrected for (Kingma and Ba 2015, section 3).
-    mean = after.first / (1.0 - _product(0.9, after.step))
-    square = after.second / (1.0 - _product(0.999, after.step))
+    mean = next_state.first / (1.0 - _product(0.9, next_state.step))
+    square = next_state.second / (1.0 - _product(0.999, next_state.step))
     divisor = np.sqrt(square) + 1e-8
     move = -rate * (mean / divisor)
-    return move, after
+    return move, next_state
 
 
 def _rmsprop(
@@ -294,10 +294,10 @@ _MOVES: dict[str, Move] = {
 
 def _product(factor: float, n_times: int) -> float:
     """factor ** n_times, whose last bit differs between C libraries."""
-    result = 1.0
+    power = 1.0
     for _ in range(n_times):
-        result *= factor
-    return result
+        power *= factor
+    return power
 
 
 def _soft_threshold(weights: Floats, threshold: float) -> Floats:

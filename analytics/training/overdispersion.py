@@ -94,42 +94,42 @@ def stepped(
     -2 log-likelihood fall.
     """
     if state.is_start:
-        first = normal_equations.solve(opened)
+        first_coef = normal_equations.solve(opened)
         return replace(
             state,
-            coef=first,
-            base=first,
+            coef=first_coef,
+            base=first_coef,
             round=1,
         )
     if math.isinf(state.log_theta):
         return _first_theta(state, opened, totals)
     no_penalty = np.zeros(len(opened.c))
-    after = newton.advanced(
+    next_state = newton.advanced(
         state,
         opened,
         eps=eps,
         diagonal=no_penalty,
     )
     # The deviance is of both: what let it rise may be the step of theta.
-    if after.n_halvings:
-        half = (state.log_theta - state.base_log_theta) / 2
-        return replace(after, log_theta=state.base_log_theta + half)
+    if next_state.n_halvings:
+        half_step = (state.log_theta - state.base_log_theta) / 2
+        return replace(next_state, log_theta=state.base_log_theta + half_step)
     score, information = totals
-    step = _step(score, information)
-    log_theta = state.log_theta + step
+    theta_step = _step(score, information)
+    log_theta = state.log_theta + theta_step
     if log_theta > math.log(MOST_THETA):
         raise NoOverdispersion("theta grows without end")
     is_done = False
-    if after.is_still and _is_small(step, information):
-        moved = after.coef - state.coef
+    if next_state.is_still and _is_small(theta_step, information):
+        moved = next_state.coef - state.coef
         is_done = newton.is_small(
             moved,
-            after.coef,
+            next_state.coef,
             opened,
             dispersion=1.0,
         )
     return replace(
-        after,
+        next_state,
         log_theta=log_theta,
         base_log_theta=state.log_theta,
         is_done=is_done,

@@ -130,12 +130,12 @@ def tested(
 
     own_spreads = np.diag(second)
     columns: list[float | None] = []
-    for place in range(n_weights):
-        unexplained = rest[place, place]
-        least = normal_equations.SMALLEST_PIVOT * own_spreads[place]
+    for weight_place in range(n_weights):
+        unexplained = rest[weight_place, weight_place]
+        least_spread = normal_equations.SMALLEST_PIVOT * own_spreads[weight_place]
         # What rounding has left would make a large statistic of nothing.
-        if unexplained > least:
-            chi2 = U[place] ** 2 / unexplained
+        if unexplained > least_spread:
+            chi2 = U[weight_place] ** 2 / unexplained
             columns.append(float(chi2))
         else:
             columns.append(None)
@@ -197,11 +197,11 @@ def _floats(
     bits: int,
 ) -> Floats:
     scale = 2**bits
-    table = []
+    quotient_rows = []
     for row in values:
         quotients = [value / scale for value in row]
-        table.append(quotients)
-    return np.array(table)
+        quotient_rows.append(quotients)
+    return np.array(quotient_rows)
 
 
 def _product(left: Floats, right: Floats) -> Floats:

@@ -104,12 +104,12 @@ def _best_ratio(sums: Sums) -> float:
         size *= 2
     slopes = [_at(sums, ratio).slope for ratio in grid]
     candidates = [0.0]
-    for place in range(1, len(grid)):
-        before = place - 1
-        if slopes[before] < 0 <= slopes[place]:
-            low = grid[before]
-            high = grid[place]
-            root = _root(sums, low, high)
+    for grid_place in range(1, len(grid)):
+        before = grid_place - 1
+        if slopes[before] < 0 <= slopes[grid_place]:
+            lower_ratio = grid[before]
+            upper_ratio = grid[grid_place]
+            root = _root(sums, lower_ratio, upper_ratio)
             candidates.append(root)
 
     def criterion(ratio: float) -> float:
@@ -152,8 +152,8 @@ def _at(sums: Sums, ratio: float) -> _At:
     )
     coef = normal_equations.solve(opened)
     inverse = normal_equations.inverse(opened)
-    for value, of_column in zip(coef.tolist(), v.tolist(), strict=True):
-        rest -= value * of_column
+    for coefficient, of_column in zip(coef.tolist(), v.tolist(), strict=True):
+        rest -= coefficient * of_column
     slope = _slope(
         sums,
         ratio,
@@ -186,8 +186,8 @@ def _slope(
         k_slope = 1 / growth**2
         residual_sum = own_y - _product(own_X, coef)
         spread = 0.0
-        for line, value in zip(inverse, own_X.tolist(), strict=True):
-            spread += _product(own_X, line) * value
+        for inverse_row, own_value in zip(inverse, own_X.tolist(), strict=True):
+            spread += _product(own_X, inverse_row) * own_value
         squares = (n - p) * residual_sum * residual_sum
         slope += n_h / growth
         slope -= k_slope * (spread + squares / rest)

@@ -162,7 +162,7 @@ def _models(
 
 
 def n_sums() -> int:
-    return sum(newton.n_sums(n) for n in N_ESTIMATED)
+    return sum(newton.n_sums(n_estimated) for n_estimated in N_ESTIMATED)
 
 
 def stepped(
@@ -180,27 +180,27 @@ def stepped(
     states = []
     sums = []
     models = zip(fits.states, fits.opened, N_ESTIMATED, strict=True)
-    for state, before, n in models:
-        n_own = newton.n_sums(n)
+    for state, before, n_estimated in models:
+        n_own = newton.n_sums(n_estimated)
         own_totals = remaining[:n_own]
         remaining = remaining[n_own:]
         if state.is_done:
             states.append(state)
             sums.append(before)
             continue
-        opened = newton.read_sums(own_totals, n, bits=bits)
+        opened = newton.read_sums(own_totals, n_estimated, bits=bits)
         try:
-            after = newton.advanced(
+            next_state = newton.advanced(
                 state,
                 opened,
                 eps=EPS,
-                diagonal=np.zeros(n),
+                diagonal=np.zeros(n_estimated),
             )
         except (Collinear, ValueError):
             return None
-        states.append(after)
+        states.append(next_state)
         # A halved step is made of the sums of the round before.
-        is_halved = bool(after.n_halvings)
+        is_halved = bool(next_state.n_halvings)
         sums.append(before if is_halved else opened)
     return replace(
         fits,
@@ -221,9 +221,9 @@ def estimates(fits: Fits) -> Calibration | None:
         assert opened is not None, "it has stepped"
         inverse = normal_equations.inverse(opened)
         variances = np.diag(inverse).tolist()
-        for value, variance in zip(state.coef.tolist(), variances, strict=True):
+        for coefficient, variance in zip(state.coef.tolist(), variances, strict=True):
             se = math.sqrt(variance)
-            coefficients.append(Estimate(value, se))
+            coefficients.append(Estimate(coefficient, se))
     slope, intercept, in_the_large = coefficients
     return Calibration(
         intercept=intercept,

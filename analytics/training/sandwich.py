@@ -111,8 +111,8 @@ def read_sums(
     A = _symmetric(remaining, n_weights)
     M = []
     for row in _symmetric(remaining, n_weights):
-        values = [value / scale for value in row]
-        M.append(values)
+        quotients = [value / scale for value in row]
+        M.append(quotients)
     n_clusters = next(remaining) >> bits
     return Meat(
         A=A,

@@ -50,13 +50,13 @@ def local_mean(
     # About the first row: exact for constants, and no digits are lost to an offset.
     first_row = slice(0, 1)
     first_rows = _beside(X[first_row], beside, first_row)
-    first = first_rows[0]
-    total = np.zeros(len(first))
+    first_values = first_rows[0]
+    deviation_sum = np.zeros(len(first_values))
     with np.errstate(over="ignore", invalid="ignore"):
         for chunk, rows in table_chunks(X):
             combined_rows = _beside(rows, beside, chunk)
-            total += _sum_about(first, combined_rows)
-        mean: Floats = first + total / n_rows
+            deviation_sum += _sum_about(first_values, combined_rows)
+        mean: Floats = first_values + deviation_sum / n_rows
     check_result("The mean", mean)
     return mean
 
@@ -79,12 +79,12 @@ def local_variance(
     first_row = slice(0, 1)
     first_rows = _beside(X[first_row], beside, first_row)
     _check_columns(first_rows, mean)
-    total = np.zeros(len(mean))
+    square_sum = np.zeros(len(mean))
     with np.errstate(over="ignore"):
         for chunk, rows in table_chunks(X):
             combined_rows = _beside(rows, beside, chunk)
-            total += _squares_about(mean, combined_rows)
-        variance: Floats = total / n_rows
+            square_sum += _squares_about(mean, combined_rows)
+        variance: Floats = square_sum / n_rows
     check_result("The variance", variance)
     return variance
 
@@ -119,12 +119,12 @@ def deviation(
     check_finite("variance", variance)
     if (variance < 0).any():
         raise ValueError("variance holds a negative value.")
-    root: Floats = np.sqrt(variance)
-    noise = np.zeros_like(root)
+    deviations: Floats = np.sqrt(variance)
+    noise = np.zeros_like(deviations)
     if mean is not None:
         noise = _CONSTANT * np.abs(mean)
-    is_constant = root <= noise
-    return np.where(is_constant, 1.0, root)
+    is_constant = deviations <= noise
+    return np.where(is_constant, 1.0, deviations)
 
 
 def size(variance: Floats, *, mean: Floats) -> Floats:
