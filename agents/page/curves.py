@@ -162,12 +162,12 @@ def roc(report: Report) -> Chart | None:
         return None
     chart = Chart("picture.roc", "1 - specificity", "sensitivity")
     _draw_share_axes(chart)
-    places = [_ORIGIN]
-    for step in steps:
-        across = 1 - step["specificity"]
-        places.append((across, step["sensitivity"]))
-    places.append(_CORNER)
-    chart.lines.append(_share_line(places, "curve g0"))
+    curve_places = [_ORIGIN]
+    for roc_step in steps:
+        across = 1 - roc_step["specificity"]
+        curve_places.append((across, roc_step["sensitivity"]))
+    curve_places.append(_CORNER)
+    chart.lines.append(_share_line(curve_places, "curve g0"))
     return chart
 
 
@@ -182,12 +182,12 @@ def calibration(report: Report) -> Chart | None:
         return None
     chart = Chart("picture.calibration", "predicted", "observed")
     _draw_share_axes(chart)
-    places = []
-    for group in groups:
-        predicted = group["predicted"]
-        observed = group["observed"]
-        places.append((predicted, observed))
-        n_rows = group["n"]
+    dot_places = []
+    for row_group in groups:
+        predicted = row_group["predicted"]
+        observed = row_group["observed"]
+        dot_places.append((predicted, observed))
+        n_rows = row_group["n"]
         dot = Dot(
             x=_SHARE.x(predicted),
             y=_SHARE.y(observed),
@@ -195,7 +195,7 @@ def calibration(report: Report) -> Chart | None:
             words=f"{predicted:.3g}: {observed:.3g} (n {n_rows})",
         )
         chart.dots.append(dot)
-    chart.lines.append(_share_line(places, "curve g0"))
+    chart.lines.append(_share_line(dot_places, "curve g0"))
     return chart
 
 
@@ -229,18 +229,18 @@ def survival(rows: Sequence[Row]) -> Chart | None:
     groups = _by_group(rows)
     if not groups or len(groups) > MOST_GROUPS:
         return None
-    last = _last_time(groups)
-    if last <= 0:
+    last_time = _last_time(groups)
+    if last_time <= 0:
         return None
-    across = Scale(last)
+    across = Scale(last_time)
     chart = Chart("picture.survival", "time", "survival")
-    chart.x_ticks = _round_ticks(across.x, last)
+    chart.x_ticks = _round_ticks(across.x, last_time)
     chart.y_ticks = _share_ticks(_SHARE.y)
     y = float(chart.axis + BELOW)
-    has_long_names = any(len(name) > MOST_NAME_LETTERS for name in groups)
-    for place, (name, group_rows) in enumerate(groups.items()):
-        look = f"g{place}"
-        for column, kind in _SURVIVAL_LINES.items():
+    has_long_names = any(len(group_name) > MOST_NAME_LETTERS for group_name in groups)
+    for group_place, (group_name, group_rows) in enumerate(groups.items()):
+        look = f"g{group_place}"
+        for column, line_kind in _SURVIVAL_LINES.items():
             stairs = _stairs(group_rows, column)
             if not stairs:
                 continue
@@ -248,7 +248,7 @@ def survival(rows: Sequence[Row]) -> Chart | None:
                 stairs,
                 across,
                 _SHARE,
-                f"{kind} {look}",
+                f"{line_kind} {look}",
             )
             chart.lines.append(line)
         y += RISK_HEIGHT
@@ -256,14 +256,14 @@ def survival(rows: Sequence[Row]) -> Chart | None:
         if has_long_names:
             y += RISK_HEIGHT
         at_risk = AtRisk(
-            name=name,
+            name=group_name,
             name_y=name_y,
             y=y,
             numbers=_numbers_at_risk(group_rows, across),
         )
         chart.at_risk.append(at_risk)
-        if name:
-            chart.legend.append((look, name))
+        if group_name:
+            chart.legend.append((look, group_name))
     return chart
 
 
@@ -283,36 +283,36 @@ def histogram(rows: Sequence[Row], alias: str) -> Chart | None:
     bins: dict[str, None] = {}
     groups: dict[str, dict[str, float]] = {}
     for row in rows:
-        value = number(row.get(alias))
+        bar_value = number(row.get(alias))
         bin_name = _bin_words(row)
         bins[bin_name] = None
-        if value is not None:
-            name = ", ".join(_before(row, "lower"))
-            of_group = groups.setdefault(name, {})
-            of_group[bin_name] = value
+        if bar_value is not None:
+            group_name = ", ".join(_before(row, "lower"))
+            of_group = groups.setdefault(group_name, {})
+            of_group[bin_name] = bar_value
     highest = [max(heights.values()) for heights in groups.values()]
-    most = max(highest, default=0.0)
-    if most <= 0:
+    highest_value = max(highest, default=0.0)
+    if highest_value <= 0:
         return None
     if len(groups) > MOST_GROUPS or len(bins) > MOST_BARS:
         return None
     chart = Chart("picture.histogram", "", alias)
-    up = Scale(most)
-    chart.y_ticks = _round_ticks(up.y, most)
+    up = Scale(highest_value)
+    chart.y_ticks = _round_ticks(up.y, highest_value)
     slot = PLOT_WIDTH / len(bins)
     width = slot * 0.9 / len(groups)
     bins_per_name = math.ceil(len(bins) / MOST_BIN_NAMES)
-    for place, bin_name in enumerate(bins):
-        slot_left = LEFT + slot * place
-        if place % bins_per_name == 0:
+    for bin_place, bin_name in enumerate(bins):
+        slot_left = LEFT + slot * bin_place
+        if bin_place % bins_per_name == 0:
             middle = round(slot_left + slot / 2, 1)
             chart.x_ticks.append(Tick(middle, bin_name))
-        for turn, (name, by_bin) in enumerate(groups.items()):
-            value = by_bin.get(bin_name)
-            if value is None:
+        for turn, (group_name, by_bin) in enumerate(groups.items()):
+            bar_value = by_bin.get(bin_name)
+            if bar_value is None:
                 continue
-            tooltip = f"{name} {bin_name}: {value:.6g}"
-            top = up.y(value)
+            tooltip = f"{group_name} {bin_name}: {bar_value:.6g}"
+            top = up.y(bar_value)
             bar = Bar(
                 x=round(slot_left + slot * 0.05 + width * turn, 1),
                 y=top,
@@ -323,8 +323,8 @@ def histogram(rows: Sequence[Row], alias: str) -> Chart | None:
             )
             chart.bars.append(bar)
     if list(groups) != [""]:
-        for turn, name in enumerate(groups):
-            chart.legend.append((f"g{turn}", name))
+        for turn, group_name in enumerate(groups):
+            chart.legend.append((f"g{turn}", group_name))
     return chart
 
 
@@ -365,20 +365,20 @@ def _by_group(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in rows:
         if number(row.get("survival")) is None:
             continue
-        name = ", ".join(_before(row, "kind"))
-        of_group = groups.setdefault(name, [])
+        group_name = ", ".join(_before(row, "kind"))
+        of_group = groups.setdefault(group_name, [])
         of_group.append(row)
     return groups
 
 
 def _before(row: Row, first: str) -> list[str]:
     """The group that a row is of: what stands before the columns that all have."""
-    names = []
-    for column, value in row.items():
+    levels = []
+    for column, level in row.items():
         if column == first:
             break
-        names.append(str(value))
-    return names
+        levels.append(str(level))
+    return levels
 
 
 def _bin_words(row: Row) -> str:
@@ -395,18 +395,18 @@ def _bin_words(row: Row) -> str:
 def _stairs(rows: Sequence[Row], column: str) -> list[Place]:
     """From 1 at time 0, level until the next time and down there."""
     before = 1.0
-    places = [(0.0, before)]
+    stair_places = [(0.0, before)]
     for row in rows:
         time = number(row["time"])
-        value = number(row.get(column))
-        if time is None or value is None:
+        column_value = number(row.get(column))
+        if time is None or column_value is None:
             continue
-        places.append((time, before))
-        places.append((time, value))
-        before = value
-    if len(places) == 1:
+        stair_places.append((time, before))
+        stair_places.append((time, column_value))
+        before = column_value
+    if len(stair_places) == 1:
         return []
-    return places
+    return stair_places
 
 
 def _numbers_at_risk(rows: Sequence[Row], across: Scale) -> list[Tick]:
@@ -458,7 +458,7 @@ def _share_ticks(along: _Along) -> list[Tick]:
 
 def _round_ticks(along: _Along, last: float) -> list[Tick]:
     ticks = []
-    for value in steps_to(last):
-        tick = Tick(along(value), f"{value:.6g}")
+    for tick_value in steps_to(last):
+        tick = Tick(along(tick_value), f"{tick_value:.6g}")
         ticks.append(tick)
     return ticks

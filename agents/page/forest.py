@@ -61,9 +61,9 @@ class Forest:
 
 def ratio_name(terms: Sequence[Mapping[str, Any]]) -> str | None:
     """The field of a report's terms that is exp(estimate), if they have one."""
-    for name in RATIOS:
-        if any(name in term for term in terms):
-            return name
+    for ratio in RATIOS:
+        if any(ratio in term for term in terms):
+            return ratio
     return None
 
 
@@ -93,13 +93,13 @@ def draw(report: Mapping[str, Any]) -> Forest | None:
     margin = (last - first) * MARGIN_SHARE or 1.0
     axis = _Axis(first - margin, last + margin)
     rows = []
-    for place, term in enumerate(drawn_terms):
+    for row_place, term in enumerate(drawn_terms):
         low = _within(term["low"], bound)
         estimate = _within(term["estimate"], bound)
         high = _within(term["high"], bound)
         row = Row(
             name=term["term"],
-            y=TOP + ROW_HEIGHT * (place + 0.5),
+            y=TOP + ROW_HEIGHT * (row_place + 0.5),
             low=axis.place(low),
             x=axis.place(estimate),
             high=axis.place(high),
@@ -137,24 +137,24 @@ def _within(value: float, bound: float) -> float:
 
 def _numbers(term: Mapping[str, Any], ratio: str | None) -> str:
     """As a paper prints them: 1.35 (1.02 to 1.79)."""
-    names = ("estimate", "low", "high")
+    field_names = ("estimate", "low", "high")
     if ratio is not None:
-        names = (ratio, f"{ratio}_low", f"{ratio}_high")
-    texts = []
-    for name in names:
-        value = term[name]
-        text = "∞" if value is None else f"{value:.3g}"
-        texts.append(text)
-    estimate, low, high = texts
+        field_names = (ratio, f"{ratio}_low", f"{ratio}_high")
+    field_texts = []
+    for field_name in field_names:
+        field_value = term[field_name]
+        field_text = "∞" if field_value is None else f"{field_value:.3g}"
+        field_texts.append(field_text)
+    estimate, low, high = field_texts
     return f"{estimate} ({low} to {high})"
 
 
 def _ticks(axis: _Axis, *, is_ratio: bool) -> list[Tick]:
-    values = _ratios(axis) if is_ratio else _steps(axis)
+    tick_values = _ratios(axis) if is_ratio else _steps(axis)
     ticks = []
-    for value in values:
-        along = math.log(value) if is_ratio else value
-        tick = Tick(axis.place(along), f"{value:.6g}")
+    for tick_value in tick_values:
+        along = math.log(tick_value) if is_ratio else tick_value
+        tick = Tick(axis.place(along), f"{tick_value:.6g}")
         ticks.append(tick)
     return ticks
 
@@ -171,9 +171,9 @@ def _ratios(axis: _Axis) -> list[float]:
     ratios = []
     for power in range(lowest, highest + 1):
         for digit in leading:
-            value = digit * 10.0**power
-            if axis.first <= math.log(value) <= axis.last:
-                ratios.append(value)
+            ratio = digit * 10.0**power
+            if axis.first <= math.log(ratio) <= axis.last:
+                ratios.append(ratio)
     return ratios
 
 

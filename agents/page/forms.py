@@ -32,8 +32,8 @@ def fields_of(body: bytes) -> dict[str, str]:
     except ValueError:
         raise HTTPException(400) from None
     fields = {}
-    for name, values in values_by_name.items():
-        if len(values) > 1:
+    for field_name, field_values in values_by_name.items():
+        if len(field_values) > 1:
             raise HTTPException(400)
-        fields[name] = values[0]
+        fields[field_name] = field_values[0]
     return fields

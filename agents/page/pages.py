@@ -118,12 +118,12 @@ class Page:
             "/approvals/{number:int}": self.decide,
         }
         routes = []
-        below = self.door.folder
+        folder = self.door.folder
         for path, page in pages.items():
-            routes.append(Route(f"{below}{path}", page, methods=["GET"]))
+            routes.append(Route(f"{folder}{path}", page, methods=["GET"]))
         for path, form in forms.items():
             taking = self._form(form)
-            routes.append(Route(f"{below}{path}", taking, methods=["POST"]))
+            routes.append(Route(f"{folder}{path}", taking, methods=["POST"]))
         return routes
 
     def handlers(self) -> dict[Any, Any]:
@@ -141,8 +141,8 @@ class Page:
         Opened again in a browser that is in, it leads to the page.
         """
         is_in = self.door.is_in(request.cookies.get(SESSION))
-        key = request.query_params.get("key", "")
-        if not is_in and not self.door.open(key):
+        link_key = request.query_params.get("key", "")
+        if not is_in and not self.door.open(link_key):
             return self.message(request, "error.spent", status=403)
         answer = self._to("/")
         answer.set_cookie(
@@ -160,17 +160,17 @@ class Page:
     # Pages
 
     def overview(self, request: Request) -> Response:
-        entries = list(self._ledger.entries())
-        recent = tables.traffic(entries, n_days=N_DAYS)
+        ledger_entries = list(self._ledger.entries())
+        recent = tables.traffic(ledger_entries, n_days=N_DAYS)
         return self._render(
             request,
             "overview.html",
             waiting=self._approvals.waiting(),
             picture=draw(recent),
             tables=[
-                self._asked(entries),
-                tables.refused(entries),
-                tables.left(entries, self.settings.names),
+                self._asked(ledger_entries),
+                tables.refused(ledger_entries),
+                tables.left(ledger_entries, self.settings.names),
                 self._models(),
                 self._results(),
             ],
@@ -186,17 +186,17 @@ class Page:
         return Response(sheet.read_bytes(), media_type="text/css")
 
     def asked(self, request: Request) -> Response:
-        entries = self._ledger.entries()
-        return self._table(request, self._asked(entries))
+        ledger_entries = self._ledger.entries()
+        return self._table(request, self._asked(ledger_entries))
 
     def refused(self, request: Request) -> Response:
-        entries = self._ledger.entries()
-        return self._table(request, tables.refused(entries))
+        ledger_entries = self._ledger.entries()
+        return self._table(request, tables.refused(ledger_entries))
 
     def left(self, request: Request) -> Response:
-        entries = list(self._ledger.entries())
-        recent = tables.traffic(entries, n_days=N_DAYS)
-        table = tables.left(entries, self.settings.names)
+        ledger_entries = list(self._ledger.entries())
+        recent = tables.traffic(ledger_entries, n_days=N_DAYS)
+        table = tables.left(ledger_entries, self.settings.names)
         return self._render(
             request,
             "left.html",
@@ -239,35 +239,35 @@ class Page:
         """Of a `describe` the table that a paper takes."""
         result = self._result_of(request)
         file_format = str(request.path_params["format"])
-        text = table_file(result, file_format)
+        table_text = table_file(result, file_format)
         file_name = f"table-{result.order_id}.{file_format}"
-        return download(text.encode(), file_name, TABLE_FORMATS[file_format])
+        return download(table_text.encode(), file_name, TABLE_FORMATS[file_format])
 
     def result_file(self, request: Request) -> Response:
         """The file as it was received."""
         result = self._result_of(request)
-        kind = "text/csv" if result.type == "csv" else "application/json"
+        media_type = "text/csv" if result.type == "csv" else "application/json"
         content = result.path.read_bytes()
-        return download(content, result.path.name, kind)
+        return download(content, result.path.name, media_type)
 
     def csv(self, request: Request) -> Response:
         """One of the tables, whole."""
-        entries = list(self._ledger.entries())
+        ledger_entries = list(self._ledger.entries())
         makers: dict[str, Callable[[], Table]] = {
-            "asked": lambda: self._asked(entries),
-            "refused": lambda: tables.refused(entries),
-            "left": lambda: tables.left(entries, self.settings.names),
-            "traffic": lambda: tables.traffic(entries).table(),
+            "asked": lambda: self._asked(ledger_entries),
+            "refused": lambda: tables.refused(ledger_entries),
+            "left": lambda: tables.left(ledger_entries, self.settings.names),
+            "traffic": lambda: tables.traffic(ledger_entries).table(),
             "models": self._models,
             "results": self._results,
             "rounds": self._rounds,
         }
-        name = str(request.path_params["name"])
-        if name not in makers:
+        table_name = str(request.path_params["name"])
+        if table_name not in makers:
             return self.message(request, "error.address", status=404)
-        make = makers[name]
-        text = chosen_rows(request, make()).to_csv()
-        return download(text.encode(), f"{name}.csv", "text/csv")
+        make = makers[table_name]
+        csv_text = chosen_rows(request, make()).to_csv()
+        return download(csv_text.encode(), f"{table_name}.csv", "text/csv")
 
     def approval(self, request: Request) -> Response:
         """All that an order says, and two buttons."""
@@ -312,9 +312,9 @@ class Page:
         exported = export_model(self._vault.model(number), file_format)
         # First: what cannot be written down is not given out.
         self._ledger.write("exported", model_id=number, format=file_format)
-        text = json.dumps(exported, indent=2, allow_nan=False)
-        name = f"model-{number}-{file_format}.json"
-        return download(text.encode(), name, "application/json")
+        model_text = json.dumps(exported, indent=2, allow_nan=False)
+        file_name = f"model-{number}-{file_format}.json"
+        return download(model_text.encode(), file_name, "application/json")
 
     def report(self, request: Request) -> Response:
         """Estimates with standard errors of a model that has a report.
@@ -338,9 +338,9 @@ class Page:
             raise HTTPException(400)
         report = report_of(self._vault.model(number))
         self._ledger.write("exported", model_id=number, format=f"report {file_format}")
-        text = written(report, file_format)
-        kind, ending = REPORT_FORMATS[file_format]
-        return download(text.encode(), f"report-{number}.{ending}", kind)
+        report_text = written(report, file_format)
+        media_type, ending = REPORT_FORMATS[file_format]
+        return download(report_text.encode(), f"report-{number}.{ending}", media_type)
 
     def evaluation(self, request: Request) -> Response:
         """How good a model was on new rows, with its curves.
@@ -369,9 +369,9 @@ class Page:
             evaluation_id=number,
             format=f"report {file_format}",
         )
-        kind, ending = REPORT_FORMATS[file_format]
+        media_type, ending = REPORT_FORMATS[file_format]
         text = written_evaluation(evaluation, file_format)
-        return download(text.encode(), f"evaluation-{number}.{ending}", kind)
+        return download(text.encode(), f"evaluation-{number}.{ending}", media_type)
 
     def _form(self, form_page: FormPage) -> Callable[[Request], Awaitable[Response]]:
         """Only what a form of this page has sent, with its token, gets further."""
@@ -405,8 +405,8 @@ class Page:
 
     def _of_http(self, request: Request, error: HTTPException) -> Response:
         is_input = error.status_code in (400, 405, 413)
-        name = "error.input" if is_input else "error.address"
-        return self.message(request, name, status=error.status_code)
+        text_name = "error.input" if is_input else "error.address"
+        return self.message(request, text_name, status=error.status_code)
 
     def _unplanned(self, request: Request, error: Exception) -> Response:
         return self.message(request, "error.unplanned", status=500)

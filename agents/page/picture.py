@@ -66,11 +66,11 @@ def draw(traffic: Traffic) -> Picture:
     """The picture of what left."""
     rows = []
     bottom = TOP
-    for kind, by_day in traffic.by_kind.items():
+    for message_kind, by_day in traffic.by_kind.items():
         bottom += ROW_HEIGHT
         days = sorted(by_day)
         bars = [_bar(day, by_day[day], traffic, bottom) for day in days]
-        rows.append(Row(kind, bottom, bars))
+        rows.append(Row(message_kind, bottom, bars))
 
     n_days = len(traffic.days)
     days_per_mark = max(1, math.ceil(n_days / MOST_MARKS))

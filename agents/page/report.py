@@ -21,11 +21,11 @@ def shown_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """By name, what the template needs."""
     facts: dict[str, Any] = {}
     tables: Tables = {}
-    for name, value in report.items():
-        if name not in _BESIDE:
+    for field_name, field_value in report.items():
+        if field_name not in _BESIDE:
             _add(
-                name,
-                value,
+                field_name,
+                field_value,
                 facts,
                 tables,
             )
@@ -48,13 +48,15 @@ def shown_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     report = evaluation["report"]
     facts: dict[str, Any] = {}
     possible_tables: Tables = {}
-    for name, value in report.items():
-        if name == "groups":
-            possible_tables[name] = [_metrics_of_group(group) for group in value]
+    for field_name, field_value in report.items():
+        if field_name == "groups":
+            possible_tables[field_name] = [
+                _metrics_of_group(group) for group in field_value
+            ]
         else:
             _add(
-                name,
-                value,
+                field_name,
+                field_value,
                 facts,
                 possible_tables,
             )
@@ -64,9 +66,9 @@ def shown_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         if chart is not None:
             charts.append(chart)
     tables = {}
-    for name, rows in possible_tables.items():
+    for field_name, rows in possible_tables.items():
         if _is_table(rows):
-            tables[name] = rows
+            tables[field_name] = rows
     return {
         "model_id": evaluation["model_id"],
         "charts": charts,
@@ -78,14 +80,14 @@ def shown_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metrics_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
     """A subgroup in one line; its curves are in the file."""
-    line = {
+    group_line = {
         "level": group["level"],
         "n": group["n"],
     }
-    for name, value in group["metrics"].items():
-        if not isinstance(value, list | dict):
-            line[name] = value
-    return line
+    for metric, metric_value in group["metrics"].items():
+        if not isinstance(metric_value, list | dict):
+            group_line[metric] = metric_value
+    return group_line
 
 
 def _is_table(rows: list[Any]) -> bool:
@@ -123,11 +125,11 @@ def _named_first(row: Any) -> Any:
     """What a line is of comes before its numbers."""
     if not isinstance(row, dict):
         return row
-    first = {}
-    for name in _FIRST:
-        if name in row:
-            first[name] = row[name]
-    return first | row
+    first_fields = {}
+    for field_name in _FIRST:
+        if field_name in row:
+            first_fields[field_name] = row[field_name]
+    return first_fields | row
 
 
 def number_text(value: Any) -> str:

@@ -62,15 +62,15 @@ def lines_of(notes: Mapping[str, Any]) -> dict[str, list[str]]:
     {'withheld': ['old: Few.']}
     """
     lines_by_name = {}
-    for name, value in notes.items():
-        if name in _IN_TITLE:
+    for note_name, note_value in notes.items():
+        if note_name in _IN_TITLE:
             continue
-        if name == "withheld":
-            lines = _withheld(value)
+        if note_name == "withheld":
+            note_lines = _withheld(note_value)
         else:
-            lines = _lines(value)
-        if lines:
-            lines_by_name[name] = lines
+            note_lines = _lines(note_value)
+        if note_lines:
+            lines_by_name[note_name] = note_lines
     return lines_by_name
 
 
@@ -80,16 +80,16 @@ def _lines(value: Any) -> list[str]:
     if isinstance(value, dict):
         lines = []
         for name, inner in value.items():
-            text = _text(inner)
-            lines.append(f"{name}: {text}")
+            inner_text = _text(inner)
+            lines.append(f"{name}: {inner_text}")
         return lines
     if not isinstance(value, list):
         return [_text(value)]
     # Sentences have a line each, and hospitals one together.
     if all(isinstance(element, str) for element in value):
         return list(value)
-    texts = [_text(element) for element in value]
-    return [", ".join(texts)]
+    element_texts = [_text(element) for element in value]
+    return [", ".join(element_texts)]
 
 
 def _withheld(value: Any) -> list[str]:
@@ -104,16 +104,16 @@ def _withheld(value: Any) -> list[str]:
         group = withheld_group.get("group")
         if isinstance(group, list):
             levels = [_text(level) for level in group]
-            name = ", ".join(levels)
-            reason = f"{name}: {reason}"
+            group_name = ", ".join(levels)
+            reason = f"{group_name}: {reason}"
         n_before = n_of.get(reason, 0)
         n_of[reason] = n_before + 1
     lines = []
     for reason, n_groups in n_of.items():
-        line = reason
+        reason_line = reason
         if n_groups > 1:
-            line = f"{n_groups} × {reason}"
-        lines.append(line)
+            reason_line = f"{n_groups} × {reason}"
+        lines.append(reason_line)
     return lines
 
 

@@ -33,12 +33,12 @@ class TableOne:
     rows: list[list[str]] = field(default_factory=list)
 
     def to_csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        csv_file = io.StringIO()
+        writer = csv.writer(csv_file, lineterminator="\n")
         for row in (self.columns, *self.rows):
             cells = [_no_formula(cell) for cell in row]
             writer.writerow(cells)
-        return text.getvalue()
+        return csv_file.getvalue()
 
 
 Over = tuple[str, str]
@@ -64,31 +64,31 @@ def table_one(rows: Sequence[Row], *, alias: str) -> TableOne | None:
         column = str(row["column"])
         level = _text(row["level"])
         quantity = str(row["quantity"])
-        text = _shown(row, alias)
+        quantity_text = _shown(row, alias)
         if quantity == "smd":
-            differences[column] = text
+            differences[column] = quantity_text
             continue
         over = _over(row)
         overs[over] = None
         of_column = by_column.setdefault(column, {})
         of_level = of_column.setdefault(level, {})
         of_quantity = of_level.setdefault(quantity, {})
-        of_quantity[over] = text
+        of_quantity[over] = quantity_text
     table = TableOne([""])
-    for kind, group in overs:
-        name = group if kind == "group" else "All"
-        table.columns.append(name)
+    for over_kind, group in overs:
+        column_title = group if over_kind == "group" else "All"
+        table.columns.append(column_title)
     if differences:
         table.columns.append("SMD")
     for column, by_level in by_column.items():
-        lines = _lines(column, by_level, list(overs))
+        column_lines = _lines(column, by_level, list(overs))
         if differences:
             # A column's difference stands in its first line.
-            first, *other_lines = lines
-            first.append(differences.get(column, ""))
-            for line in other_lines:
-                line.append("")
-        table.rows += lines
+            first_line, *other_lines = column_lines
+            first_line.append(differences.get(column, ""))
+            for other_line in other_lines:
+                other_line.append("")
+        table.rows += column_lines
     return table
 
 
@@ -101,25 +101,25 @@ def _lines(
     each level.
     """
     column_quantities = by_level.get("", {})
-    lines = []
+    column_lines = []
     if "mean" in column_quantities:
         cells = _pairs(column_quantities, "mean", "sd", overs)
-        lines.append([f"{column}, mean (SD)", *cells])
+        column_lines.append([f"{column}, mean (SD)", *cells])
         if "median" in column_quantities:
             cells = [_median(column_quantities, over) for over in overs]
-            lines.append([f"{column}, median [Q1, Q3]", *cells])
+            column_lines.append([f"{column}, median [Q1, Q3]", *cells])
     else:
         empty = [""] * len(overs)
-        lines.append([f"{column}, n (%)", *empty])
+        column_lines.append([f"{column}, n (%)", *empty])
         for level, quantities in by_level.items():
             if not level:
                 continue
             cells = _pairs(quantities, "n", "share", overs)
-            lines.append([f"  {level}", *cells])
+            column_lines.append([f"  {level}", *cells])
     missing = [_told(column_quantities, "missing", over) for over in overs]
     if not set(missing) <= {"", "0"}:
-        lines.append(["  missing", *missing])
-    return lines
+        column_lines.append(["  missing", *missing])
+    return column_lines
 
 
 def _told(
@@ -150,30 +150,30 @@ def _pairs(
 
 def _pair(first_text: str, second_text: str, *, is_share: bool) -> str:
     """61.2 (10.4), or 112 (51.0 %)."""
-    value = number(first_text)
+    first_value = number(first_text)
     beside = number(second_text)
-    if value is None:
+    if first_value is None:
         return first_text
     if beside is None:
         if not second_text:
-            return _short(value)
-        return f"{_short(value)} ({second_text})"
+            return _short(first_value)
+        return f"{_short(first_value)} ({second_text})"
     if is_share:
         percent = 100 * beside
-        return f"{value:.0f} ({percent:.1f} %)"
-    return f"{_short(value)} ({_short(beside)})"
+        return f"{first_value:.0f} ({percent:.1f} %)"
+    return f"{_short(first_value)} ({_short(beside)})"
 
 
 def _median(quantities: Quantities, over: Over) -> str:
     """61.5 [54, 68.25]; what a rule withholds is said once."""
-    texts = [_told(quantities, name, over) for name in QUARTILES]
+    quartile_texts = [_told(quantities, quartile, over) for quartile in QUARTILES]
     quartiles = []
-    for text in texts:
-        value = number(text)
-        if value is not None:
-            quartiles.append(_short(value))
-    if len(quartiles) < len(texts):
-        _, median, _ = texts
+    for quartile_text in quartile_texts:
+        quartile_value = number(quartile_text)
+        if quartile_value is not None:
+            quartiles.append(_short(quartile_value))
+    if len(quartiles) < len(quartile_texts):
+        _, median, _ = quartile_texts
         return median
     first, middle, third = quartiles
     return f"{middle} [{first}, {third}]"
@@ -181,24 +181,24 @@ def _median(quantities: Quantities, over: Over) -> str:
 
 def _over(row: Row) -> Over:
     """Without groups there is no column `over`; the group's own column follows it."""
-    kind = row.get("over")
-    if kind is None or kind == "all":
+    over_kind = row.get("over")
+    if over_kind is None or over_kind == "all":
         return ALL
-    names = list(row)
-    place = names.index("over") + 1
-    group = _text(row[names[place]])
+    column_names = list(row)
+    group_place = column_names.index("over") + 1
+    group = _text(row[column_names[group_place]])
     return ("group", group or "no value")
 
 
 def _shown(row: Row, alias: str) -> str:
     if _text(row.get("withheld")):
         return WITHHELD
-    text = _text(row[alias])
+    quantity_text = _text(row[alias])
     if row["quantity"] != "smd":
-        return text
-    value = number(text)
+        return quantity_text
+    value = number(quantity_text)
     if value is None:
-        return text
+        return quantity_text
     return f"{value:.3f}"
 
 

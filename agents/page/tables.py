@@ -57,9 +57,9 @@ class Table:
 
     def of_order(self, number: int) -> Table:
         """Only the rows about one order or model."""
-        place = self.columns.index("order")
+        order_place = self.columns.index("order")
         order_number = str(number)
-        rows = [row for row in self.rows if row[place] == order_number]
+        rows = [row for row in self.rows if row[order_place] == order_number]
         return Table(self.name, self.columns, rows)
 
     def to_csv(self) -> str:
@@ -67,13 +67,13 @@ class Table:
 
         A text that they would compute gets a ' in front.
         """
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\r\n")
+        csv_file = io.StringIO()
+        writer = csv.writer(csv_file, lineterminator="\r\n")
         writer.writerow(self.columns)
         for row in self.rows:
-            cells = [_inert(cell) for cell in row]
-            writer.writerow(cells)
-        return "\ufeff" + file.getvalue()
+            inert_cells = [_inert(cell) for cell in row]
+            writer.writerow(inert_cells)
+        return "\ufeff" + csv_file.getvalue()
 
 
 def _inert(cell: str) -> str:
@@ -91,10 +91,10 @@ def _rows(
 ) -> list[tuple[str, ...]]:
     """A row for each line of one of these events, the newest first."""
     rows = []
-    for entry in entries:
-        if entry.get("event") not in events:
+    for ledger_entry in entries:
+        if ledger_entry.get("event") not in events:
             continue
-        row = tuple(_text(fact) for fact in facts_of(entry))
+        row = tuple(_text(fact) for fact in facts_of(ledger_entry))
         rows.append(row)
     return rows[::-1]
 
@@ -119,8 +119,8 @@ def name_of(user: Any, names: Names) -> str:
         return "coordinator"
     if not isinstance(user, int):
         return ""
-    name = names.get(user, "")
-    return f"{user} {name}".strip()
+    user_name = names.get(user, "")
+    return f"{user} {user_name}".strip()
 
 
 def asked(entries: Iterable[Entry], names: Names) -> Table:
@@ -129,17 +129,17 @@ def asked(entries: Iterable[Entry], names: Names) -> Table:
     def facts_of(entry: Entry) -> Iterable[Any]:
         who = entry.get("person") or name_of(entry.get("initiator"), names)
         what = entry.get("decision") or entry.get("kind") or entry.get("format")
-        why = entry.get("purpose") or entry.get("reason") or entry.get("sentence")
+        purpose = entry.get("purpose") or entry.get("reason") or entry.get("sentence")
         if entry["event"] == "opens":
             # Which totals of the order will be opened, one after the other
-            why = _joined(entry.get("totals"))
+            purpose = _joined(entry.get("totals"))
         return (
             entry.get("at"),
             _number(entry),
             entry["event"],
             what,
             who,
-            why,
+            purpose,
         )
 
     columns = (
@@ -211,7 +211,7 @@ def models(stored: Iterable[Entry]) -> Table:
     """Models in the vault; the newest number first."""
     rows = []
     for model in stored:
-        attributes = [str(name) for name in model["attributes"]]
+        attributes = [str(attribute) for attribute in model["attributes"]]
         # Of a model of an earlier version nobody has kept it.
         stopped_by = model.get("stopped_by", "")
         warnings = model.get("warnings", [])
@@ -309,13 +309,13 @@ class Traffic:
     def table(self) -> Table:
         rows = []
         for day in reversed(self.days):
-            for kind, by_day in self.by_kind.items():
+            for message_kind, by_day in self.by_kind.items():
                 sent = by_day.get(day)
                 if sent is None:
                     continue
                 row = (
                     day.isoformat(),
-                    kind,
+                    message_kind,
                     str(sent.n_messages),
                     str(sent.n_bytes),
                 )
@@ -332,15 +332,15 @@ class Traffic:
 def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
     """By UTC day, over all days or the last `n_days` to the last with a message."""
     sums: dict[str, dict[date, Sent]] = defaultdict(dict)
-    for entry in entries:
-        if entry.get("event") != "left":
+    for ledger_entry in entries:
+        if ledger_entry.get("event") != "left":
             continue
-        day = _day(entry.get("at"))
-        n_bytes = entry.get("n_bytes")
+        day = _day(ledger_entry.get("at"))
+        n_bytes = ledger_entry.get("n_bytes")
         if day is None or not isinstance(n_bytes, int):
             continue
-        kind = str(entry.get("kind"))
-        by_day = sums[kind]
+        message_kind = str(ledger_entry.get("kind"))
+        by_day = sums[message_kind]
         before = by_day.get(day, Sent())
         by_day[day] = Sent(
             n_bytes=before.n_bytes + n_bytes,
@@ -349,29 +349,29 @@ def traffic(entries: Iterable[Entry], *, n_days: int | None = None) -> Traffic:
     if not sums:
         return Traffic([], {})
 
-    first = min(min(by_day) for by_day in sums.values())
-    last = max(max(by_day) for by_day in sums.values())
+    first_day = min(min(by_day) for by_day in sums.values())
+    last_day = max(max(by_day) for by_day in sums.values())
     if n_days is not None:
-        earliest = last - timedelta(days=n_days - 1)
-        first = max(first, earliest)
-    time_shown = last - first
+        earliest = last_day - timedelta(days=n_days - 1)
+        first_day = max(first_day, earliest)
+    time_shown = last_day - first_day
     n_shown = time_shown.days + 1
-    days = [first + timedelta(days=offset) for offset in range(n_shown)]
+    days = [first_day + timedelta(days=offset) for offset in range(n_shown)]
 
     by_kind = {}
-    for kind, by_day in sorted(sums.items()):
+    for message_kind, by_day in sorted(sums.items()):
         recent = {}
         for day, sent in by_day.items():
-            if day >= first:
+            if day >= first_day:
                 recent[day] = sent
         if recent:
-            by_kind[kind] = recent
+            by_kind[message_kind] = recent
     return Traffic(days, by_kind)
 
 
 def _day(moment: Any) -> date | None:
-    text = str(moment)
+    moment_text = str(moment)
     try:
-        return date.fromisoformat(text[:10])
+        return date.fromisoformat(moment_text[:10])
     except ValueError:
         return None

@@ -67,26 +67,26 @@ def members_of(dataset: Dataset, columns: Sequence[str], *, key: bytes) -> Membe
 
     Disclosure: as `Members`.
     """
-    kinds = {name: dataset.check_column(name) for name in columns}
+    column_kinds = {column: dataset.check_column(column) for column in columns}
     id_text = canonical_sql(quoted(UNIQUE_ID), dataset.id_type)
     if dataset.n_rows <= FEW_ROWS:
-        sql = _sql_by_type(id_text, kinds)
+        sql = _sql_by_type(id_text, column_kinds)
     else:
-        sql = _sql_by_column(id_text, kinds)
+        sql = _sql_by_column(id_text, column_kinds)
     prefixes = _prefixes(key)
     if not columns:
         prefixes = prefixes[:1]
     # A column's digests stand together: the audit looks at one column after the other.
-    shape = (1 + len(kinds), dataset.n_rows)
+    shape = (1 + len(column_kinds), dataset.n_rows)
     digests = empty_table(dataset.folder, shape, np.uint64)
     first = 0
     for frame in dataset.frames(sql, prefixes):
         digests[:, first : first + len(frame)] = frame.to_numpy(dtype=np.uint64).T
         first += len(frame)
         let_go(digests)
-    ids, *values = digests
+    ids, *column_digests = digests
     _check_ids(ids, dataset)
-    by_column = dict(zip(kinds, values, strict=True))
+    by_column = dict(zip(column_kinds, column_digests, strict=True))
     return Members(ids, by_column, dataset.is_whole_row, FORM)
 
 
@@ -98,8 +98,8 @@ def _sql_by_column(id_text: str, kinds: Mapping[str, str]) -> str:
     """Digests of ids as `id` and of columns as c0, c1, ..., each written by itself."""
     texts = [f"{id_text} AS id"]
     digests = [f"{_digest_sql('$1', 'id')} AS id"]
-    for i, (name, kind) in enumerate(kinds.items()):
-        texts.append(f"{canonical_sql(quoted(name), kind)} AS c{i}")
+    for i, (column, kind) in enumerate(kinds.items()):
+        texts.append(f"{canonical_sql(quoted(column), kind)} AS c{i}")
         digests.append(f"{_digest_sql('$2', f'c{i}')} AS c{i}")
     return f"SELECT {', '.join(digests)} FROM (SELECT {', '.join(texts)} FROM {IDENTIFIED})"  # noqa: S608
 
@@ -111,9 +111,9 @@ def _sql_by_type(id_text: str, kinds: Mapping[str, str]) -> str:
     """
     of_type: dict[str, list[str]] = {}
     selected = [f"{_digest_sql('$1', 'id')} AS id"]
-    for i, (name, kind) in enumerate(kinds.items()):
+    for i, (column, kind) in enumerate(kinds.items()):
         columns = of_type.setdefault(kind, [])
-        columns.append(quoted(name))
+        columns.append(quoted(column))
         number = list(of_type).index(kind)
         selected.append(f"l{number}[{len(columns)}] AS c{i}")
     lists = [f"{id_text} AS id"]

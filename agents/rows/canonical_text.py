@@ -207,9 +207,9 @@ def row_sql(texts: Mapping[str, str]) -> str:
     texts: by name, the column with the canonical text.
     """
     fragments: list[str] = []
-    for name in sorted(texts):
-        text = texts[name]
-        head = f"{len(name)}:{name}".replace("'", "''")
+    for column in sorted(texts):
+        text = texts[column]
+        head = f"{len(column)}:{column}".replace("'", "''")
         fragments.append(f"coalesce('{head}' || length({text}) || ':' || {text}, '')")
     return f"sha256({' || '.join(fragments) or repr('')})"
 
@@ -217,11 +217,11 @@ def row_sql(texts: Mapping[str, str]) -> str:
 def row_text(values: Mapping[str, object]) -> str:
     """What `row_sql` takes the digest of, for values that Python has read."""
     fragments: list[str] = []
-    for name in sorted(values):
-        value = values[name]
-        text = None if value is None else canonical_text(str(value))
-        if text is not None:
-            fragments.append(f"{len(name)}:{name}{len(text)}:{text}")
+    for column in sorted(values):
+        cell_value = values[column]
+        cell_text = None if cell_value is None else canonical_text(str(cell_value))
+        if cell_text is not None:
+            fragments.append(f"{len(column)}:{column}{len(cell_text)}:{cell_text}")
     return "".join(fragments)
 
 
@@ -322,10 +322,10 @@ def _zoned_sql(cell: str) -> str:
     moment = f"TRY_CAST(replace(left({cell}, 19), 'T', ' ') AS TIMESTAMP)"
     sign = f"CASE WHEN starts_with({zone}, '-') THEN 1 ELSE -1 END"
     shifted = f"{moment} + {offset} * {sign}"
-    text = (
+    moment_text = (
         f"strftime({shifted}, '%Y-%m-%d %H:%M:%S') || {_short_sql(fraction)} || '+00'"
     )
-    return f"coalesce({text}, {cell})"
+    return f"coalesce({moment_text}, {cell})"
 
 
 def _time_sql(cell: str) -> str:

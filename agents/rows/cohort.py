@@ -137,7 +137,7 @@ def build_cohort(
     _check_model_type(model_type)
     outcomes = _outcomes(label_name, survival, weights_name, cluster_name)
     _check_columns(rows, unique_id=unique_id, attributes=attributes, outcomes=outcomes)
-    numbers = [name for name in attributes if name not in categorical]
+    numbers = [attribute for attribute in attributes if attribute not in categorical]
     grouped = [] if group_name in (None, *attributes) else [str(group_name)]
     needed_columns = [] if may_miss else list(numbers)
     needed_columns += [*categorical, *outcomes, *grouped]
@@ -154,12 +154,12 @@ def build_cohort(
     groups = _in_order(_subgroups(rows, group_name), order)
     clusters = None if cluster_name is None else category_texts(rows, cluster_name)
     clusters = _in_order(clusters, order)
-    rounded = tuple(name for name in numbers if is_rounded(rows, name))
+    rounded = tuple(column for column in numbers if is_rounded(rows, column))
     members = None
     if key is not None:
         told_by = attributes if member_columns is None else member_columns
         told_by = [*told_by, *outcomes]
-        told_by += [name for name in grouped if name not in told_by]
+        told_by += [column for column in grouped if column not in told_by]
         members = members_of(rows, told_by, key=key)
         members = _taken(members, order)
     return Cohort(
@@ -202,12 +202,12 @@ def _subgroups(rows: Dataset, name: str | None) -> NDArray[np.object_] | None:
     """Of which subgroup each row is, in the dataset's order; None without a column."""
     if name is None:
         return None
-    texts = category_texts(rows, name)
+    subgroups = category_texts(rows, name)
     # Of a number that an order has the mean put in place of.
-    if any(text is None for text in texts):
-        raise_without(rows, {name: sum(text is None for text in texts)})
-    check_levels(name, set(texts), remedy="Name a column of few values.")
-    return texts
+    if any(subgroup is None for subgroup in subgroups):
+        raise_without(rows, {name: sum(subgroup is None for subgroup in subgroups)})
+    check_levels(name, set(subgroups), remedy="Name a column of few values.")
+    return subgroups
 
 
 def rows_of(cohort: Cohort, indices: Ints) -> Cohort:
@@ -252,8 +252,8 @@ def _taken(members: Members, places: Ints) -> Members:
         moved = [column[places] for column in columns]
     else:
         moved = _columns_on_disk(columns, places, folder)
-    ids, *values = moved
-    of_name = dict(zip(members.values, values, strict=True))
+    ids, *column_digests = moved
+    of_name = dict(zip(members.values, column_digests, strict=True))
     return replace(members, ids=ids, values=of_name)
 
 
@@ -296,12 +296,12 @@ def _check_columns(
     """Every needed column is there, and none has two roles."""
     needed_columns = [unique_id, *attributes, *outcomes]
     # A column is found whatever its case, so that X and x may be one.
-    distinct_names = {name.lower() for name in needed_columns}
+    distinct_names = {column.lower() for column in needed_columns}
     if not attributes or len(distinct_names) < len(needed_columns):
         raise bad_request(
             "attributes",
             "attributes is empty, names a column twice, or holds the unique id or the label.",
             "List each feature once, without unique_id and label_name.",
         )
-    for name in needed_columns[1:]:
-        rows.check_column(name)
+    for column in needed_columns[1:]:
+        rows.check_column(column)

@@ -73,22 +73,22 @@ def refresh_cohort(
     more than one row: they are for the hospital's own people.
     """
     cohort = policy.cohort_of(name)
-    path = cohort_file(settings, name)
-    folder = make_private_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = approved_sql(settings, cohort)
+    cohort_path = cohort_file(settings, name)
+    folder = make_private_folder(cohort_path.parent)
+    temporary = cohort_path.with_name(f".{cohort_path.name}.{os.getpid()}.tmp")
+    definition = approved_sql(settings, cohort)
     # Of two at once the second waits, so that the rows of the later one stay.
     with locked(folder), ExitStack() as stack:
         # What is left by processes that are gone.
-        for leftover in folder.glob(f".{path.name}.*"):
+        for leftover in folder.glob(f".{cohort_path.name}.*"):
             leftover.unlink(missing_ok=True)
         stack.callback(_remove, temporary)
         room = Room(settings, stack, beside=_files_of(temporary))
-        rows = _read(settings, policy, cohort, text, room)
+        rows = _read(settings, policy, cohort, definition, room)
         with safe_errors(float(settings.statement_timeout_seconds)):
             cohort_facts = _noted(cohort, rows, now)
             _write(rows.connection, cohort_facts, temporary)
-        put_in_place(temporary, path)
+        put_in_place(temporary, cohort_path)
     return cohort_facts
 
 
@@ -132,12 +132,12 @@ def _read(
             remedy=f"Select it, or name in policy.toml columns out of {', '.join(described.names)}.",
             code="missing_column",
         )
-    place = needed_place(cohort.unique_id, described.names)
+    id_place = needed_place(cohort.unique_id, described.names)
     return read_query(
         source,
         described,
         columns=None,
-        unique_id=described.names[place],
+        unique_id=described.names[id_place],
         connect=room.of_database,
     )
 
@@ -190,11 +190,11 @@ def _no_select() -> BadRequest:
 def _noted(cohort: NamedCohort, rows: QueryRows, now: datetime) -> MadeCohort:
     """What is noted of the rows that were read, if each is one person's."""
     described = rows.connection.execute(f"DESCRIBE {IDENTIFIED}").fetchall()
-    kinds = {str(row[0]): str(row[1]) for row in described}
-    id_kind = kinds.pop(UNIQUE_ID)
+    column_kinds = {str(row[0]): str(row[1]) for row in described}
+    id_kind = column_kinds.pop(UNIQUE_ID)
     _check_ids(rows.connection, cohort, id_kind)
     numbers = set(rows.numbers)
-    id_column = found_column(cohort.unique_id, [*kinds])
+    id_column = found_column(cohort.unique_id, [*column_kinds])
     if rows.id_is_number and id_column is not None:
         numbers.add(id_column)
     return MadeCohort(
@@ -202,7 +202,7 @@ def _noted(cohort: NamedCohort, rows: QueryRows, now: datetime) -> MadeCohort:
         sha256=cohort.sha256,
         unique_id=cohort.unique_id,
         n_rows=count_rows(rows.connection, IDENTIFIED),
-        columns=tuple(kinds),
+        columns=tuple(column_kinds),
         numbers=tuple(sorted(numbers)),
         made_at=now,
     )
@@ -212,11 +212,11 @@ def _check_ids(connection: Any, cohort: NamedCohort, kind: str) -> None:
     """One row for each person, and no row of nobody. BadRequest (code cohort_ids)."""
     column = quoted(UNIQUE_ID)
     has_value = has_value_sql(column, kind)
-    text = canonical_sql(column, kind)
+    id_text = canonical_sql(column, kind)
     counted = (
         f"SELECT count(*) FROM {IDENTIFIED} WHERE NOT {has_value}",  # noqa: S608
         # By its place: the rows may have a column of any name.
-        f"SELECT count(*) FROM (SELECT {text} FROM {IDENTIFIED} WHERE {has_value}"  # noqa: S608
+        f"SELECT count(*) FROM (SELECT {id_text} FROM {IDENTIFIED} WHERE {has_value}"  # noqa: S608
         " GROUP BY 1 HAVING count(*) > 1)",
     )
     n_found = []
@@ -245,7 +245,7 @@ def _write(connection: Any, cohort_facts: MadeCohort, path: Path) -> None:
     connection.execute(f"ATTACH {literal(str(path))} AS {_NEW}")
     # Nothing is in it yet, and the folder is private.
     path.chmod(0o600)
-    columns = ", ".join(quoted(name) for name in cohort_facts.columns)
+    columns = ", ".join(quoted(column) for column in cohort_facts.columns)
     rows = quoted(COHORT + cohort_facts.name)
     connection.execute(
         f"CREATE TABLE {_NEW}.main.{rows} AS SELECT {columns} FROM memory.main.{IDENTIFIED}"  # noqa: S608
@@ -325,8 +325,8 @@ def due_cohorts(settings: SiteSettings, policy: Policy, *, now: datetime) -> lis
     failure at its next time.
     """
     return [
-        name
-        for name, cohort in policy.cohorts.items()
+        cohort_name
+        for cohort_name, cohort in policy.cohorts.items()
         if cohort.refresh is not None and _is_due(settings, cohort, now)
     ]
 
@@ -353,10 +353,10 @@ def drop_left(settings: SiteSettings, policy: Policy) -> list[str]:
     """Removes the rows of cohorts that are in the policy no more; their names."""
     dropped_names = []
     # Files that are being written begin with a dot.
-    for path in cohort_file(settings, "any").parent.glob("[a-z0-9_]*"):
-        if path.stem in policy.cohorts:
+    for cohort_path in cohort_file(settings, "any").parent.glob("[a-z0-9_]*"):
+        if cohort_path.stem in policy.cohorts:
             continue
-        if path.suffix == ".duckdb":
-            dropped_names.append(path.stem)
-        path.unlink(missing_ok=True)
+        if cohort_path.suffix == ".duckdb":
+            dropped_names.append(cohort_path.stem)
+        cohort_path.unlink(missing_ok=True)
     return sorted(dropped_names)

@@ -42,10 +42,10 @@ def encode_cohort(cohort: Cohort) -> bytes:
     }
     if cohort.levels:
         head["levels"] = cohort.levels
-    for name in ("groups", "clusters"):
-        texts = getattr(cohort, name)
-        if texts is not None:
-            head[name] = texts.tolist()
+    for field_name in ("groups", "clusters"):
+        field_texts = getattr(cohort, field_name)
+        if field_texts is not None:
+            head[field_name] = field_texts.tolist()
     if cohort.flow is not None:
         flow = cohort.flow
         head["flow"] = [flow.n_selected, flow.n_used, flow.n_undefined]
@@ -90,9 +90,9 @@ def _decoded(data: bytes) -> Cohort:
     X, y = arrays["X"], arrays.get("y")
     members = None
     if "members" in head:
-        form, names = head["members"]
-        values = dict(zip(names, arrays["values"], strict=True))
-        members = Members(arrays["ids"], values, is_whole_row=False, form=form)
+        form, column_names = head["members"]
+        column_digests = dict(zip(column_names, arrays["values"], strict=True))
+        members = Members(arrays["ids"], column_digests, is_whole_row=False, form=form)
     if head["version"] != _SNAPSHOT_VERSION or X.dtype != np.float64:
         raise ValueError("version or type")
     if head["classes"] is not None:
@@ -126,10 +126,10 @@ def _decoded(data: bytes) -> Cohort:
 def _texts(head: dict[str, Any], name: str, n_rows: int) -> NDArray[np.object_] | None:
     if name not in head:
         return None
-    texts = np.array(head[name], dtype=object)
-    if texts.shape != (n_rows,):
+    row_texts = np.array(head[name], dtype=object)
+    if row_texts.shape != (n_rows,):
         raise ValueError("shape")
-    return texts
+    return row_texts
 
 
 def save_cohort(path: Path, cohort: Cohort) -> None:
@@ -154,11 +154,11 @@ def load_cohort(path: Path) -> Cohort:
     snapshot).
     """
     try:
-        data = read_checked(path)
+        snapshot_bytes = read_checked(path)
         # JSON, which an npz never begins as: the small file of a large snapshot.
-        if data.startswith(b"{"):
-            return read_large(path, json.loads(data))
-        return decode_cohort(data)
+        if snapshot_bytes.startswith(b"{"):
+            return read_large(path, json.loads(snapshot_bytes))
+        return decode_cohort(snapshot_bytes)
     except (ValueError, KeyError, TypeError):
         raise _unusable() from None
     except FileNotFoundError:

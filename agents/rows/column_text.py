@@ -68,12 +68,12 @@ def label_sql(dataset: Dataset, name: str) -> str:
 
     BadRequest (code missing_column).
     """
-    text = canonical_sql(quoted(name), dataset.check_column(name))
+    label = canonical_sql(quoted(name), dataset.check_column(name))
     if name not in dataset.levels:
-        return text
+        return label
     levels = ", ".join(literal(level) for level in dataset.levels[name])
-    is_level = f"{text} IN ({levels})" if levels else "false"
-    return f"CASE WHEN {is_level} THEN {text} WHEN {text} IS NOT NULL THEN {literal(OTHER)} END"
+    is_level = f"{label} IN ({levels})" if levels else "false"
+    return f"CASE WHEN {is_level} THEN {label} WHEN {label} IS NOT NULL THEN {literal(OTHER)} END"
 
 
 def double_sql(dataset: Dataset, name: str) -> str:
@@ -111,7 +111,7 @@ def number_of(dataset: Dataset, name: str) -> Number:
     if kind == "VARCHAR":
         return _texts(dataset, name)
     cell = f"CAST({quoted(name)} AS TINYINT)" if kind == "BOOLEAN" else quoted(name)
-    n, least, most = dataset.query(
+    n, smallest, largest = dataset.query(
         f"SELECT count({cell}), min({cell}), max({cell}) FROM rows"  # noqa: S608
     )[0]
     digits = (
@@ -119,7 +119,7 @@ def number_of(dataset: Dataset, name: str) -> Number:
         if (decimal_type := re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", kind))
         else 0
     )
-    size = max(_whole(least, digits), _whole(most, digits))
+    size = max(_whole(smallest, digits), _whole(largest, digits))
     unit = UNIT // 10**digits
     double = _nearest_double(cell, size, digits)
     if digits == 0:
@@ -138,7 +138,7 @@ def number_of(dataset: Dataset, name: str) -> Number:
             _pieces(whole_number, size, unit, double=scaled, most=10**_EXACT_DIGITS),
             None,
         )
-    top = _top(float(max(abs(least), abs(most))) if most is not None else 0.0)
+    top = _top(float(max(abs(smallest), abs(largest))) if largest is not None else 0.0)
     return Number(
         name, n, cell, f"CAST({cell} AS VARCHAR)", double, pieces, top, regular
     )
@@ -171,8 +171,8 @@ def whole_sql(dataset: Dataset, name: str) -> str:
     kind, cell = dataset.check_column(name), quoted(name)
     if kind != "VARCHAR" and not kind.startswith("DECIMAL"):
         return f"TRY_CAST({cell} AS HUGEINT)"
-    text = f"CAST({cell} AS VARCHAR)"
-    return f"CASE WHEN regexp_full_match({text}, '{_WHOLE}') THEN TRY_CAST({text} AS HUGEINT) END"
+    cell_text = f"CAST({cell} AS VARCHAR)"
+    return f"CASE WHEN regexp_full_match({cell_text}, '{_WHOLE}') THEN TRY_CAST({cell_text} AS HUGEINT) END"
 
 
 def wide(number: int) -> str:
@@ -223,10 +223,10 @@ def _power(digits: int) -> str:
 def _doubles(dataset: Dataset, name: str) -> Number:
     cell = f"CAST({quoted(name)} AS DOUBLE)"
     sql = f"SELECT count({quoted(name)}), min({quoted(name)}), max({quoted(name)}) FROM rows"  # noqa: S608
-    n, least, most = dataset.query(sql)[
+    n, smallest, largest = dataset.query(sql)[
         0
     ]  # of a parquet file often from its statistics, which may lack NaN
-    size = max(abs(float(least)), abs(float(most))) if n else 0.0
+    size = max(abs(float(smallest)), abs(float(largest))) if n else 0.0
     if not isfinite(size):
         raise not_finite(name)
     top = _top(size)

@@ -79,23 +79,23 @@ def _likelihood(header: _Header) -> tuple[bool, int]:
 
 def _first_text(file: DataFile) -> str:
     """The file's first megabyte, up to the end of a line."""
-    start = os.pread(file.descriptor, _HEADER_BYTES, 0)
-    check_is_text(start)
-    end = len(start)
-    if end == _HEADER_BYTES:
+    first_bytes = os.pread(file.descriptor, _HEADER_BYTES, 0)
+    check_is_text(first_bytes)
+    text_end = len(first_bytes)
+    if text_end == _HEADER_BYTES:
         # A character of UTF-8 that the end cuts in two would look like another
         # encoding.
-        end = max(start.rfind(b"\n"), start.rfind(b"\r")) + 1
-    if end == 0:
+        text_end = max(first_bytes.rfind(b"\n"), first_bytes.rfind(b"\r")) + 1
+    if text_end == 0:
         raise BadRequest(
             f"The first line of the csv file is longer than {_HEADER_BYTES:,} bytes.",
             remedy="Write the names of the columns into the first line, and each row into a line of its own.",
             code="csv",
         )
     try:
-        return start[:end].decode("utf-8-sig")
+        return first_bytes[:text_end].decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise not_utf8(_line_at(start, error.start)) from None
+        raise not_utf8(_line_at(first_bytes, error.start)) from None
 
 
 def _line_at(text: bytes, place: int) -> int:
@@ -114,10 +114,10 @@ def not_utf8(line: int | None) -> BadRequest:
 
 
 def _header(text: str, delimiter: str) -> _Header:
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    text_lines = io.StringIO(text, newline="")
+    reader = csv.reader(text_lines, delimiter=delimiter, skipinitialspace=True)
     try:
-        fields = next(reader)
+        header_fields = next(reader)
     except csv.Error:
         limit = f"{csv.field_size_limit():,}"
         fault = BadRequest(
@@ -126,16 +126,16 @@ def _header(text: str, delimiter: str) -> _Header:
             code="csv",
         )
         return _Header(delimiter, [""], fault)
-    broken = _broken_name(fields) if reader.line_num > 1 else None
-    return _Header(delimiter, [name.strip() for name in fields], broken)
+    broken = _broken_name(header_fields) if reader.line_num > 1 else None
+    return _Header(delimiter, [name.strip() for name in header_fields], broken)
 
 
 def _broken_name(fields: Sequence[str]) -> BadRequest:
     """A header that goes on in the second line."""
     places = []
-    for place, name in enumerate(fields, start=1):
-        if "\n" in name or "\r" in name:
-            places.append(str(place))
+    for column_place, column_name in enumerate(fields, start=1):
+        if "\n" in column_name or "\r" in column_name:
+            places.append(str(column_place))
     return BadRequest(
         f"A quote in line 1 of the csv file holds a line break, in the name of column {', '.join(places)}.",
         remedy='Close every quote (") in the first line, and write each name of a column without a line break.',
@@ -145,22 +145,22 @@ def _broken_name(fields: Sequence[str]) -> BadRequest:
 
 def _why_missing(missing: str, text: str, header: _Header) -> BadRequest:
     """Why the file has no column of that name, as far as its first lines tell."""
-    names = header.names
-    if header.fault is None and any(map(is_hidden, "".join(names))):
-        return no_column(missing, names)
+    column_names = header.names
+    if header.fault is None and any(map(is_hidden, "".join(column_names))):
+        return no_column(missing, column_names)
     fault = (
         header.fault
-        or _no_table(text, names)
-        or _no_header(names)
-        or _one_column(names)
-        or _other_quotes(names)
+        or _no_table(text, column_names)
+        or _no_header(column_names)
+        or _one_column(column_names)
+        or _other_quotes(column_names)
     )
     if fault is not None:
         return fault
     if _are_names(text, header):
-        return no_column(missing, names)
+        return no_column(missing, column_names)
     return BadRequest(
-        f"The csv file has no column {missing}; its first line has {len(names)} fields.",
+        f"The csv file has no column {missing}; its first line has {len(column_names)} fields.",
         remedy="Write the names of the columns into the first line; case matters.",
         code="missing_column",
     )
@@ -168,18 +168,18 @@ def _why_missing(missing: str, text: str, header: _Header) -> BadRequest:
 
 def _no_table(text: str, names: Sequence[str]) -> BadRequest | None:
     """A first line above the header, or a text that is no csv at all."""
-    first, _, rest = text.partition("\n")
-    first = first.strip()
-    if first.startswith(("{", "[")):
+    first_line, _, rest = text.partition("\n")
+    first_line = first_line.strip()
+    if first_line.startswith(("{", "[")):
         sentence = "The file begins as json, not as csv."
         remedy = 'Write "json" as data_type, and one object a line into the file.'
-    elif first.startswith("<"):
+    elif first_line.startswith("<"):
         sentence = "The file begins as a web page or XML, not as csv."
         remedy = "Save the table itself as csv in UTF-8."
-    elif not first:
+    elif not first_line:
         sentence = "The first line of the csv file is empty."
         remedy = "Write the names of the columns into the first line."
-    elif first.lower().startswith("sep="):
+    elif first_line.lower().startswith("sep="):
         sentence = "The first line of the csv file names a delimiter, not the columns."
         remedy = "Delete it, so that the names of the columns are the first line."
     else:
@@ -214,9 +214,9 @@ def _one_column(names: Sequence[str]) -> BadRequest | None:
 
 def _other_quotes(names: Sequence[str]) -> BadRequest | None:
     places = []
-    for place, name in enumerate(names, start=1):
+    for column_place, name in enumerate(names, start=1):
         if name and name[0] in _OTHER_QUOTES and name[-1] in _OTHER_QUOTES:
-            places.append(str(place))
+            places.append(str(column_place))
     if not places:
         return None
     return BadRequest(
@@ -230,13 +230,13 @@ def _are_names(text: str, header: _Header) -> bool:
     """Whether the first line is no row: it has a word where all lines below it have
     numbers. Where it may be one, it is not to be told.
     """
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=header.delimiter, skipinitialspace=True)
+    text_lines = io.StringIO(text, newline="")
+    reader = csv.reader(text_lines, delimiter=header.delimiter, skipinitialspace=True)
     rows = list(itertools.islice(reader, 1, _ROWS_LOOKED_AT))
-    for place, name in enumerate(header.names):
-        values = [row[place].strip() for row in rows if len(row) > place]
-        written = [value for value in values if value]
-        is_word = name.lower() not in _NO_VALUE
+    for place, column_name in enumerate(header.names):
+        cell_texts = [row[place].strip() for row in rows if len(row) > place]
+        written = [cell_text for cell_text in cell_texts if cell_text]
+        is_word = column_name.lower() not in _NO_VALUE
         if is_word and written and all(map(_NUMBER.fullmatch, written)):
             return True
     return False
@@ -252,28 +252,28 @@ def check_lines(file: DataFile) -> None:
     BadRequest: csv.
     """
     offset = 0
-    line = 1
+    line_number = 1
     length = 0  # of the line so far
     is_after_cr = False
     while chunk := os.pread(file.descriptor, _CHUNK_BYTES, offset):
         if b"\0" in chunk:
-            raise _zero(line + _line_at(chunk, chunk.index(0)) - 1)
-        first, last = _first_end(chunk), _last_end(chunk)
-        length += len(chunk) if first < 0 else first
+            raise _zero(line_number + _line_at(chunk, chunk.index(0)) - 1)
+        first_end, last_end = _first_end(chunk), _last_end(chunk)
+        length += len(chunk) if first_end < 0 else first_end
         if length > MAX_LINE_BYTES:
-            raise too_long(line)
+            raise too_long(line_number)
         n_ends = _line_at(chunk, len(chunk)) - 1
         if is_after_cr and chunk.startswith(b"\n"):
             n_ends -= 1  # the second half of a line end that was counted
-        line += n_ends
-        if last >= 0:
-            length = len(chunk) - last - 1
+        line_number += n_ends
+        if last_end >= 0:
+            length = len(chunk) - last_end - 1
         is_after_cr = chunk.endswith(b"\r")
         offset += len(chunk)
 
 
 def _first_end(chunk: bytes) -> int:
-    ends = [place for place in (chunk.find(b"\n"), chunk.find(b"\r")) if place >= 0]
+    ends = [end for end in (chunk.find(b"\n"), chunk.find(b"\r")) if end >= 0]
     return min(ends, default=-1)
 
 
@@ -329,7 +329,7 @@ class _Walk:
 
     def first_fault(self, lines: Iterator[str]) -> BadRequest | None:
         end_of_lines = ""
-        fields: list[bool] = []  # of the row so far: whether each is empty
+        row_fields: list[bool] = []  # of the row so far: whether each is empty
         opened = 0  # the line in which a quote was opened that is not closed
         length = 0
         line = 0
@@ -348,18 +348,18 @@ class _Walk:
             if line_fields is None:
                 return _bad_quote(opened or line)
             more_fields, is_closed = line_fields
-            fields = [*fields, *more_fields[1:]] if is_open else more_fields
+            row_fields = [*row_fields, *more_fields[1:]] if is_open else more_fields
             if not is_closed:
                 opened = opened or line
                 continue
             opened = length = 0
-            end = text[len(text.rstrip("\r\n")) :]
-            end_of_lines = end_of_lines or end
-            if end not in ("", end_of_lines):
-                return _mixed_ends(line, end_of_lines, end)
+            line_end = text[len(text.rstrip("\r\n")) :]
+            end_of_lines = end_of_lines or line_end
+            if line_end not in ("", end_of_lines):
+                return _mixed_ends(line, end_of_lines, line_end)
             is_blank = text.strip("\r\n") == ""
-            if line > 1 and not is_blank and not self._fits(fields):
-                return _other_count(line, len(fields), self.n_columns)
+            if line > 1 and not is_blank and not self._fits(row_fields):
+                return _other_count(line, len(row_fields), self.n_columns)
         return _bad_quote(opened) if opened else None
 
     def _fits(self, fields: Sequence[bool]) -> bool:

@@ -105,11 +105,11 @@ class DescribedQuery:
         """
         # On lines of its own below: the text may end with a comment, which would take
         # in the bracket that follows it.
-        text = self.query.sql.rstrip(_AFTER)
+        query_text = self.query.sql.rstrip(_AFTER)
         if self.query.dialect == "mysql":
-            return f"(\n{text}\n) AS t"
+            return f"(\n{query_text}\n) AS t"
         numbers = ", ".join(f"c{i}" for i in range(len(self.columns)))
-        return f"(\n{text}\n) AS t ({numbers})"
+        return f"(\n{query_text}\n) AS t ({numbers})"
 
     def select(self, places: Sequence[int], *, most_rows: int) -> str:
         """The columns at these places; of SQL Server and Oracle of so many rows at most,
@@ -179,12 +179,12 @@ class Source:
         raw: Any = connection.connection.driver_connection
         if self.dialect == "duckdb":
             return _duckdb_described(raw, query)
-        text = query.sql.rstrip(_AFTER)
+        query_text = query.sql.rstrip(_AFTER)
         if self.dialect == "tsql":
-            return self._tsql_described(connection, text)
+            return self._tsql_described(connection, query_text)
         if self.dialect == "oracle":
-            return self._oracle_described(raw, text)
-        sql = f"SELECT * FROM ({text}) AS t LIMIT 0"  # noqa: S608
+            return self._oracle_described(raw, query_text)
+        sql = f"SELECT * FROM ({query_text}) AS t LIMIT 0"  # noqa: S608
         with connection.exec_driver_sql(sql, execution_options=NO_PARAMETERS) as result:
             described: Any = result.cursor.description
         if self.dialect == "mysql":
@@ -289,8 +289,8 @@ class Source:
         for schema, table, column in column_rows:
             tables.setdefault(f"{schema}.{table}", []).append(str(column))
         return [
-            TableDescription(name=name, columns=tuple(columns))
-            for name, columns in tables.items()
+            TableDescription(name=table_name, columns=tuple(columns))
+            for table_name, columns in tables.items()
         ]
 
     @contextmanager
@@ -420,7 +420,8 @@ def _postgres_types(
     sql = f"SELECT oid, typname, typcategory FROM pg_catalog.pg_type WHERE oid IN ({listed})"  # noqa: S608
     type_rows = connection.exec_driver_sql(sql).fetchall()
     return {
-        int(oid): PostgresType(str(name), str(kind)) for oid, name, kind in type_rows
+        int(oid): PostgresType(str(type_name), str(category))
+        for oid, type_name, category in type_rows
     }
 
 

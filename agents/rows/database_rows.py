@@ -116,10 +116,10 @@ class _Query:
         if missing:
             raise no_column(", ".join(missing), names)
         needed_columns = []
-        for name in asked_columns:
-            place = needed_place(name, names)
-            self.described.columns[place].check_form(name)
-            needed_columns.append(_Needed(name, place))
+        for column_name in asked_columns:
+            column_place = needed_place(column_name, names)
+            self.described.columns[column_place].check_form(column_name)
+            needed_columns.append(_Needed(column_name, column_place))
         return needed_columns
 
     def _readable(self) -> list[str]:
@@ -148,8 +148,8 @@ class _Query:
         """The columns that are read: those of a whole row are all of them."""
         if self.unique_id is None:
             return list(range(len(self.described.columns)))
-        places = [column.place for column in self.needed]
-        return list(dict.fromkeys([*places, self.unique_id]))
+        column_places = [column.place for column in self.needed]
+        return list(dict.fromkeys([*column_places, self.unique_id]))
 
     def _relation(
         self, cell: Callable[[int], Cell]
@@ -168,19 +168,19 @@ class _Query:
 
     def read_duckdb(self, connect: Connect) -> Any:
         timeout_seconds = self.source.statement_timeout_seconds
-        most = self.source.most_rows(self.described.query)
+        most_rows = self.source.most_rows(self.described.query)
         named_cells, identity = self._relation(self._duckdb_cell)
         selected = select_identified(self.described.relation, named_cells, identity)
         with safe_errors(timeout_seconds):
             connection = connect(str(self.source.engine.url.database))
             with interrupted_after(timeout_seconds, connection):
                 connection.execute(
-                    f"CREATE TABLE memory.main.{IDENTIFIED} AS {selected} LIMIT {most + 1}"
+                    f"CREATE TABLE memory.main.{IDENTIFIED} AS {selected} LIMIT {most_rows + 1}"
                 )
             connection.execute("USE memory.main")
             # While it is attached nobody else can write to the file.
             connection.execute(f"DETACH {ATTACHED}")
-        check_row_limit(count_rows(connection, IDENTIFIED), most)
+        check_row_limit(count_rows(connection, IDENTIFIED), most_rows)
         return connection
 
     def _duckdb_cell(self, place: int) -> Cell:
@@ -190,8 +190,8 @@ class _Query:
     # PostgreSQL, MariaDB and MySQL
 
     def stream(self, connect: Connect) -> Any:
-        places = self._places
-        streamed = {place: i for i, place in enumerate(places)}
+        column_places = self._places
+        streamed = {place: i for i, place in enumerate(column_places)}
 
         def cell(place: int) -> Cell:
             return _typed_text(self.described.columns[place], f"c{streamed[place]}")
@@ -199,9 +199,9 @@ class _Query:
         named_cells, identity = self._relation(cell)
         connection = connect(None)
         with safe_reading(self.source.statement_timeout_seconds):
-            create_empty(connection, len(places), named_cells, identity)
+            create_empty(connection, len(column_places), named_cells, identity)
             for batch in self.source.stream(
-                self.described, places, batch_rows=BATCH_ROWS
+                self.described, column_places, batch_rows=BATCH_ROWS
             ):
                 insert_texts(connection, batch, named_cells, identity)
         return connection
@@ -213,14 +213,14 @@ class _Query:
         # Where not even the rows can be read, no column is to blame.
         if self._fails([], connect):
             return error
-        names = []
-        for place in self._places:
-            if self._fails([place], connect):
-                names.append(self.described.names[place])
-        if not names:
+        failing_columns = []
+        for column_place in self._places:
+            if self._fails([column_place], connect):
+                failing_columns.append(self.described.names[column_place])
+        if not failing_columns:
             return error
         return BadRequest(
-            f"The database cannot give every value of {', '.join(names)}.",
+            f"The database cannot give every value of {', '.join(failing_columns)}.",
             remedy="Try it at the hospital; correct the values, or convert them in a view.",
             code="sql",
         )

@@ -45,10 +45,10 @@ class DerivedSql:
         self._layer_of: dict[str, int] = {}
         # By derived column its column in `source`.
         self.columns: dict[str, str] = {}
-        for name in in_order:
-            column, layer = self._add(derived[name].root)
-            self.columns[name] = column
-            self._layer_of[name] = layer
+        for derived_name in in_order:
+            column, layer = self._add(derived[derived_name].root)
+            self.columns[derived_name] = column
+            self._layer_of[derived_name] = layer
 
     def source(self, relation: str) -> str:
         """What to select from: the relation with these columns behind its own."""
@@ -65,17 +65,17 @@ class DerivedSql:
 
     def _add(self, node: Node) -> tuple[str, int]:
         if node.op == "column" and node.value[1] in self.columns:
-            name = node.value[1]
-            return self.columns[name], self._layer_of[name]
+            derived_name = node.value[1]
+            return self.columns[derived_name], self._layer_of[derived_name]
         if node in self._made:
             return self._made[node]
-        below = [self._add(arg) for arg in node.args]
+        columns_below = [self._add(arg) for arg in node.args]
         layer = 0
-        for _, layer_below in below:
+        for _, layer_below in columns_below:
             layer = max(layer, 1 + layer_below)
         if node.op == "missing" and not node.args:
             layer = 1 + self._layer_of.get(node.value[1], -1)
-        sql = self._sql(node, [column for column, _ in below])
+        sql = self._sql(node, [column for column, _ in columns_below])
         column = f"{self._prefix}{len(self._made)}"
         while len(self._layers) <= layer:
             self._layers.append([])
@@ -99,9 +99,9 @@ class DerivedSql:
 def _check_numbers(rows: Dataset, derived: Mapping[str, Derived]) -> None:
     texts: list[str] = []
     for expression in derived.values():
-        for name in expression.numbers:
-            if name not in derived and not rows.is_number(name):
-                texts.append(name)
+        for column in expression.numbers:
+            if column not in derived and not rows.is_number(column):
+                texts.append(column)
     if texts:
         raise bad_request(
             "not_numeric",
@@ -169,11 +169,11 @@ def _case(args: list[str]) -> str:
     """
     n_branches = len(args) // 2
     branches: list[str] = []
-    for place in range(n_branches):
-        condition = args[2 * place]
-        result = args[2 * place + 1]
+    for branch_place in range(n_branches):
+        condition = args[2 * branch_place]
+        branch_result = args[2 * branch_place + 1]
         branches.append(f"WHEN {condition} IS NULL THEN NULL")
-        branches.append(f"WHEN {condition} = 1 THEN {result}")
+        branches.append(f"WHEN {condition} = 1 THEN {branch_result}")
     if len(args) % 2:
         branches.append(f"ELSE {args[-1]}")
     return f"CASE {' '.join(branches)} END"
@@ -181,10 +181,10 @@ def _case(args: list[str]) -> str:
 
 def _product(node: Node, args: list[str]) -> str:
     """x / 3 is a division, and not a product with the double next to a third."""
-    first = node.args[0]
-    if first.op != "constant":
+    first_factor = node.args[0]
+    if first_factor.op != "constant":
         return " * ".join(args)
-    factor = first.value
+    factor = first_factor.value
     other_factors = " * ".join(args[1:])
     is_exact = max(abs(factor.numerator), factor.denominator) <= _LARGEST_EXACT
     if factor.denominator == 1 or not is_exact:

@@ -29,13 +29,13 @@ _QUOTE_NAMES = re.compile("QUOT|APOSTROPHE|PRIME|ACCENT|COMMA ABOVE")
 
 def quoted_names(dialect: str, names: Sequence[str]) -> str:
     """A name of one or more parts, each quoted."""
-    first, last = _MARKS.get(dialect, _STANDARD_MARKS)
+    opening_mark, closing_mark = _MARKS.get(dialect, _STANDARD_MARKS)
     quoted = []
     for name in names:
         if dialect == "oracle":
             _check_oracle_name(name)
-        doubled = name.replace(last, last * 2)
-        quoted.append(f"{first}{doubled}{last}")
+        doubled = name.replace(closing_mark, closing_mark * 2)
+        quoted.append(f"{opening_mark}{doubled}{closing_mark}")
     return ".".join(quoted)
 
 
@@ -72,8 +72,8 @@ def _looks_like_a_quote(letter: str) -> bool:
     if unicodedata.category(letter) in ("Pi", "Pf"):
         return True
     plain = unicodedata.normalize("NFKD", letter)
-    name = unicodedata.name(letter, "")
-    return "'" in plain or '"' in plain or bool(_QUOTE_NAMES.search(name))
+    letter_name = unicodedata.name(letter, "")
+    return "'" in plain or '"' in plain or bool(_QUOTE_NAMES.search(letter_name))
 
 
 def folded_name(dialect: str, name: str) -> str:
@@ -102,8 +102,8 @@ def _escaped(text: str) -> str:
         if letter.isascii():
             written.append(letter)
             continue
-        for place in range(0, len(units), 2):
-            written.append(f"\\{units[place : place + 2].hex().upper()}")
+        for unit_place in range(0, len(units), 2):
+            written.append(f"\\{units[unit_place : unit_place + 2].hex().upper()}")
     return "".join(written)
 
 
@@ -138,9 +138,9 @@ def moment_constant(dialect: str, text: str, *, is_day: bool) -> str:
 
 def list_tests(dialect: str, column: str, constants: Sequence[str]) -> str:
     """A column that is one of these constants."""
-    most = _MOST_IN_A_LIST.get(dialect, len(constants))
+    most_in_list = _MOST_IN_A_LIST.get(dialect, len(constants))
     tests = []
-    for start in range(0, len(constants), most):
-        listed = ", ".join(constants[start : start + most])
+    for start in range(0, len(constants), most_in_list):
+        listed = ", ".join(constants[start : start + most_in_list])
         tests.append(f"{column} IN ({listed})")
     return " OR ".join(tests)

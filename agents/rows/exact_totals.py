@@ -163,9 +163,9 @@ def matrix_moments(
     largest = [Fraction(0)] * n_groups
     largest_squares = [Fraction(0)] * n_groups
     complete = has_all_sql(numbers)
-    for place, number in enumerate(numbers):
+    for number_place, number in enumerate(numbers):
         of_column = [
-            sums.moments(place, code, n=group.n_complete)
+            sums.moments(number_place, code, n=group.n_complete)
             for code, group in enumerate(groups.found)
         ]
         shares = largest_shares(dataset, number, groups, of_column, where=complete)
@@ -210,7 +210,7 @@ class _Sums:
     def matrix_moments(self, code: int, *, n: int) -> MatrixMoments:
         return MatrixMoments(
             n=n,
-            totals=tuple(totals[code] for totals in self.totals),
+            totals=tuple(column_totals[code] for column_totals in self.totals),
             products=tuple(of_pair[code] for of_pair in self.products.values()),
         )
 
@@ -280,12 +280,12 @@ def _add_arrays(
             pieces.append(_OwnedPiece(owner, piece.sql, piece.unit))
     exact = ExactSums(len(pieces), len(groups.found))
     n_rows = 0
-    cells = [piece.sql for piece in pieces]
-    names = aliases("c", len(pieces))
-    for frame in dataset.frames(rows_sql(groups.cells, cells, where)):
+    piece_cells = [piece.sql for piece in pieces]
+    piece_aliases = aliases("c", len(pieces))
+    for frame in dataset.frames(rows_sql(groups.cells, piece_cells, where)):
         columns: list[Floats] = []
-        for name, owned in zip(names, pieces, strict=True):
-            column = finite_doubles(frame[name], numbers[owned.owner])
+        for piece_alias, owned in zip(piece_aliases, pieces, strict=True):
+            column = finite_doubles(frame[piece_alias], numbers[owned.owner])
             columns.append(column)
         exact.add(columns, _codes(frame, groups))
         n_rows += len(frame)
@@ -310,17 +310,17 @@ def _put_together(
     b^2, x y = a y + b y.
     """
     for i, piece in enumerate(pieces):
-        totals = sums.totals[piece.owner]
-        for code, total in enumerate(exact.totals(i)):
-            totals[code] += _whole(total * piece.unit, -LEAST_EXPONENT)
-    for i, left in enumerate(pieces):
-        for j, right in enumerate(pieces[i:], start=i):
-            unit = left.unit * right.unit
-            if i != j and left.owner == right.owner:
-                unit *= 2
-            products = sums.products[left.owner, right.owner]
+        owner_totals = sums.totals[piece.owner]
+        for code, piece_total in enumerate(exact.totals(i)):
+            owner_totals[code] += _whole(piece_total * piece.unit, -LEAST_EXPONENT)
+    for i, left_piece in enumerate(pieces):
+        for j, right_piece in enumerate(pieces[i:], start=i):
+            product_unit = left_piece.unit * right_piece.unit
+            if i != j and left_piece.owner == right_piece.owner:
+                product_unit *= 2
+            products = sums.products[left_piece.owner, right_piece.owner]
             for code, product in enumerate(exact.products(i, j)):
-                products[code] += _whole(product * unit, -2 * LEAST_EXPONENT)
+                products[code] += _whole(product * product_unit, -2 * LEAST_EXPONENT)
 
 
 def _whole(number: int, bits: int) -> int:
@@ -341,14 +341,14 @@ def _add_one_by_one(
     """Adds the rows with a number that is read from its text, such as 1e-300 or one of
     fifty digits.
     """
-    cells = [number.exact for number in numbers]
-    for batch in dataset.batches(rows_sql(groups.cells, cells, where)):
+    exact_cells = [number.exact for number in numbers]
+    for batch in dataset.batches(rows_sql(groups.cells, exact_cells, where)):
         for row in batch:
             code = row[0] if groups.cells else 0
-            values = row[-len(numbers) :]
+            cell_values = row[-len(numbers) :]
             scaled_values = [
-                _scaled(value, number)
-                for value, number in zip(values, numbers, strict=True)
+                _scaled(cell_value, number)
+                for cell_value, number in zip(cell_values, numbers, strict=True)
             ]
             sums.add_row(code, scaled_values)
 

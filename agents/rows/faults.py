@@ -206,36 +206,36 @@ def _number_of(cause: BaseException) -> str | int | None:
     """PostgreSQL's SQLSTATE, or the number of MySQL and MariaDB; None where a driver
     gives neither.
     """
-    first = cause.args[0] if cause.args else None
-    if isinstance(first, int):  # PyMySQL has an SQLSTATE too, which says less
-        return first
-    state = getattr(cause, "sqlstate", None)
-    return state if isinstance(state, str) else None
+    first_argument = cause.args[0] if cause.args else None
+    if isinstance(first_argument, int):  # PyMySQL has an SQLSTATE too, which says less
+        return first_argument
+    sqlstate = getattr(cause, "sqlstate", None)
+    return sqlstate if isinstance(sqlstate, str) else None
 
 
 def _missing_name(cause: BaseException, number: str | int | None) -> BadRequest | None:
     is_mysqls = isinstance(number, int)  # whose first argument is the number
-    text = str(cause.args[-1]) if is_mysqls else str(cause)
+    error_text = str(cause.args[-1]) if is_mysqls else str(cause)
     # The first line only: those below repeat the SQL or suggest names that the policy
     # may not open.
-    line = text.split("\n", 1)[0]
+    first_line = error_text.split("\n", 1)[0]
     if isinstance(cause, duckdb.BinderException | duckdb.CatalogException):
         for object_kind, pattern in _DUCKDB_NAMES:
-            match = pattern.search(line)
+            match = pattern.search(first_line)
             if match is not None:
                 return _missing(object_kind, match[1])
         return None
     if number in MISSING_COLUMNS:
-        return _missing("column", _name_in(line))
+        return _missing("column", _name_in(first_line))
     if number in MISSING_TABLES:
-        return _missing("table", _name_in(line))
+        return _missing("table", _name_in(first_line))
     return None
 
 
 def _doubled(cause: BaseException) -> BadRequest:
     """MariaDB and MySQL take no query as a table that has two columns of one name."""
-    name = _name_in(str(cause.args[-1]).split("\n", 1)[0])
-    which = "of one name" if name is None else name
+    column_name = _name_in(str(cause.args[-1]).split("\n", 1)[0])
+    which = "of one name" if column_name is None else column_name
     return BadRequest(
         f"The data SQL gives more than one column {which}.",
         remedy="Select each column once, or rename one by AS.",
@@ -279,7 +279,7 @@ def reading_fault(
     memory, disk, changed; for a file that is not what data_type says encoding, parquet
     or unreadable.
     """
-    text = str(error)
+    error_text = str(error)
     if isinstance(error, duckdb.InterruptException):
         return TooLarge(
             f"Reading the data took longer than {timeout_seconds:g} seconds.",
@@ -301,7 +301,7 @@ def reading_fault(
     if isinstance(error, duckdb.IOException | duckdb.PermissionException):
         return changed()
     # What is wrong with a file's content has one class, whatever its format.
-    if "utf-8" in text or "UTF8" in text or "nicode" in text:
+    if "utf-8" in error_text or "UTF8" in error_text or "nicode" in error_text:
         return BadRequest(
             f"The {data_type} file holds texts that are not UTF-8.",
             remedy="Save it as UTF-8 and order again.",

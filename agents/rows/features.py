@@ -37,18 +37,18 @@ def read_features(
     BadRequest (not_numeric, not_finite, levels).
     """
     X = empty_table(rows.folder, (rows.n_rows, len(attributes)))
-    numbers = [name for name in attributes if name not in categorical]
-    places = [attributes.index(name) for name in numbers]
-    _read_numbers(rows, numbers, X, places)
+    numbers = [attribute for attribute in attributes if attribute not in categorical]
+    number_places = [attributes.index(attribute) for attribute in numbers]
+    _read_numbers(rows, numbers, X, number_places)
     levels: dict[str, list[str]] = {}
-    for name in categorical:
-        texts = category_texts(rows, name)
-        levels[name] = _levels(name, texts)
-        level_index = pd.Index(levels[name], dtype=object)
-        place = attributes.index(name)
-        for chunk in row_chunks(len(texts)):
+    for attribute in categorical:
+        level_texts = category_texts(rows, attribute)
+        levels[attribute] = _levels(attribute, level_texts)
+        level_index = pd.Index(levels[attribute], dtype=object)
+        place = attributes.index(attribute)
+        for chunk in row_chunks(len(level_texts)):
             # What is no value is at none of them, -1.
-            X[chunk, place] = level_index.get_indexer(pd.Index(texts[chunk]))
+            X[chunk, place] = level_index.get_indexer(pd.Index(level_texts[chunk]))
             let_go(X)
     return X, levels
 
@@ -56,18 +56,18 @@ def read_features(
 def category_texts(rows: Dataset, name: str) -> NDArray[np.object_]:
     """The canonical text of each row's level, None where there is none; (n_rows,)."""
     kind = rows.check_column(name)
-    text = f"CASE WHEN {has_value_sql(quoted(name), kind)} THEN {label_sql(rows, name)} END"
-    texts = np.empty(rows.n_rows, dtype=object)
+    level_sql = f"CASE WHEN {has_value_sql(quoted(name), kind)} THEN {label_sql(rows, name)} END"
+    level_texts = np.empty(rows.n_rows, dtype=object)
     interned: dict[str, str] = {}
-    row = 0
-    for frame in rows.frames(f"SELECT {text} AS level FROM rows"):  # noqa: S608
+    row_place = 0
+    for frame in rows.frames(f"SELECT {level_sql} AS level FROM rows"):  # noqa: S608
         for level in frame["level"].tolist():
             # One object for all rows of a level.
-            texts[row] = (
+            level_texts[row_place] = (
                 interned.setdefault(level, level) if isinstance(level, str) else None
             )
-            row += 1
-    return texts
+            row_place += 1
+    return level_texts
 
 
 def _levels(name: str, texts: NDArray[np.object_]) -> list[str]:
@@ -104,21 +104,21 @@ def _read_numbers(
             "Use columns of numbers, or turn the text into numbers in a view.",
         )
     n_infinite = np.zeros(len(names), dtype=np.int64)
-    first = 0
+    first_row = 0
     for numbers in _number_chunks(rows, names):
-        X[first : first + len(numbers), places] = numbers
-        first += len(numbers)
+        X[first_row : first_row + len(numbers), places] = numbers
+        first_row += len(numbers)
         n_infinite += np.count_nonzero(np.isinf(numbers), axis=0)
         let_go(X)
-    bad: list[str] = []
+    problems: list[str] = []
     for name, n_bad in zip(names, n_infinite.tolist(), strict=True):
         if n_bad:
-            infinite = "" if bad else " with an infinite number"
-            bad.append(f"{rows.told(n_bad)}{infinite} in {name}")
-    if bad:
+            infinite = "" if problems else " with an infinite number"
+            problems.append(f"{rows.told(n_bad)}{infinite} in {name}")
+    if problems:
         raise bad_request(
             "not_finite",
-            f"{capital(', '.join(bad))}.",
+            f"{capital(', '.join(problems))}.",
             "Leave these rows out, or replace the value in a view.",
         )
 
@@ -126,21 +126,21 @@ def _read_numbers(
 def doubles_of(rows: Dataset, name: str) -> Floats:
     """A column of numbers as float64, (n_rows,)."""
     doubles = np.empty(rows.n_rows)
-    first = 0
+    first_row = 0
     for chunk in _number_chunks(rows, [name]):
-        doubles[first : first + len(chunk)] = chunk[:, 0]
-        first += len(chunk)
+        doubles[first_row : first_row + len(chunk)] = chunk[:, 0]
+        first_row += len(chunk)
     return doubles
 
 
 def _number_chunks(rows: Dataset, names: Sequence[str]) -> Iterator[Floats]:
     """Columns of numbers as float64, (n, n_columns) each; nothing of no columns."""
-    cells = []
+    double_cells = []
     for i, name in enumerate(names):
-        cells.append(f"{double_sql(rows, name)} AS d{i}")
-    if not cells:
+        double_cells.append(f"{double_sql(rows, name)} AS d{i}")
+    if not double_cells:
         return
-    for frame in rows.frames(f"SELECT {', '.join(cells)} FROM rows"):  # noqa: S608
+    for frame in rows.frames(f"SELECT {', '.join(double_cells)} FROM rows"):  # noqa: S608
         yield frame.to_numpy(dtype=np.float64)
 
 

@@ -76,13 +76,13 @@ def read_file(
 def _needed(columns: Sequence[str] | None, present: Sequence[str]) -> list[str]:
     """The columns that are asked for, each of which must be there once."""
     needed_columns = list(dict.fromkeys(present)) if columns is None else list(columns)
-    for name in needed_columns:
-        check_name(name)
-        if name not in present:
-            raise no_column(name, present)
-        if present.count(name) > 1:
+    for column in needed_columns:
+        check_name(column)
+        if column not in present:
+            raise no_column(column, present)
+        if present.count(column) > 1:
             raise BadRequest(
-                f"The data have more than one column {name}.",
+                f"The data have more than one column {column}.",
                 remedy="Rename one of them.",
                 code="duplicate_column",
             )
@@ -129,23 +129,23 @@ def _read_parquet(
     source = f"read_parquet({literal(file.path)}, hive_partitioning = false)"
     described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()  # noqa: S608
     typed: dict[str, SourceColumn] = {}
-    for name, kind, *_ in described:
-        typed[name] = duckdb_column(name, kind)
+    for column_name, kind, *_ in described:
+        typed[column_name] = duckdb_column(column_name, kind)
         if kind == "BLOB":
-            typed[name] = SourceColumn(name, select=stripped_sql(_BYTES))
+            typed[column_name] = SourceColumn(column_name, select=stripped_sql(_BYTES))
     if columns is None:
         columns = [column.name for column in typed.values() if not column.no_form]
     needed_columns = _needed(columns, list(typed))
-    for name in [*needed_columns, *([] if unique_id is None else [unique_id])]:
-        if name in typed:
-            typed[name].check_form(name)
+    for column_name in [*needed_columns, *([] if unique_id is None else [unique_id])]:
+        if column_name in typed:
+            typed[column_name].check_form(column_name)
     cells = []
-    for name, source_column in typed.items():
-        cell = Cell(source_column.selected(quoted(name)), source_column.kind)
-        cells.append(NamedCell(name, cell))
+    for column_name, source_column in typed.items():
+        cell = Cell(source_column.selected(quoted(column_name)), source_column.kind)
+        cells.append(NamedCell(column_name, cell))
     identity = _identity(cells, unique_id)
     selected = select_identified(
-        source, [_named(cells, name) for name in needed_columns], identity
+        source, [_named(cells, column_name) for column_name in needed_columns], identity
     )
     connection.execute(f"CREATE VIEW {IDENTIFIED} AS {selected}")
     return frozenset(name for name in needed_columns if typed[name].is_number)
@@ -189,7 +189,7 @@ def _read_csv(
         " encoding = 'utf-8', compression = 'none', strict_mode = true, null_padding = false, nullstr = '')"
     )
     selected = select_identified(
-        source, [_named(cells, name) for name in needed_columns], identity
+        source, [_named(cells, column_name) for column_name in needed_columns], identity
     )
     try:
         connection.execute(f"CREATE TABLE {IDENTIFIED} AS {selected}")
@@ -208,21 +208,21 @@ def _read_json(
     """
     present: dict[str, None] = {}
     cells: list[NamedCell] = []
-    names: list[str] = []
+    column_names: list[str] = []
     for batch in json_batches(file, BATCH_ROWS, columns):
         batch_names: dict[str, None] = {}
         for record in batch:
             batch_names |= dict.fromkeys(record)
         if not present:
-            names = list(batch_names) if columns is None else list(columns)
-            cells = _text_cells([*names, ""])
+            column_names = list(batch_names) if columns is None else list(columns)
+            cells = _text_cells([*column_names, ""])
             identity = Identity(cells[-1].cell)
             create_empty(connection, len(cells), cells[:-1], identity)
         present |= batch_names
         rows = []
         for record in batch:
-            values = [record.get(name) for name in names]
-            rows.append([*values, _json_id(record, unique_id)])
+            row_values = [record.get(column_name) for column_name in column_names]
+            rows.append([*row_values, _json_id(record, unique_id)])
         insert_texts(connection, rows, cells[:-1], identity)
     _needed(columns, list(present))
     if unique_id is not None:

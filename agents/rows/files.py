@@ -127,9 +127,9 @@ def is_hidden(text: str) -> bool:
     plain one.
     """
     return any(
-        unicodedata.category(c) in _HIDDEN
-        or (unicodedata.category(c) == "Zs" and c != " ")
-        for c in text
+        unicodedata.category(character) in _HIDDEN
+        or (unicodedata.category(character) == "Zs" and character != " ")
+        for character in text
     )
 
 
@@ -148,10 +148,10 @@ def _walk(root: Path, parts: Sequence[str]) -> int:
     """
     try:
         descriptor = os.open(root, _STEP | os.O_DIRECTORY)
-        for i, part in enumerate(parts):
+        for i, path_part in enumerate(parts):
             flags = _STEP | (os.O_NONBLOCK if i == len(parts) - 1 else os.O_DIRECTORY)
             try:
-                entered = os.open(part, flags, dir_fd=descriptor)
+                entered = os.open(path_part, flags, dir_fd=descriptor)
             finally:
                 os.close(descriptor)
             descriptor = entered
@@ -206,17 +206,17 @@ def no_column(name: str, present: Iterable[str]) -> BadRequest:
     """Data without that column; which they have, and where a name of theirs holds a
     character that nobody sees.
     """
-    names = list(present)
-    hidden = _hidden_in(names)
+    column_names = list(present)
+    hidden = _hidden_in(column_names)
     if hidden:
         return BadRequest(
             f"The data have no column {name}; names of theirs hold characters that cannot be seen: {hidden}.",
             remedy="Rename these columns in the data, writing each name anew.",
             code="missing_column",
         )
-    listed_names = ", ".join(names[:_NAMES_TOLD]) or "none"
-    if len(names) > _NAMES_TOLD:
-        listed_names += f" and {len(names) - _NAMES_TOLD:,} more"
+    listed_names = ", ".join(column_names[:_NAMES_TOLD]) or "none"
+    if len(column_names) > _NAMES_TOLD:
+        listed_names += f" and {len(column_names) - _NAMES_TOLD:,} more"
     return BadRequest(
         f"The data have no column {name}; they have {listed_names}.",
         remedy="Correct the column's name, whose case matters in files, or select it in the data.",
@@ -227,11 +227,11 @@ def no_column(name: str, present: Iterable[str]) -> BadRequest:
 def _hidden_in(names: Sequence[str]) -> str:
     """Columns by number, with the characters of their names that cannot be seen."""
     hidden_columns = []
-    for place, name in enumerate(names, start=1):
-        characters = sorted({c for c in name if is_hidden(c)})
+    for column_place, name in enumerate(names, start=1):
+        characters = sorted({character for character in name if is_hidden(character)})
         if characters:
-            called = " and ".join(_called(c) for c in characters[:3])
-            hidden_columns.append(f"column {place} ({called})")
+            called = " and ".join(_called(character) for character in characters[:3])
+            hidden_columns.append(f"column {column_place} ({called})")
     return ", ".join(hidden_columns[:5])
 
 
@@ -254,10 +254,10 @@ def check_is_text(start: bytes) -> None:
     """
     if not start.removeprefix(b"\xef\xbb\xbf").strip():
         raise empty()
-    for mark, kind in _OTHER_KINDS.items():
+    for mark, file_kind in _OTHER_KINDS.items():
         if start.startswith(mark):
             raise BadRequest(
-                f"The file is {kind}, and no text.",
+                f"The file is {file_kind}, and no text.",
                 remedy="Name its type in data_type, or save it as a text in UTF-8, not compressed; then order again.",
                 code="encoding",
             )
@@ -291,13 +291,13 @@ def json_batches(
     """
     check_is_text(os.pread(file.descriptor, _STEP_BYTES, 0))
     batch: list[dict[str, Any]] = []
-    with os.fdopen(os.open(file.path, os.O_RDONLY | os.O_CLOEXEC), "rb") as lines:
+    with os.fdopen(os.open(file.path, os.O_RDONLY | os.O_CLOEXEC), "rb") as json_lines:
         number = 0
         # Without a bound, a file without line breaks would be in memory whole.
-        while line := lines.readline(_MAX_LINE_BYTES):
+        while json_line := json_lines.readline(_MAX_LINE_BYTES):
             number += 1
-            if line.strip():
-                batch.append(_object(line, number, needed_columns))
+            if json_line.strip():
+                batch.append(_object(json_line, number, needed_columns))
             if len(batch) == n_rows:
                 yield batch
                 batch = []
@@ -309,10 +309,10 @@ def _object(
 ) -> dict[str, Any]:
     encoding = "utf-8-sig" if number == 1 else "utf-8"
     try:
-        text = line.decode(encoding)
-        record: Any = json.loads(text, object_pairs_hook=_members, **_AS_TEXT)
+        line_text = line.decode(encoding)
+        record: Any = json.loads(line_text, object_pairs_hook=_members, **_AS_TEXT)
         # UTF-8 has no bytes for half a character: it can only stand there as an escape.
-        if "\\u" in text:
+        if "\\u" in line_text:
             json.dumps(record, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise BadRequest(
@@ -368,10 +368,10 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_plain(
     record: dict[str, Any], number: int, needed_columns: Sequence[str] | None
 ) -> None:
-    for name in record if needed_columns is None else needed_columns:
-        if isinstance(record.get(name), dict | list):
+    for column in record if needed_columns is None else needed_columns:
+        if isinstance(record.get(column), dict | list):
             raise BadRequest(
-                f"Column {name} holds an array or an object (line {number}).",
+                f"Column {column} holds an array or an object (line {number}).",
                 remedy="Write a number or a text of it as a column of its own.",
                 code="column_type",
             )

@@ -59,8 +59,8 @@ def check_foreign(
     unique_id_as: str | None,
 ) -> CheckedQuery:
     _check_clauses(statement)
-    table = _table_name(statement.args["from_"].this)
-    rules = policy.table(table)
+    table_name = _table_name(statement.args["from_"].this)
+    rules = policy.table(table_name)
     check_unique_id(rules, unique_id)
     # A filter on either would choose single patients, or rows by their label.
     closed = {unique_id.lower()}
@@ -142,8 +142,8 @@ class _Writer:
         is_star = len(nodes) == 1 and type(nodes[0]) is exp.Star and only(nodes[0])
         if is_star and self.rules.all_columns:
             # Oracle takes no other column beside a * without its table.
-            table = self.quote(*self.rules.name.split("."))
-            return f"{table}.*" if self.dialect == "oracle" else "*"
+            quoted_table = self.quote(*self.rules.name.split("."))
+            return f"{quoted_table}.*" if self.dialect == "oracle" else "*"
         if is_star:
             # Not *: the table may have more columns than the policy opens.
             columns = list(self.rules.columns)
@@ -162,8 +162,8 @@ class _Writer:
         if not self.rules.all_columns:
             return self._listed(written, self.rules.columns, rule="columns")
         # PostgreSQL takes a table's own name for the whole row.
-        table = self.rules.name.split(".")[-1]
-        is_table = written.lower() == table.lower()
+        table_name = self.rules.name.split(".")[-1]
+        is_table = written.lower() == table_name.lower()
         if is_table or written.lower() in _SYSTEM_COLUMNS:
             raise refused_sql(
                 "columns",
@@ -180,9 +180,9 @@ class _Writer:
                 f"{kind_of(node)} stands where a plain column of {self.rules.name} must.",
                 _PLAIN,
             )
-        name = str(node.this.name)
+        column_name = str(node.this.name)
         is_quoted = bool(node.this.args.get("quoted"))
-        return name if is_quoted else folded_name(self.dialect, name)
+        return column_name if is_quoted else folded_name(self.dialect, column_name)
 
     def _is_plain_column(self, node: Node) -> bool:
         if type(node) is not exp.Column or not only(node, "this", "table", "db"):
@@ -199,16 +199,16 @@ class _Writer:
                 qualifier.append(identifier.name.lower())
         if not qualifier:
             return True
-        table = self.rules.name.lower().split(".")
-        return table[-len(qualifier) :] == qualifier
+        table_parts = self.rules.name.lower().split(".")
+        return table_parts[-len(qualifier) :] == qualifier
 
     def _listed(self, written: str, allowed: tuple[str, ...], *, rule: str) -> str:
         """The policy's spelling of a column."""
         if written in allowed:
             return written
-        for name in allowed:
-            if name.lower() == written.lower():
-                return name
+        for column in allowed:
+            if column.lower() == written.lower():
+                return column
         listed = ", ".join(allowed) or "none"
         raise refused_sql(
             rule,
@@ -245,9 +245,9 @@ class _Writer:
     def _junction(self, node: Node) -> str:
         self._check_only(node, "this", "expression")
         word = "AND" if type(node) is exp.And else "OR"
-        left = self.condition(node.this)
-        right = self.condition(node.expression)
-        return f"({left} {word} {right})"
+        left_condition = self.condition(node.this)
+        right_condition = self.condition(node.expression)
+        return f"({left_condition} {word} {right_condition})"
 
     def _not(self, node: Node) -> str:
         self._check_only(node, "this")
@@ -277,11 +277,11 @@ class _Writer:
 
     def _in(self, node: Node) -> str:
         self._check_only(node, "this", "expressions", "negate")
-        values = [self.constant(value) for value in node.expressions]
-        if not values:
+        constants = [self.constant(expression) for expression in node.expressions]
+        if not constants:
             raise refused_sql("where", "IN has no list of constants.", _WHERE)
         column = self._filter_column(node.this)
-        test = list_tests(self.dialect, column, values)
+        test = list_tests(self.dialect, column, constants)
         return f"(NOT ({test}))" if node.args.get("negate") else f"({test})"
 
     def _is_null(self, node: Node) -> str:
@@ -344,21 +344,21 @@ class _Writer:
 
     def _moment(self, node: Node) -> str:
         is_day = _IS_DAY.get(self._type_of(node))
-        text = node.this.name if is_text(node.this) else ""
+        moment_text = node.this.name if is_text(node.this) else ""
         beside = ("to", "action") if type(node) is exp.Cast else ("format",)
         is_plain = is_day is not None and only(node, "this", *beside)
-        if not is_plain or not _MOMENT.fullmatch(text):
+        if not is_plain or not _MOMENT.fullmatch(moment_text):
             raise refused_sql("where", "A CAST stands where a constant must.", _WHERE)
-        return moment_constant(self.dialect, text, is_day=bool(is_day))
+        return moment_constant(self.dialect, moment_text, is_day=bool(is_day))
 
     def _type_of(self, node: Node) -> object:
         """Of a CAST its type; Oracle's DATE and TIMESTAMP before a text are nodes of
         their own.
         """
         if type(node) is exp.Cast:
-            kind: object = node.args["to"].args.get("this")
-            is_moment = kind in _MOMENTS.get(self.dialect, ())
-            return exp.DType.TIMESTAMP if is_moment else kind
+            cast_type: object = node.args["to"].args.get("this")
+            is_moment = cast_type in _MOMENTS.get(self.dialect, ())
+            return exp.DType.TIMESTAMP if is_moment else cast_type
         if self.dialect != "oracle":
             return None
         if type(node) is exp.DateStrToDate:

@@ -59,16 +59,16 @@ def join_keys(dataset: Dataset, column: str, normalisation: str) -> JoinKeys:
     which says how many repeat.
     """
     label = label_sql(dataset, column)
-    texts: list[Any] = []
+    label_texts: list[Any] = []
     for frame in dataset.frames(f"SELECT {label} AS label FROM rows"):  # noqa: S608
-        texts += frame["label"].tolist()
+        label_texts += frame["label"].tolist()
     keys = []
-    places = []
-    for place, text in enumerate(texts):
+    row_places = []
+    for row_place, label_text in enumerate(label_texts):
         # A row without a key is joined with none.
-        if isinstance(text, str):
-            keys.append(_normalised(text, normalisation))
-            places.append(place)
+        if isinstance(label_text, str):
+            keys.append(_normalised(label_text, normalisation))
+            row_places.append(row_place)
     if not keys:
         raise BadRequest(
             f"No row has a key in {column}.",
@@ -90,7 +90,7 @@ def join_keys(dataset: Dataset, column: str, normalisation: str) -> JoinKeys:
             remedy="Give one row per key, or use another key_column.",
             code="repeated_keys",
         )
-    return JoinKeys(keys, np.array(places, dtype=np.intp))
+    return JoinKeys(keys, np.array(row_places, dtype=np.intp))
 
 
 def _normalised(text: str, normalisation: str) -> str:
@@ -191,13 +191,13 @@ def _read(
         whole_numbers: NDArray[Any] = words.astype(_dtype(fixed))
         other_numbers = frame["other"]
         is_other = other_numbers.notna().to_numpy() & is_valid
-        for row in np.flatnonzero(is_other).tolist():
-            whole_number = _whole(other_numbers.iloc[row], fixed)
+        for row_place in np.flatnonzero(is_other).tolist():
+            whole_number = _whole(other_numbers.iloc[row_place], fixed)
             if whole_number is None:
                 n_bad += 1
-                whole_numbers[row] = 0
+                whole_numbers[row_place] = 0
             else:
-                whole_numbers[row] = whole_number
+                whole_numbers[row_place] = whole_number
         # A wider type holds every word.
         if fixed.bits < _WORD_BITS:
             is_too_large = np.abs(whole_numbers) >= 2**fixed.bits

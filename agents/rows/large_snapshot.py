@@ -72,11 +72,11 @@ def write_large(path: Path, cohort: Cohort) -> None:
             keep("y", cohort.y)
         of_few = {"classes": cohort.y, "groups": cohort.groups}
         of_few["clusters"] = cohort.clusters
-        for name, values in of_few.items():
-            if values is not None and values.dtype == object:
-                places, distinct = pd.factorize(values)
-                head[name] = distinct.tolist()
-                keep(name, places.astype(np.int64))
+        for array_name, row_values in of_few.items():
+            if row_values is not None and row_values.dtype == object:
+                distinct_places, distinct = pd.factorize(row_values)
+                head[array_name] = distinct.tolist()
+                keep(array_name, distinct_places.astype(np.int64))
         members = cohort.members
         if members is not None:
             head["members"] = [members.form, list(members.values)]
@@ -94,14 +94,14 @@ def read_large(path: Path, head: dict[str, Any]) -> Cohort:
     if head["version"] != _VERSION:
         raise ValueError("version")
     arrays: dict[str, NDArray[Any]] = {}
-    for name, fields in head["parts"].items():
+    for array_name, fields in head["parts"].items():
         part = _Part(fields["type"], tuple(fields["shape"]), fields["sha256"])
-        arrays[name] = _read(_file_of(path, name), part)
+        arrays[array_name] = _read(_file_of(path, array_name), part)
     members = None
     if "members" in head:
-        form, names = head["members"]
-        ids, *values = arrays["members"]
-        of_name = dict(zip(names, values, strict=True))
+        form, column_names = head["members"]
+        ids, *column_digests = arrays["members"]
+        of_name = dict(zip(column_names, column_digests, strict=True))
         members = Members(ids, of_name, is_whole_row=False, form=form)
     return Cohort(
         Texts(arrays["letters"], arrays["edges"]),

@@ -43,12 +43,12 @@ def largest_shares(
     # Of sizes of at most 1 no sum overflows.
     scale = 2.0 ** -max(number.top, -1_000)
     size = f"abs({number.double}) * CAST('{scale!r}' AS DOUBLE)"
-    sizes = rows_sql(groups.cells, [size], where)
+    size_rows = rows_sql(groups.cells, [size], where)
     aggregates = "max(c0, 2), sum(c0), sum(c0 * c0)"
     if groups.cells:
-        sql = f"SELECT code, {aggregates} FROM ({sizes}) GROUP BY code"  # noqa: S608
+        sql = f"SELECT code, {aggregates} FROM ({size_rows}) GROUP BY code"  # noqa: S608
     else:
-        sql = f"SELECT 0, {aggregates} FROM ({sizes})"  # noqa: S608
+        sql = f"SELECT 0, {aggregates} FROM ({size_rows})"  # noqa: S608
     nothing = Fraction(0)
     shares = [LargestShares(nothing, nothing)] * len(moments)
     for code, two_largest, total, squares in dataset.query(sql):

@@ -20,7 +20,7 @@ def without_value(
     """BadRequest (code null) that names all of these columns with rows without a value,
     and says the notes.
     """
-    counted = [_without_value(name, rows.check_column(name)) for name in names]
+    counted = [_without_value(column, rows.check_column(column)) for column in names]
     if counted:
         (counts,) = rows.query(f"SELECT {', '.join(counted)} FROM {IDENTIFIED}")  # noqa: S608
         raise_without(rows, dict(zip(names, counts, strict=True)), notes)
@@ -29,7 +29,7 @@ def without_value(
 def check_no_null(rows: Dataset, unique_id: str, names: Sequence[str]) -> None:
     """Names all columns with rows without a value at once."""
     counted = [_without_value(UNIQUE_ID, rows.id_type)]
-    counted += [_without_value(name, rows.columns[name]) for name in names]
+    counted += [_without_value(column, rows.columns[column]) for column in names]
     sql = f"SELECT {', '.join(counted)} FROM {IDENTIFIED}"  # noqa: S608
     (counts,) = rows.query(sql)
     raise_without(rows, dict(zip([unique_id, *names], counts, strict=True)))
@@ -39,10 +39,10 @@ def raise_without(
     rows: Dataset, n_without: Mapping[str, int], notes: Sequence[str] = ()
 ) -> None:
     gaps: list[str] = []
-    for name, n_null in n_without.items():
+    for column, n_null in n_without.items():
         if n_null:
             null = "" if gaps else " without a value (NULL)"
-            gaps.append(f"{rows.told(n_null)}{null} in {name}")
+            gaps.append(f"{rows.told(n_null)}{null} in {column}")
     if gaps:
         raise bad_request(
             "null",

@@ -59,8 +59,8 @@ class MadeCohort:
     @classmethod
     def from_json(cls, text: str) -> MadeCohort:
         noted = json.loads(text)
-        for name in ("columns", "numbers"):
-            noted[name] = tuple(noted[name])
+        for field_name in ("columns", "numbers"):
+            noted[field_name] = tuple(noted[field_name])
         return cls(**{**noted, "made_at": datetime.fromisoformat(noted["made_at"])})
 
 
@@ -122,19 +122,19 @@ def made_cohort(settings: SiteSettings, name: str) -> MadeCohort | None:
 
     Conflict (code vault_damaged) for a file that is none of ours.
     """
-    path = cohort_file(settings, name)
-    if not path.exists():
+    cohort_path = cohort_file(settings, name)
+    if not cohort_path.exists():
         return None
     try:
         # In a database of its own: connections of one process to a file share their
         # configuration.
         with duckdb.connect() as connection:
-            attach_read_only(connection, str(path), name="made")
+            attach_read_only(connection, str(cohort_path), name="made")
             noted = connection.execute(f"SELECT noted FROM made.{FACTS}")  # noqa: S608
-            ((text,),) = noted.fetchall()
-        return MadeCohort.from_json(text)
+            ((noted_text,),) = noted.fetchall()
+        return MadeCohort.from_json(noted_text)
     except (duckdb.Error, ValueError, KeyError, TypeError):
-        raise damaged(path) from None
+        raise damaged(cohort_path) from None
 
 
 def usable_cohort(settings: SiteSettings, cohort: NamedCohort) -> MadeCohort:
@@ -163,9 +163,9 @@ def usable_cohort(settings: SiteSettings, cohort: NamedCohort) -> MadeCohort:
 
 def cohort_source(settings: SiteSettings, cohort: NamedCohort) -> Source:
     """The file of the vault as a database. Nothing is opened yet."""
-    path = cohort_file(settings, cohort.short_name)
+    cohort_path = cohort_file(settings, cohort.short_name)
     return open_source(
-        sa.URL.create("duckdb", database=str(path)),
+        sa.URL.create("duckdb", database=str(cohort_path)),
         statement_timeout_seconds=float(settings.statement_timeout_seconds),
         max_rows=settings.max_rows,
     )

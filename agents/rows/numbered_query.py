@@ -27,9 +27,9 @@ def select_numbered(
 
     BadRequest (code sql) for a text whose tokens cannot be told apart.
     """
-    before, text = _split(query.sql, query.dialect)
+    before, query_text = _split(query.sql, query.dialect)
     numbers = ", ".join(f"c{place}" for place in range(n_columns))
-    defined = f"WITH {before}{_NAME} ({numbers}) AS (\n{text}\n)"
+    defined = f"WITH {before}{_NAME} ({numbers}) AS (\n{query_text}\n)"
     if query.dialect == "tsql":
         return f"{defined} SELECT TOP ({most_rows}) {selected} FROM {_NAME}"  # noqa: S608
     return f"{defined} SELECT {selected} FROM {_NAME} WHERE ROWNUM <= {most_rows}"  # noqa: S608
@@ -47,15 +47,15 @@ def _split(sql: str, dialect: str) -> tuple[str, str]:
         raise unreadable(dialect, type(error).__name__) from None
     while tokens and tokens[-1].text == ";":
         tokens.pop()
-    first = _first_of_query(tokens)
-    end = tokens[-1].end + 1
+    first_place = _first_of_query(tokens)
+    query_end = tokens[-1].end + 1
     if dialect == "tsql":
-        end = _end_without_order(tokens[first:], end)
-    text = sql[tokens[first].start : end].rstrip()
-    if first == 0:
-        return "", text
+        query_end = _end_without_order(tokens[first_place:], query_end)
+    query_text = sql[tokens[first_place].start : query_end].rstrip()
+    if first_place == 0:
+        return "", query_text
     # A line of its own, as what was defined may end in a comment.
-    return f"{sql[tokens[1].start : tokens[first].start]}\n, ", text
+    return f"{sql[tokens[1].start : tokens[first_place].start]}\n, ", query_text
 
 
 def _first_of_query(tokens: list[Any]) -> int:
@@ -63,11 +63,11 @@ def _first_of_query(tokens: list[Any]) -> int:
     if tokens[0].token_type is not TokenType.WITH:
         return 0
     depth = 0
-    for place, token in enumerate(tokens[1:], start=1):
-        is_behind_a_definition = depth == 0 and tokens[place - 1].text == ")"
+    for token_place, token in enumerate(tokens[1:], start=1):
+        is_behind_a_definition = depth == 0 and tokens[token_place - 1].text == ")"
         starts = token.token_type in (TokenType.SELECT, TokenType.L_PAREN)
         if is_behind_a_definition and starts:
-            return place
+            return token_place
         depth += _opened(token)
     return 0
 

@@ -61,7 +61,7 @@ def read_label(
     doubles = doubles_of(rows, label_name)
     if model_type == "lr" or family == "binomial":
         _check_binary(rows, label_name, doubles)
-        return doubles, [value for value in (0, 1) if (doubles == value).any()]
+        return doubles, [label for label in (0, 1) if (doubles == label).any()]
     if survival is not None:
         return _survival(rows, label_name, survival, doubles), []
     n_bad = int(np.count_nonzero(~np.isfinite(doubles)))
@@ -108,48 +108,48 @@ def _survival(
                 "Map it to 1 for the event and 0 for censored rows, in a view.",
             )
         )
-    entries = None
+    entry_times = None
     if survival.entry is not None:
-        entries, entry_problems = _entries(rows, label_name, survival.entry, times)
+        entry_times, entry_problems = _entries(rows, label_name, survival.entry, times)
         problems += entry_problems
     check_all(*[partial(_raise, error) for error in problems])
     strata = _strata(rows, survival.strata) if survival.strata else None
-    return cox_labels.label(times, events, entries=entries, strata=strata)
+    return cox_labels.label(times, events, entries=entry_times, strata=strata)
 
 
 def _entries(
     rows: Dataset, label_name: str, entry_name: str, times: Floats
 ) -> tuple[Floats, list[BadRequest]]:
-    entries = np.full(len(times), np.nan)
+    entry_times = np.full(len(times), np.nan)
     if rows.is_number(entry_name):
-        entries = doubles_of(rows, entry_name)
-    n_bad = int(np.count_nonzero(~(np.isfinite(entries) & (entries >= 0))))
+        entry_times = doubles_of(rows, entry_name)
+    n_bad = int(np.count_nonzero(~(np.isfinite(entry_times) & (entry_times >= 0))))
     if n_bad:
-        return entries, [
+        return entry_times, [
             bad_request(
                 "label",
                 f"{capital(rows.told(n_bad))} with an entry in {entry_name} that is not finite and 0 or more.",
                 "Give 0 for rows that are observed from the beginning, or leave these rows out.",
             )
         ]
-    n_bad = int(np.count_nonzero(entries >= times))
+    n_bad = int(np.count_nonzero(entry_times >= times))
     if n_bad:
-        return entries, [
+        return entry_times, [
             bad_request(
                 "label",
                 f"{capital(rows.told(n_bad))} with an entry in {entry_name} that is not before {label_name}.",
                 "Leave these rows out: nobody of them was observed at risk.",
             )
         ]
-    return entries, []
+    return entry_times, []
 
 
 def _strata(rows: Dataset, names: Sequence[str]) -> Ints:
     """A code of each row's levels together, (n_rows,), from 0 on, by this hospital's own
     order: the levels are nobody else's business.
     """
-    texts = np.column_stack([category_texts(rows, name) for name in names])
-    frame = pd.DataFrame(texts)
+    level_texts = np.column_stack([category_texts(rows, name) for name in names])
+    frame = pd.DataFrame(level_texts)
     codes = frame.groupby(list(frame.columns), sort=True).ngroup()
     return np.asarray(codes.to_numpy(dtype=np.int64))
 
@@ -220,12 +220,12 @@ def _classes(rows: Dataset, label_name: str) -> NDArray[Any]:
             )
     y = np.empty(rows.n_rows, dtype=object)
     classes: dict[str, Any] = {}
-    row = 0
+    row_place = 0
     for frame in rows.frames(f"SELECT {text} AS label FROM rows"):  # noqa: S608
         for label in frame["label"].tolist():
             # One object for all rows of a class.
             if label not in classes:
                 classes[label] = int(label) if is_number else label
-            y[row] = classes[label]
-            row += 1
+            y[row_place] = classes[label]
+            row_place += 1
     return y

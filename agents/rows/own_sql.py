@@ -98,10 +98,10 @@ def _check_own_node(node: Node) -> None:
     if isinstance(node, exp.Anonymous) and node.name.lower() in _UNNAMED_FUNCTIONS:
         return
     if isinstance(node, exp.Func) and type(node) not in _OWN_NODES:
-        name = node.name if isinstance(node, exp.Anonymous) else node.sql_name()
+        function = node.name if isinstance(node, exp.Anonymous) else node.sql_name()
         raise refused_sql(
             "function",
-            f"The function {name} is not on the list of functions that may run here.",
+            f"The function {function} is not on the list of functions that may run here.",
             "Use aggregates and functions on numbers, texts and dates, or prepare a view in the database.",
         )
     # By its very type: a kind of node that sqlglot derives from a listed one is none of
@@ -162,7 +162,7 @@ def _own_table(table: exp.Table, policy: Policy, *, dialect: str) -> TableRules 
         return None
     rules = policy.table(dotted(table))
     identifiers = [
-        exp.to_identifier(part, quoted=True) for part in rules.name.split(".")
+        exp.to_identifier(name_part, quoted=True) for name_part in rules.name.split(".")
     ]
     schema = identifiers[0] if len(identifiers) > 1 else None
     table.set("this", identifiers[-1])
@@ -175,13 +175,13 @@ def _names_cte(table: exp.Table, *, dialect: str) -> bool:
 
     That is one of an enclosing query, defined before its use.
     """
-    name = _folded(table.this, dialect)
+    table_name = _folded(table.this, dialect)
     child: Node = table
     node = table.parent
     # From the table outwards, query by query.
     while node is not None:
         for cte in _defined_before(child, node):
-            if _folded(cte.args["alias"].this, dialect) == name:
+            if _folded(cte.args["alias"].this, dialect) == table_name:
                 return True
         child = node
         node = node.parent

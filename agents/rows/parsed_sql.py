@@ -184,11 +184,11 @@ def check_no_comment(text: str, dialect: str) -> None:
 
     Comments and hints, which the tokenizer drops, are not.
     """
-    end = 0
+    token_end = 0
     for token in _tokens(text, dialect):
-        _check_gap(text[end : token.start])
-        end = token.end + 1
-    _check_gap(text[end:])
+        _check_gap(text[token_end : token.start])
+        token_end = token.end + 1
+    _check_gap(text[token_end:])
 
 
 def _check_gap(gap: str) -> None:
@@ -204,9 +204,9 @@ def beyond(node: Node, *allowed: str) -> list[str]:
     """The arguments that are set in a node beside the allowed ones."""
     unset: tuple[object, ...] = (None, False, [])
     beyond = []
-    for key, value in node.args.items():
-        if key not in allowed and value not in unset:
-            beyond.append(key.rstrip("_"))
+    for argument_name, argument_value in node.args.items():
+        if argument_name not in allowed and argument_value not in unset:
+            beyond.append(argument_name.rstrip("_"))
     return sorted(beyond)
 
 
@@ -215,18 +215,18 @@ def only(node: Node, *allowed: str) -> bool:
 
 
 def dotted(table: Node) -> str:
-    names = [
+    name_parts = [
         str(identifier.name)
         for identifier in (table.args.get("db"), table.this)
         if identifier
     ]
-    if any("." in name for name in names):
+    if any("." in name_part for name_part in name_parts):
         raise refused_sql(
             "tables",
             "A quoted table name in FROM holds a dot.",
             "Quote schema and table apart.",
         )
-    return ".".join(names)
+    return ".".join(name_parts)
 
 
 def kind_of(node: object) -> str:

@@ -58,13 +58,13 @@ def whole_counts_below(
     2^63 or more is compared by itself, 2^64 lower. Disclosure: as `exact_totals.moments`.
     """
     labels = labels_sql(dataset, group_by)
-    value = whole_sql(dataset, column)
-    labelled = ", ".join([*labels, f"{value} AS v"])
+    whole_number = whole_sql(dataset, column)
+    labelled = ", ".join([*labels, f"{whole_number} AS v"])
     is_large = f"v >= {wide(_HALF)}"
     shift = f"CASE WHEN {is_large} THEN {wide(2 * _HALF)} ELSE {wide(0)} END"
-    names = aliases("g", len(group_by))
+    group_aliases = aliases("g", len(group_by))
     selected = ", ".join(
-        [*names, f"CAST(v - {shift} AS BIGINT) AS x", f"{is_large} AS is_large"]
+        [*group_aliases, f"CAST(v - {shift} AS BIGINT) AS x", f"{is_large} AS is_large"]
     )
     sql = f"SELECT {selected} FROM (SELECT {labelled} FROM rows) WHERE v IS NOT NULL"  # noqa: S608
     return _counts_below(dataset, sql, pivots, _whole_places, n_labels=len(group_by))
@@ -100,15 +100,15 @@ def _counts_below(
     at_place: dict[Label, Ints] = {}
     for label, rising in pivots.items():
         at_place[label] = np.zeros(len(rising) + 1, dtype=np.int64)
-    names = aliases("g", n_labels)
+    group_aliases = aliases("g", n_labels)
     for frame in dataset.frames(sql):
         groups: Any = [((), frame)]
-        if names:
-            values = [name for name in frame.columns if name not in names]
-            groups = frame.groupby(names, dropna=False, sort=False)[values]
-        for key, rows in groups:
+        if group_aliases:
+            values = [name for name in frame.columns if name not in group_aliases]
+            groups = frame.groupby(group_aliases, dropna=False, sort=False)[values]
+        for group_key, rows in groups:
             # pandas has NaN where DuckDB has NULL
-            label = tuple(text if isinstance(text, str) else None for text in key)
+            label = tuple(text if isinstance(text, str) else None for text in group_key)
             if label in at_place:
                 label_counts = at_place[label]
                 of_rows = places(pivots[label], rows)

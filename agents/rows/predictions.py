@@ -143,18 +143,18 @@ def _as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     writer.writeheader()
     for row in rows:
         # Classes of a model are texts of all hospitals that trained it.
-        cells = {
-            name: inert(value) if isinstance(value, str) else value
-            for name, value in row.items()
+        inert_cells = {
+            column: inert(cell_value) if isinstance(cell_value, str) else cell_value
+            for column, cell_value in row.items()
         }
-        writer.writerow(cells)
+        writer.writerow(inert_cells)
     return buffer.getvalue()
 
 
 def _as_json(rows: Iterable[Mapping[str, Any]]) -> str:
     """One object a line, as the site's data folder has them."""
-    lines = [json.dumps(row, default=_iso, ensure_ascii=False) for row in rows]
-    return "".join(f"{line}\n" for line in lines)
+    json_lines = [json.dumps(row, default=_iso, ensure_ascii=False) for row in rows]
+    return "".join(f"{json_line}\n" for json_line in json_lines)
 
 
 def _iso(moment: datetime) -> str:
@@ -164,7 +164,7 @@ def _iso(moment: datetime) -> str:
 def _write_table(
     rows: Sequence[Mapping[str, Any]], target: Target, *, model_id: int
 ) -> None:
-    *schemas, name = target.table.split(".")
+    *schemas, table_name = target.table.split(".")
     schema = schemas[0] if schemas else None
     # The driver of a hospital's database, but a connection that may write.
     dialect = open_source(target.url).dialect
@@ -175,10 +175,10 @@ def _write_table(
             code="into",
         )
     engine = sa.create_engine(target.url, poolclass=sa.pool.NullPool)
-    table = _table(name, schema)
+    table = _table(table_name, schema)
     try:
         with engine.begin() as connection:
-            present_columns = _columns_of(connection, dialect, name, schema)
+            present_columns = _columns_of(connection, dialect, table_name, schema)
             if present_columns and not set(_COLUMNS) <= present_columns:
                 missing = ", ".join(sorted(set(_COLUMNS) - present_columns))
                 raise BadRequest(
@@ -191,8 +191,8 @@ def _write_table(
                 # must not come between the old rows' removal and the new ones.
                 table.create(connection)
             connection.execute(sa.delete(table).where(table.c.model_id == model_id))
-            for start in range(0, len(rows), _BATCH_ROWS):
-                batch = [dict(row) for row in rows[start : start + _BATCH_ROWS]]
+            for first_row in range(0, len(rows), _BATCH_ROWS):
+                batch = [dict(row) for row in rows[first_row : first_row + _BATCH_ROWS]]
                 connection.execute(sa.insert(table), batch)
     finally:
         engine.dispose()
@@ -217,11 +217,11 @@ def _columns_of(
     connection: sa.Connection, dialect: str, name: str, schema: str | None
 ) -> set[str]:
     """The columns of a table in lower case; none where there is no such table."""
-    query = (
+    columns_query = (
         "SELECT column_name FROM information_schema.columns WHERE table_name = :name"
     )
     current = "database()" if dialect == "mysql" else "current_schema()"
     where = ":schema" if schema else current
-    text = sa.text(f"{query} AND table_schema = {where}")
-    values = {"name": name, "schema": schema} if schema else {"name": name}
-    return {str(row[0]).lower() for row in connection.execute(text, values)}
+    statement = sa.text(f"{columns_query} AND table_schema = {where}")
+    parameters = {"name": name, "schema": schema} if schema else {"name": name}
+    return {str(row[0]).lower() for row in connection.execute(statement, parameters)}

@@ -85,12 +85,12 @@ def open_query(
         needed_columns = columns
         if columns is not None:
             needed_columns = list(dict.fromkeys([*columns, *complete_on]))
-        place = needed_place(unique_id, described.names)
+        id_place = needed_place(unique_id, described.names)
         rows = read_query(
             source,
             described,
             columns=needed_columns,
-            unique_id=described.names[place],
+            unique_id=described.names[id_place],
             connect=room.of_database,
         )
         yield _dataset(
@@ -126,40 +126,40 @@ def open_values(
 
     Disclosure: as `Dataset`; the rows are whatever who asks has written.
     """
-    present = dict.fromkeys(name for row in rows for name in row)
-    unknown = [name for name in present if name not in (*columns, unique_id)]
+    present = dict.fromkeys(column for row in rows for column in row)
+    unknown = [column for column in present if column not in (*columns, unique_id)]
     if unknown:
         raise BadRequest(
             f"The model uses no column {', '.join(unknown)}.",
             remedy=f"Give {', '.join(columns)}, and {unique_id} where the rows have names.",
             code="unknown_column",
         )
-    missing = [name for name in columns if name not in present]
+    missing = [column for column in columns if column not in present]
     if missing:
         raise no_column(", ".join(missing), [*present])
-    numbers = frozenset(name for name in columns if _holds_numbers(rows, name))
-    cells = []
-    for place, name in enumerate(columns):
+    numbers = frozenset(column for column in columns if _holds_numbers(rows, column))
+    named_cells = []
+    for place, column in enumerate(columns):
         text = f"c{place}"
         cell = Cell(stripped_sql(text), "VARCHAR")
-        if name in numbers:
+        if column in numbers:
             cell = Cell(f"CAST({text} AS DOUBLE)", "DOUBLE")
-        cells.append(NamedCell(name, cell))
+        named_cells.append(NamedCell(column, cell))
     identity = Identity(Cell(f"c{len(columns)}", "VARCHAR"))
     with ExitStack() as stack:
         connection = Room(settings, stack).connection()
-        create_empty(connection, len(columns) + 1, cells, identity)
-        texts = []
+        create_empty(connection, len(columns) + 1, named_cells, identity)
+        text_rows = []
         for place, row in enumerate(rows, start=1):
-            values = [_written(row.get(name)) for name in columns]
-            texts.append([*values, _written(row.get(unique_id, place))])
-        insert_texts(connection, texts, cells, identity)
-        facts = RowFacts(
+            row_values = [_written(row.get(column)) for column in columns]
+            text_rows.append([*row_values, _written(row.get(unique_id, place))])
+        insert_texts(connection, text_rows, named_cells, identity)
+        row_facts = RowFacts(
             name="values", populations=(), is_whole_row=False, numbers=numbers
         )
         yield _dataset(
             connection,
-            facts,
+            row_facts,
             complete_on=(),
             min_rows=0,
             timeout_seconds=float(settings.statement_timeout_seconds),
@@ -167,8 +167,8 @@ def open_values(
 
 
 def _holds_numbers(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    values = [row[name] for row in rows if row.get(name) is not None]
-    return all(isinstance(value, int | float) for value in values)
+    cell_values = [row[name] for row in rows if row.get(name) is not None]
+    return all(isinstance(cell_value, int | float) for cell_value in cell_values)
 
 
 def _written(value: Any) -> str | None:
@@ -246,8 +246,8 @@ def open_dataset(
             _keep(dataset(*opened.read(data_path, data_type)), snapshot)
         # From the snapshot the first time, too: rows and types are then the same before
         # and after a crash.
-        name = opened.canonical_name(data_path, data_type)
-        yield dataset(*_from_snapshot(room, snapshot, name))
+        data_name = opened.canonical_name(data_path, data_type)
+        yield dataset(*_from_snapshot(room, snapshot, data_name))
 
 
 def _no_rows(complete_on: Sequence[str]) -> BadRequest:
@@ -316,18 +316,18 @@ def _keep_complete(connection: Any, complete_on: Sequence[str]) -> None:
     must find as many rows left out as the first.
     """
     types = _types(connection)
-    present = [name for name in types if name != UNIQUE_ID]
+    present = [column for column in types if column != UNIQUE_ID]
     conditions = []
-    for name in complete_on:
-        if name not in present:
-            raise no_column(name, present)
-        conditions.append(has_value_sql(quoted(name), types[name]))
-    kinds = connection.execute(
+    for column in complete_on:
+        if column not in present:
+            raise no_column(column, present)
+        conditions.append(has_value_sql(quoted(column), types[column]))
+    relation_kinds = connection.execute(
         "SELECT table_type FROM information_schema.tables WHERE table_name = ?",
         [IDENTIFIED],
     ).fetchall()
-    ((kind,),) = kinds
-    relation = "VIEW" if kind == "VIEW" else "TABLE"
+    ((relation_kind,),) = relation_kinds
+    relation = "VIEW" if relation_kind == "VIEW" else "TABLE"
     complete = " AND ".join(conditions)
     connection.execute(f"ALTER {relation} {IDENTIFIED} RENAME TO {_ALL_ROWS}")
     connection.execute(
@@ -364,11 +364,11 @@ def _from_snapshot(room: Room, path: Path, name: str) -> tuple[Any, RowFacts]:
         connection.execute(f"CREATE VIEW {IDENTIFIED} AS {selected}")
     except duckdb.Error:
         raise damaged(path) from None
-    facts = RowFacts(
+    row_facts = RowFacts(
         name=name,
         populations=written.populations or (name,),
         is_whole_row=written.is_whole_row,
         numbers=frozenset(written.numbers),
         id_is_number=written.id_is_number,
     )
-    return connection, facts
+    return connection, row_facts

@@ -204,12 +204,12 @@ def select_identified(
         typed.append(f"{row_column.cell.sql} AS w{place}")
         # Each text is used twice, and so written in a SELECT of its own.
         texts.append(f"{canonical_sql(f'w{place}', row_column.cell.kind)} AS t{place}")
-        name = (
+        unique_name = (
             f"{row_column.name} {place}"
             if row_column.name in of_row
             else row_column.name
         )
-        of_row[name] = f"t{place}"
+        of_row[unique_name] = f"t{place}"
     rows = f"SELECT {', '.join([*_numbered(named_cells), *typed])} FROM {source}"  # noqa: S608
     rows = f"SELECT *, {', '.join(texts)} FROM ({rows})"  # noqa: S608
     selected = [

@@ -123,7 +123,7 @@ def described_query(
 
 
 def populations_of(query: CheckedQuery) -> tuple[str, ...]:
-    return tuple(name.lower() for name in query.tables)
+    return tuple(table.lower() for table in query.tables)
 
 
 class DataRequest:
@@ -170,35 +170,35 @@ class DataRequest:
     # files
 
     def _read_file(self, data_path: str, data_type: str) -> tuple[Any, RowFacts]:
-        file = self.room.stack.enter_context(
+        data_file = self.room.stack.enter_context(
             open_data_file(
                 self.settings.data_folder, data_path, patterns=self.rules.files
             )
         )
-        version = file.version
-        connection = self.room.connection(file.path)
-        unique_id = self._unique_id_of(file)
+        version = data_file.version
+        connection = self.room.connection(data_file.path)
+        unique_id = self._unique_id_of(data_file)
         with safe_reading(self.timeout_seconds, data_type):
             numbers = read_file(
                 connection,
-                file,
+                data_file,
                 data_type,
                 # Any column of a file of texts may hold numbers.
                 columns=None if self.and_numbers else self.columns,
                 unique_id=unique_id,
             )
-        if file.version != version:
+        if data_file.version != version:
             raise changed()
-        facts = RowFacts(
-            name=file.name,
-            populations=(f"file {file.name}",),
+        row_facts = RowFacts(
+            name=data_file.name,
+            populations=(f"file {data_file.name}",),
             is_whole_row=unique_id is None,
             numbers=numbers,
             # All else has been copied in: what becomes of the file is nothing to it.
-            file=file if data_type == "parquet" else None,
+            file=data_file if data_type == "parquet" else None,
             version=version,
         )
-        return connection, facts
+        return connection, row_facts
 
     def _unique_id_of(self, file: DataFile) -> str | None:
         """The column that the policy names for this file; the first pattern that fits."""
@@ -211,15 +211,15 @@ class DataRequest:
 
     def _read_database(self, data_path: str, data_type: str) -> tuple[Any, RowFacts]:
         dialect = site_source(self.settings).dialect
-        for name in self.columns or ():
-            check_name(name)
-        text = data_path
+        for column in self.columns or ():
+            check_name(column)
+        sql_text = data_path
         if data_type == "table" and not names_cohort(data_path):
             asked_columns = (
                 self.columns if self._is_listed(data_path, dialect) else None
             )
-            text = _select(data_path, asked_columns, dialect)
-        checked = self._checked(text, dialect)
+            sql_text = _select(data_path, asked_columns, dialect)
+        checked = self._checked(sql_text, dialect)
         named = ""
         if len(checked.tables) == 1:
             named = self.policy.rows(checked.tables[0]).unique_id
@@ -227,14 +227,14 @@ class DataRequest:
             source, described = described_query(self.settings, checked, self.room)
         unique_id = self._unique_id(described, named, data_type)
         rows = self._rows(source, described, unique_id)
-        facts = RowFacts(
+        row_facts = RowFacts(
             name=_database_name(data_path, data_type),
             populations=populations_of(checked),
             is_whole_row=unique_id is None,
             numbers=rows.numbers,
             id_is_number=rows.id_is_number,
         )
-        return rows.connection, facts
+        return rows.connection, row_facts
 
     def _is_listed(self, table: str, dialect: str) -> bool:
         """Whether the columns of a table are named, and not all of them by *.
@@ -317,11 +317,11 @@ def _select(table: str, columns: Sequence[str] | None, dialect: str) -> str:
         raise Refused(
             "data_path names no table.", remedy="Write schema.table.", code="tables"
         )
-    names = "*"
+    selected = "*"
     if columns is not None:
-        names = ", ".join(quoted_names(dialect, [name]) for name in columns)
+        selected = ", ".join(quoted_names(dialect, [column]) for column in columns)
     dotted = quoted_names(dialect, table.split("."))
-    return f"SELECT {names} FROM {dotted}"  # noqa: S608
+    return f"SELECT {selected} FROM {dotted}"  # noqa: S608
 
 
 def _database_name(data_path: str, data_type: str) -> str:

@@ -47,13 +47,13 @@ def counts_with_value(
     `exact_totals.moments`.
     """
     dataset.check_column(column)
-    cells = [label_sql(dataset, name) for name in group_by]
-    named = "".join(f"{cell}, " for cell in aliased("g", cells))
+    label_cells = [label_sql(dataset, name) for name in group_by]
+    named = "".join(f"{cell}, " for cell in aliased("g", label_cells))
     grouped = ""
-    if cells:
-        places = ", ".join(str(place) for place in range(1, 1 + len(cells)))
+    if label_cells:
+        label_places = ", ".join(str(place) for place in range(1, 1 + len(label_cells)))
         # One more than there may be is enough to refuse.
-        grouped = f" GROUP BY {places} LIMIT {MAX_GROUPS + 1}"
+        grouped = f" GROUP BY {label_places} LIMIT {MAX_GROUPS + 1}"
     rows = dataset.query(f"SELECT {named}count({quoted(column)}) FROM rows{grouped}")  # noqa: S608
     if len(rows) > MAX_GROUPS:
         raise too_many_groups()
@@ -110,8 +110,8 @@ def _codes_of(frame: pd.DataFrame) -> Ints:
     ones, and so on.
     """
     codes = np.zeros(len(frame), dtype=np.int64)
-    for name in frame.columns:
-        of_column, distinct = pd.factorize(frame[name], use_na_sentinel=False)
+    for column in frame.columns:
+        of_column, distinct = pd.factorize(frame[column], use_na_sentinel=False)
         codes, _ = pd.factorize(codes * len(distinct) + of_column)
     return codes
 
@@ -123,13 +123,13 @@ def binned_rows(dataset: Dataset, column: str, edges: Floats) -> Ints:
     Disclosure: patients' rows. What follows from them stays in the vault.
     """
     number = number_of(dataset, column)
-    places = []
+    bin_places = []
     for frame in dataset.frames(f"SELECT {number.double} AS x FROM rows"):  # noqa: S608
         x = frame["x"].to_numpy(dtype=np.float64, na_value=np.nan)
         of_batch = np.searchsorted(edges, x, side="right")
         of_batch[np.isnan(x)] = -1
-        places.append(of_batch)
-    return np.concatenate([np.zeros(0, dtype=np.int64), *places])
+        bin_places.append(of_batch)
+    return np.concatenate([np.zeros(0, dtype=np.int64), *bin_places])
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,14 @@ def groups_of(
             counted = f"SELECT count(*) FROM rows WHERE {complete}"  # noqa: S608
             ((n_complete,),) = dataset.query(counted)
         return Groups(cells=[], found=[Group((), dataset.n_rows, n_complete)])
-    cells = [label_sql(dataset, name) for name in group_by]
-    named = ", ".join(aliased("g", cells))
+    label_cells = [label_sql(dataset, name) for name in group_by]
+    named = ", ".join(aliased("g", label_cells))
     # Grouped by places and not by names, as a column of the data may be called g0
     # itself.
-    places = ", ".join(str(place) for place in range(1, 1 + len(cells)))
+    label_places = ", ".join(str(place) for place in range(1, 1 + len(label_cells)))
     counted = (
         f"SELECT {named}, count(*), count(*) FILTER ({complete})"  # noqa: S608
-        f" FROM rows GROUP BY {places} LIMIT {MAX_GROUPS + 1}"
+        f" FROM rows GROUP BY {label_places} LIMIT {MAX_GROUPS + 1}"
     )
     coded = f"SELECT row_number() OVER () - 1 AS code, * FROM ({counted})"  # noqa: S608
     dataset.query(f"CREATE OR REPLACE TEMP TABLE groups AS {coded}")
@@ -186,7 +186,7 @@ def groups_of(
     groups = [
         Group(tuple(label), n_rows, n_complete) for *label, n_rows, n_complete in rows
     ]
-    return Groups(cells, groups)
+    return Groups(label_cells, groups)
 
 
 def too_many_groups() -> TooLarge:
@@ -229,8 +229,8 @@ def rows_sql(
     selected = ["code", *aliases("c", len(cells))]
     # NULL is a label as any other, which = would not find.
     is_same = [
-        f"labelled.{name} IS NOT DISTINCT FROM groups.{name}"
-        for name in aliases("g", len(labels))
+        f"labelled.{group_alias} IS NOT DISTINCT FROM groups.{group_alias}"
+        for group_alias in aliases("g", len(labels))
     ]
     return f"SELECT {', '.join(selected)}\nFROM ({labelled}) AS labelled\nJOIN groups ON {' AND '.join(is_same)}"
 

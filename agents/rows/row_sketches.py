@@ -45,8 +45,8 @@ def sketch(
     sql = f"SELECT h % {SKETCH_CELLS}, {sums} FROM ({hashes}) GROUP BY 1"  # noqa: S608
     cells = np.zeros(SKETCH_CELLS, dtype=np.uint64)
     n_rows = 0
-    for cell, total, n in dataset.query(sql):
-        cells[cell] = int(total) % 2**64
+    for cell, hash_sum, n in dataset.query(sql):
+        cells[cell] = int(hash_sum) % 2**64
         n_rows += int(n)
     return cells, n_rows
 
@@ -68,32 +68,32 @@ def group_sketches(
     present = _present(dataset, complete)
     selected = ", ".join([*labels, f"{row_hash} AS h"])
     hashes = f"SELECT {selected} FROM rows WHERE {present}"  # noqa: S608
-    names = aliases("g", len(group_by))
-    keys = ", ".join([*names, f"h % {GROUP_CELLS}"])
+    group_aliases = aliases("g", len(group_by))
+    keys = ", ".join([*group_aliases, f"h % {GROUP_CELLS}"])
     sums = "sum(CAST(h AS HUGEINT)), count(*)"
     sql = f"SELECT {keys}, {sums} FROM ({hashes}) GROUP BY {keys}"  # noqa: S608
     sketches: dict[Label, Cells] = {}
-    for *label, cell, total, n in dataset.query(sql):
+    for *label, cell, hash_sum, n in dataset.query(sql):
         empty = np.zeros(1 + GROUP_CELLS, dtype=np.uint64)
-        cells = sketches.setdefault(tuple(label), empty)
-        cells[0] += np.uint64(n)
-        cells[1 + cell] = int(total) % 2**64
+        group_cells = sketches.setdefault(tuple(label), empty)
+        group_cells[0] += np.uint64(n)
+        group_cells[1 + cell] = int(hash_sum) % 2**64
     return sketches
 
 
 def _hash(dataset: Dataset, columns: Sequence[str]) -> str:
     # The constant makes a hash of no column possible, and is part of all sketches that
     # are kept.
-    cells = ["''"]
-    for name in columns:
-        dataset.check_column(name)
-        cells.append(quoted(name))
-    return f"hash({', '.join(cells)})"
+    hashed_cells = ["''"]
+    for column in columns:
+        dataset.check_column(column)
+        hashed_cells.append(quoted(column))
+    return f"hash({', '.join(hashed_cells)})"
 
 
 def _present(dataset: Dataset, columns: Sequence[str]) -> str:
     conditions: list[str] = []
-    for name in columns:
-        dataset.check_column(name)
-        conditions.append(f"{quoted(name)} IS NOT NULL")
+    for column in columns:
+        dataset.check_column(column)
+        conditions.append(f"{quoted(column)} IS NOT NULL")
     return " AND ".join(conditions) or "true"

@@ -122,15 +122,15 @@ def _take_scattered(table: NDArray[Any], places: Ints, new_table: NDArray[Any]) 
         blocks = targets // n_rows
         for block in np.unique(blocks).tolist():
             of_block = rows[blocks == block]
-            end = int(ends[block])
-            new_table[end : end + len(of_block)] = of_block
+            block_end = int(ends[block])
+            new_table[block_end : block_end + len(of_block)] = of_block
             ends[block] += len(of_block)
             # The system may have given more of the file than was written.
             let_go(new_table)
         let_go(table)
     del goes_to
-    for start in range(0, len(places), n_rows):
-        block_rows = slice(start, start + n_rows)
+    for first_row in range(0, len(places), n_rows):
+        block_rows = slice(first_row, first_row + n_rows)
         # As they came: in the order of the table.
         came = np.argsort(places[block_rows], kind="stable")
         in_order = np.empty_like(new_table[block_rows], subok=False)
@@ -186,11 +186,11 @@ def is_rising(values: NDArray[Any]) -> bool:
 
 def columns(table: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Each column of a table (n_rows, n_columns) by itself, (n_rows,), in memory."""
-    for place in range(table.shape[1]):
+    for column_place in range(table.shape[1]):
         if folder_of(table) is None:
-            yield table[:, place]
+            yield table[:, column_place]
             continue
         column = np.empty(len(table), dtype=table.dtype)
         for chunk, rows in table_chunks(table):
-            column[chunk] = rows[:, place]
+            column[chunk] = rows[:, column_place]
         yield column

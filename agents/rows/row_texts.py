@@ -57,8 +57,8 @@ class Texts(Sequence[str]):
         edges = np.array(self.edges[chunk.start : chunk.stop + 1])
         letters = self.letters[edges[0] : edges[-1]].tobytes()
         self._let_go()
-        places = (edges - edges[0]).tolist()
-        ends = pairwise(places)
+        letter_places = (edges - edges[0]).tolist()
+        ends = pairwise(letter_places)
         return [str(letters[start:end], "utf-8") for start, end in ends]
 
     def _let_go(self) -> None:

@@ -82,17 +82,17 @@ _ORACLE_NAME = re.compile(r'"[\w$# ]+"(?:\."[\w$# ]+")*')
 def server_error(cause: BaseException) -> ServerError | None:
     """What an error of pymssql or oracledb is; None for one of another driver."""
     module = type(cause).__module__.partition(".")[0]
-    first: Any = cause.args[0] if cause.args else None
+    first_argument: Any = cause.args[0] if cause.args else None
     if module == "pymssql":
         # While it connects, the pair of number and message is itself the argument.
-        pair = first if isinstance(first, tuple) else cause.args
+        pair = first_argument if isinstance(first_argument, tuple) else cause.args
         number = pair[0] if pair and isinstance(pair[0], int) else None
         message = pair[-1] if number is not None else ""
         if isinstance(message, bytes):
             message = message.decode("utf-8", "replace")
         return tsql_error(number, str(message))
     if module == "oracledb":
-        return _oracle_error(first)
+        return _oracle_error(first_argument)
     return None
 
 
@@ -105,11 +105,11 @@ def tsql_error(number: int | None, message: str) -> ServerError:
     kind = _TSQL.get(number)
     if kind is None:
         kind = "database" if number >= _FIRST_OF_LIBRARY else "sql"
-    name = None
+    missing_name = None
     if kind.startswith("missing"):
         match = _TSQL_NAME.search(message.split("\n", 1)[0])
-        name = match[1] if match else None
-    return ServerError(kind, name)
+        missing_name = match[1] if match else None
+    return ServerError(kind, missing_name)
 
 
 def _oracle_error(error: Any) -> ServerError:
@@ -120,9 +120,9 @@ def _oracle_error(error: Any) -> ServerError:
         # DPY-6...: the network; ORA-12...: the listener
         is_network = code.startswith(("DPY-6", "ORA-12"))
         kind = "database" if is_lost or is_network else "sql"
-    name = None
+    missing_name = None
     if kind.startswith("missing"):
-        line = str(getattr(error, "message", "")).split("\n", 1)[0]
-        match = _ORACLE_NAME.search(line)
-        name = match[0].replace('"', "") if match else None
-    return ServerError(kind, name)
+        first_line = str(getattr(error, "message", "")).split("\n", 1)[0]
+        match = _ORACLE_NAME.search(first_line)
+        missing_name = match[0].replace('"', "") if match else None
+    return ServerError(kind, missing_name)

@@ -84,8 +84,8 @@ _FLOAT = -127
 
 def _moment(cell: str, form: str) -> SourceColumn:
     # AD is left out, and BC stands behind, as PostgreSQL writes it.
-    text = f"TO_CHAR({cell}, '{form} AD', 'NLS_DATE_LANGUAGE=AMERICAN')"
-    return SourceColumn("", select=f"REPLACE({text}, ' AD')")
+    moment_text = f"TO_CHAR({cell}, '{form} AD', 'NLS_DATE_LANGUAGE=AMERICAN')"
+    return SourceColumn("", select=f"REPLACE({moment_text}, ' AD')")
 
 
 _SECONDS = "YYYY-MM-DD HH24:MI:SS"
@@ -118,14 +118,14 @@ def oracle_columns(description: Sequence[Any]) -> list[SourceColumn]:
     digits a number has, and how many of them after the point.
     """
     columns = []
-    for name, kind, _, _, digits, after_point, *_ in description:
+    for column_name, kind, _, _, digits, after_point, *_ in description:
         source_column = _ORACLE.get(kind.name)
         if kind.name == "DB_TYPE_NUMBER":
             source_column = _oracle_number(digits, after_point)
         if source_column is None:
             word = kind.name.removeprefix("DB_TYPE_").lower()
             source_column = SourceColumn("", no_form=word)
-        columns.append(named_column(source_column, str(name)))
+        columns.append(named_column(source_column, str(column_name)))
     return columns
 
 

@@ -84,10 +84,10 @@ def _tsql(connection: sa.Connection) -> list[str]:
     with connection.exec_driver_sql(
         _SNAPSHOT_STATE, execution_options=NO_PARAMETERS
     ) as result:
-        state = result.scalar()
+        snapshot_state = result.scalar()
     # A transaction that has read something can be made no snapshot any more.
     connection.rollback()
-    isolation = "SNAPSHOT" if state == 1 else "READ COMMITTED"
+    isolation = "SNAPSHOT" if snapshot_state == 1 else "READ COMMITTED"
     return [
         f"SET LOCK_TIMEOUT {_milliseconds(LOCK_WAIT_SECONDS)}",
         # Of two who wait for one another the hospital's own program goes on.

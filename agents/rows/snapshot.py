@@ -81,8 +81,8 @@ def _written(columns: Mapping[str, str], relation: str) -> str:
     those columns are text there.
     """
     written = []
-    for name, kind in columns.items():
-        cell = quoted(name)
+    for column, kind in columns.items():
+        cell = quoted(column)
         if kind in _NOT_IN_PARQUET:
             cell = f"CAST({cell} AS VARCHAR) AS {cell}"
         written.append(cell)
@@ -91,19 +91,19 @@ def _written(columns: Mapping[str, str], relation: str) -> str:
 
 def snapshot_facts(connection: Any, path: Path) -> SnapshotFacts:
     """What is noted in a snapshot; of one of an earlier version only the types."""
-    file = literal(str(path))
-    sql = f"SELECT key, value FROM parquet_kv_metadata({file})"  # noqa: S608
+    quoted_path = literal(str(path))
+    sql = f"SELECT key, value FROM parquet_kv_metadata({quoted_path})"  # noqa: S608
     metadata: dict[str, bytes] = {}
     for key, value in connection.execute(sql).fetchall():
         metadata[str(key, "utf-8")] = value
     if _FACTS in metadata:
-        facts = json.loads(metadata[_FACTS])
+        noted = json.loads(metadata[_FACTS])
         return SnapshotFacts(
-            tuple(facts["types"]),
-            tuple(facts["populations"]),
-            facts["is_whole_row"],
-            tuple(facts.get("numbers", ())),
-            facts.get("id_is_number", False),
+            tuple(noted["types"]),
+            tuple(noted["populations"]),
+            noted["is_whole_row"],
+            tuple(noted.get("numbers", ())),
+            noted.get("id_is_number", False),
         )
     # an order that began under an earlier version goes on with the types that it began
     # with
@@ -118,11 +118,11 @@ def select_snapshot(connection: Any, path: Path, facts: SnapshotFacts) -> str:
     """
     source = f"read_parquet({literal(str(path))})"
     described = connection.execute(f"DESCRIBE FROM {source}").fetchall()
-    kinds = facts.types or tuple(str(row[1]) for row in described)
-    names = [str(row[0]) for row in described]
+    column_kinds = facts.types or tuple(str(row[1]) for row in described)
+    column_names = [str(row[0]) for row in described]
     cells: dict[str, Cell] = {}
-    for name, kind in zip(names, kinds, strict=True):
-        cells[name] = Cell(f"CAST({quoted(name)} AS {kind})", kind)
+    for column_name, kind in zip(column_names, column_kinds, strict=True):
+        cells[column_name] = Cell(f"CAST({quoted(column_name)} AS {kind})", kind)
     id_cell = cells.pop(UNIQUE_ID, None)
-    named_cells = [NamedCell(name, cell) for name, cell in cells.items()]
+    named_cells = [NamedCell(column_name, cell) for column_name, cell in cells.items()]
     return select_identified(source, named_cells, Identity(id_cell, tuple(named_cells)))

@@ -235,7 +235,7 @@ def mysql_columns(description: Sequence[Any]) -> list[SourceColumn]:
     is, at place 5 how many digits stand after the point.
     """
     columns = []
-    for name, code, _, width, _, after_point, _ in description:
+    for column_name, code, _, width, _, after_point, _ in description:
         source_column = _MYSQL.get(code, SourceColumn("", no_form="unknown"))
         if code == _MYSQL_BIT:
             bits = f"LPAD(BIN({{}} + 0), {int(width)}, '0')"
@@ -245,7 +245,7 @@ def mysql_columns(description: Sequence[Any]) -> list[SourceColumn]:
             # digit more than there is does no harm.
             digits = width - (1 if after_point else 0)
             source_column = decimal_column(digits, after_point, "{}")
-        columns.append(named_column(source_column, str(name)))
+        columns.append(named_column(source_column, str(column_name)))
     return columns
 
 

@@ -165,16 +165,16 @@ def _no_driver(dialect: str) -> BadRequest:
 
 def _check_options(url: sa.URL, dialect: str) -> None:
     options = (*_OPTIONS[dialect], _INSECURE)
-    for name, value in url.query.items():
-        if name not in options:
+    for option, option_value in url.query.items():
+        if option not in options:
             raise unusable(
-                f"Of {NAMES[dialect]} it has no option {name}; options are {', '.join(options)}."
+                f"Of {NAMES[dialect]} it has no option {option}; options are {', '.join(options)}."
             )
-        if not isinstance(value, str):
-            raise unusable(f"It names the option {name} twice.")
-    for name in ("ssl_server_dn_match", _INSECURE):
-        if url.query.get(name, "true") not in ("true", "false"):
-            raise unusable(f"The option {name} is true or false.")
+        if not isinstance(option_value, str):
+            raise unusable(f"It names the option {option} twice.")
+    for option in ("ssl_server_dn_match", _INSECURE):
+        if url.query.get(option, "true") not in ("true", "false"):
+            raise unusable(f"The option {option} is true or false.")
     if url.query.get("encryption", "require") not in ("require", "request", "off"):
         raise unusable("The option encryption is require, request or off.")
     if url.query.get("protocol", "tcps") not in ("tcps", "tcp"):
@@ -249,8 +249,8 @@ def _tsql_arguments(url: sa.URL, timeout_seconds: float) -> dict[str, Any]:
 
 
 def _oracle_arguments(url: sa.URL) -> dict[str, Any]:
-    query = dict(url.query)
-    query.pop(_INSECURE, None)
+    options = dict(url.query)
+    options.pop(_INSECURE, None)
     is_encrypted = _protocol(url) == "tcps"
     arguments: dict[str, Any] = {
         # Else SQLAlchemy's, which knows no protocol
@@ -258,11 +258,11 @@ def _oracle_arguments(url: sa.URL) -> dict[str, Any]:
         "host": url.host,
         "port": url.port or (2484 if is_encrypted else 1521),
         "tcp_connect_timeout": float(CONNECT_TIMEOUT_SECONDS),
-        **query,
+        **options,
         "protocol": _protocol(url),
     }
     if url.database:
         arguments["sid"] = url.database
-    if "ssl_server_dn_match" in query:
-        arguments["ssl_server_dn_match"] = query["ssl_server_dn_match"] == "true"
+    if "ssl_server_dn_match" in options:
+        arguments["ssl_server_dn_match"] = options["ssl_server_dn_match"] == "true"
     return arguments

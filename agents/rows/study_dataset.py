@@ -115,10 +115,10 @@ def _with_numbers_of_texts(rows: Dataset, question: QuestionRows) -> Dataset:
     """
     numbers: set[str] = set()
     for expression in question.derived.values():
-        for name in expression.numbers:
-            if name not in question.derived and not rows.is_number(name):
-                number_of(rows, name)
-                numbers.add(name)
+        for column in expression.numbers:
+            if column not in question.derived and not rows.is_number(column):
+                number_of(rows, column)
+                numbers.add(column)
     return replace(rows, numbers=rows.numbers | numbers)
 
 
@@ -130,15 +130,15 @@ def _check_undefined(
         return
     # What asks whether a value is there may choose among rows without one, too.
     choosing: dict[str, str] = {}
-    for name, expression in question.derived.items():
+    for column, expression in question.derived.items():
         if any(node.op == "missing" for node in expression.root.every()):
-            lacks = f"NOT ({derived.has_value(name)})"
-            choosing[name] = f"count(*) FILTER (WHERE {lacks})"
+            lacks = f"NOT ({derived.has_value(column)})"
+            choosing[column] = f"count(*) FILTER (WHERE {lacks})"
     if choosing:
         sql = f"SELECT {', '.join(choosing.values())} FROM {derived.source(IDENTIFIED)}"  # noqa: S608
         (row_counts,) = rows.query(sql)
         undefined |= dict(zip(choosing, row_counts, strict=True))
-    few = [name for name, n_rows in undefined.items() if 0 < n_rows < min_rows]
+    few = [column for column, n_rows in undefined.items() if 0 < n_rows < min_rows]
     if few:
         raise Refused(
             f"In {', '.join(sorted(few))} the expression has no value in some rows that have all its columns, fewer"
@@ -157,8 +157,8 @@ def with_derived(
     if not derived.columns and not deciding_columns:
         return rows
     selected = [quoted(name) for name in [*rows.columns, UNIQUE_ID]]
-    for name, column in derived.columns.items():
-        selected.append(f"{column} AS {quoted(name)}")
+    for derived_name, column in derived.columns.items():
+        selected.append(f"{column} AS {quoted(derived_name)}")
     conditions = [derived.has_value(name) for name in deciding_columns]
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     source = derived.source(IDENTIFIED)
@@ -173,21 +173,21 @@ def with_derived(
         _rename_read(rows)
         connection.execute(f"CREATE VIEW {IDENTIFIED} AS SELECT * FROM {_STUDIED}")  # noqa: S608
     ((n_rows,),) = rows.query("SELECT count(*) FROM rows")
-    kinds = dict.fromkeys(derived.columns, "DOUBLE")
+    derived_kinds = dict.fromkeys(derived.columns, "DOUBLE")
     return replace(
         rows,
-        columns={**rows.columns, **kinds},
+        columns={**rows.columns, **derived_kinds},
         n_rows=n_rows,
         n_left_out=rows.n_left_out + rows.n_rows - n_rows,
     )
 
 
 def _rename_read(rows: Dataset) -> None:
-    kinds = rows.query(
+    relation_kinds = rows.query(
         f"SELECT table_type FROM information_schema.tables WHERE table_name = '{IDENTIFIED}'"  # noqa: S608
     )
-    ((kind,),) = kinds
-    relation = "VIEW" if kind == "VIEW" else "TABLE"
+    ((relation_kind,),) = relation_kinds
+    relation = "VIEW" if relation_kind == "VIEW" else "TABLE"
     rows.connection.execute(f"ALTER {relation} {IDENTIFIED} RENAME TO {_READ}")
 
 
@@ -232,14 +232,14 @@ def _check_gaps(
     n_undefined: Mapping[str, int],
 ) -> None:
     """BadRequest naming all columns with gaps that the order does not allow."""
-    names: list[str] = []
-    for name in study.columns:
+    checked_columns: list[str] = []
+    for column in study.columns:
         # A mean stands for a missing number, for nothing else.
-        if study.missing != "mean" or name in study.categorical:
-            names.append(name)
-    names.extend(labels)
+        if study.missing != "mean" or column in study.categorical:
+            checked_columns.append(column)
+    checked_columns.extend(labels)
     notes: list[str] = []
-    undefined = [name for name in names if n_undefined.get(name)]
+    undefined = [column for column in checked_columns if n_undefined.get(column)]
     if undefined:
         notes.append(
             f"In {', '.join(undefined)} the expression has no value for some rows that have all its columns,"
@@ -247,4 +247,4 @@ def _check_gaps(
         )
     if study.missing == "mean":
         notes.append("A category and the label have no mean.")
-    without_value(rows, names, notes)
+    without_value(rows, checked_columns, notes)

@@ -34,8 +34,8 @@ def smallest_cells(
     complete = " AND ".join(f"{number.cell} IS NOT NULL" for number in numbers)
     labels = [label_sql(dataset, name) for name in group_by]
     distinct = [f"count(DISTINCT {number.double})" for number in numbers]
-    places = ", ".join(str(place) for place in range(1, 1 + len(labels)))
-    by_label = f" GROUP BY {places}" if labels else ""
+    label_places = ", ".join(str(place) for place in range(1, 1 + len(labels)))
+    by_label = f" GROUP BY {label_places}" if labels else ""
     selected = ", ".join([*labels, *distinct])
     counts = dataset.query(f"SELECT {selected} FROM rows WHERE {complete}{by_label}")  # noqa: S608
 
@@ -49,23 +49,23 @@ def smallest_cells(
     if not asked_places:
         return {}
 
-    values = [numbers[place].double for place in asked_places]
-    n_keys = n_labels + len(values)
-    keys = ", ".join(str(place) for place in range(1, 1 + n_keys))
-    selected = ", ".join([*labels, *values])
-    cells = dataset.query(
-        f"SELECT {selected}, count(*) FROM rows WHERE {complete} GROUP BY {keys}"  # noqa: S608
+    double_cells = [numbers[place].double for place in asked_places]
+    n_keys = n_labels + len(double_cells)
+    key_places = ", ".join(str(place) for place in range(1, 1 + n_keys))
+    selected = ", ".join([*labels, *double_cells])
+    cell_rows = dataset.query(
+        f"SELECT {selected}, count(*) FROM rows WHERE {complete} GROUP BY {key_places}"  # noqa: S608
     )
     by_group: dict[Label, list[tuple[float, ...]]] = {}
-    for row in cells:
+    for row in cell_rows:
         by_group.setdefault(tuple(row[:n_labels]), []).append(tuple(row[n_labels:]))
     smallest = {}
     for label, of_label in two_valued.items():
-        table = np.array(by_group[label])
-        n_rows = table[:, -1].astype(np.int64)
+        group_table = np.array(by_group[label])
+        n_rows = group_table[:, -1].astype(np.int64)
         is_high = []
         for place in of_label:
-            column = table[:, asked_places.index(place)]
+            column = group_table[:, asked_places.index(place)]
             is_high.append((column == column.max()).astype(np.int64))
         smallest[label] = _smallest(is_high, n_rows)
     return smallest

@@ -133,14 +133,14 @@ def _are_whole(ids: Texts) -> bool:
 def _written_keys(ids: Texts, written: str, kind: Any) -> NDArray[Any]:
     keys = np.empty(len(ids), dtype=kind)
     for chunk in row_chunks(len(ids)):
-        texts = [text.encode() for text in ids[chunk]]
-        keys[chunk] = np.array(texts, dtype=written).astype(kind)
+        encoded_ids = [id_text.encode() for id_text in ids[chunk]]
+        keys[chunk] = np.array(encoded_ids, dtype=written).astype(kind)
     return keys
 
 
 def id_order(ids: Sequence[str]) -> list[int]:
     """Positions in order of id: as numbers when all are whole numbers, else as text."""
-    if all(_INTEGER.fullmatch(text) for text in ids):
+    if all(_INTEGER.fullmatch(id_text) for id_text in ids):
         # 01 and 1 are one number: their texts put them in one order, however they were
         # read.
         return sorted(range(len(ids)), key=lambda i: (int(ids[i]), ids[i]))
