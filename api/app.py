@@ -133,23 +133,23 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    state = app.state
-    state.settings = settings
-    state.identity_provider = provider_of(settings.sign_in)
-    state.rate = Rate(settings.calls_per_second)
-    state.seen_tokens = SeenTokens()
-    state.open_calls = OpenCalls(settings.calls_at_once)
-    state.expected = expected
-    state.bell = Bell()
-    state.inbox = Inbox()
-    state.waits = Waits()
-    state.presence = Presence(state.bell)
+    app_state = app.state
+    app_state.settings = settings
+    app_state.identity_provider = provider_of(settings.sign_in)
+    app_state.rate = Rate(settings.calls_per_second)
+    app_state.seen_tokens = SeenTokens()
+    app_state.open_calls = OpenCalls(settings.calls_at_once)
+    app_state.expected = expected
+    app_state.bell = Bell()
+    app_state.inbox = Inbox()
+    app_state.waits = Waits()
+    app_state.presence = Presence(app_state.bell)
     # One-time keys to which answers are sealed; in memory only (decision 7).
-    state.reply_keys = {}
-    state.conditions = Conditions(state.bell)
-    state.disk = disk
-    state.firing = asyncio.Lock()
-    state.started = time.monotonic()
+    app_state.reply_keys = {}
+    app_state.conditions = Conditions(app_state.bell)
+    app_state.disk = disk
+    app_state.firing = asyncio.Lock()
+    app_state.started = time.monotonic()
     for router in ROUTERS:
         app.include_router(router)
     _add_error_handlers(app)
@@ -202,14 +202,14 @@ def _among_others(
     """Hears the other processes of the same store; on SQLite there is none."""
     if store.conninfo is None:
         return contextlib.nullcontext()
-    state = app.state
+    app_state = app.state
     together = Together(
         store.conninfo,
-        bell=state.bell,
-        inbox=state.inbox,
-        presence=state.presence,
-        conditions=state.conditions,
-        waits=state.waits,
+        bell=app_state.bell,
+        inbox=app_state.inbox,
+        presence=app_state.presence,
+        conditions=app_state.conditions,
+        waits=app_state.waits,
     )
     return together.joined()
 
@@ -335,17 +335,17 @@ def describe_request(error: RequestValidationError) -> ConsiliumError:
         return _not_json()
     # As pydantic would have raised them for a body, so that `describe` has one form to
     # read.
-    lines = []
+    line_errors = []
     for mistake in mistakes:
-        place = tuple(mistake["loc"][1:])  # without "body", "query" or "path"
-        line = {
+        field_place = tuple(mistake["loc"][1:])  # without "body", "query" or "path"
+        line_error = {
             "type": "value_error",
-            "loc": place or ("body",),
+            "loc": field_place or ("body",),
             "input": None,
             "ctx": {"error": mistake["msg"]},
         }
-        lines.append(line)
-    return describe(ValidationError.from_exception_data("request", lines))  # type: ignore[arg-type]
+        line_errors.append(line_error)
+    return describe(ValidationError.from_exception_data("request", line_errors))  # type: ignore[arg-type]
 
 
 def _not_json() -> InvalidInput:

@@ -113,11 +113,11 @@ async def caller_of(connection: HTTPConnection) -> Caller:
 
     With authentication switched off, a call without a token is anybody's.
     """
-    state = connection.app.state
+    app_state = connection.app.state
     header = connection.headers.get("authorization", "")
     scheme, _, credentials = header.partition(" ")
     token = credentials.strip()
-    if not header and not state.settings.authentication:
+    if not header and not app_state.settings.authentication:
         return ANYBODY
     # A token that was sent is checked also where none is needed.
     if scheme.lower() != "bearer" or not token:
@@ -125,11 +125,11 @@ async def caller_of(connection: HTTPConnection) -> Caller:
             "This address needs a token.",
             remedy="Send the header Authorization: Bearer <token>; see docs/api.md.",
         )
-    store: Store = state.store
+    store: Store = app_state.store
     # Asked for at every call: of a token that was remembered nobody would notice that
     # it has been revoked.
     caller = await in_thread(store.hospitals.caller, token)
-    people = state.settings.sign_in
+    people = app_state.settings.sign_in
     if caller is None and people is not None:
         caller = await in_thread(store.sessions.person, token)
         # A group that the settings name no longer opens nothing any more.
@@ -146,9 +146,9 @@ async def caller_of(connection: HTTPConnection) -> Caller:
             remedy="Ask the operator for a new one.",
             code="token",
         )
-    state.seen_tokens.add(token, caller)
+    app_state.seen_tokens.add(token, caller)
     # By name and not by token: ten tokens of a hospital make no more calls than one.
-    state.rate.spend(caller.name)
+    app_state.rate.spend(caller.name)
     return caller
 
 

@@ -177,11 +177,11 @@ def _refuse_crowd(connection: HTTPConnection) -> None:
     """TooManyRequests where a token that came before has no calls left: by what this
     process knows, without the store.
     """
-    state = connection.app.state
-    caller = state.seen_tokens.caller(connection)
+    app_state = connection.app.state
+    caller = app_state.seen_tokens.caller(connection)
     if caller is not None:
-        state.open_calls.check(caller)
-        state.rate.check(caller.name)
+        app_state.open_calls.check(caller)
+        app_state.rate.check(caller.name)
 
 
 def _check_origin(scope: Scope) -> None:

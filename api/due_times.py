@@ -135,8 +135,8 @@ def _check_cron(text: str) -> None:
     """Five fields or a word as @daily: seconds would be too often."""
     remedy = 'Write five fields (minute, hour, day, month, weekday), as "0 6 * * 1-5", or a word as @daily.'
     is_word = text.startswith("@")
-    fields = text.split()
-    if not is_word and len(fields) != 5:
+    cron_fields = text.split()
+    if not is_word and len(cron_fields) != 5:
         raise bad_request("cron", "cron has not five fields.", remedy)
     try:
         CronSchedule(cron=text)

@@ -46,10 +46,10 @@ def with_security(scope: Scope, headers: Headers) -> Headers:
     ours = {**_ALWAYS, "content-security-policy": _policy(scope["path"])}
     if is_encrypted(scope):
         ours |= _BEHIND_TLS
-    names = {name.lower() for name, _ in headers}
-    for name, text in _UNLESS_SET.items():
-        if name.encode() not in names:
-            ours[name] = text
+    header_names = {name.lower() for name, _ in headers}
+    for header_name, header_text in _UNLESS_SET.items():
+        if header_name.encode() not in header_names:
+            ours[header_name] = header_text
     # Ours instead of a route's own: no route can weaken them.
     route_headers = [
         header for header in headers if header[0].lower().decode() not in ours
@@ -88,7 +88,7 @@ def is_own_origin(scope: Scope, origin: str) -> bool:
 
 def header(scope: Scope, name: bytes) -> str:
     """A header of a call; empty where there is none."""
-    for header_name, text in scope.get("headers", ()):
+    for header_name, header_text in scope.get("headers", ()):
         if header_name == name:
-            return str(text.decode("latin-1"))
+            return str(header_text.decode("latin-1"))
     return ""

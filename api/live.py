@@ -146,8 +146,8 @@ class Inbox:
     ) -> None:
         if self.say is None:
             number = self._newest + 1
-            entries = [(user_id, what, order_id)]
-            self.hear(number, entries)
+            news_entries = [(user_id, what, order_id)]
+            self.hear(number, news_entries)
         else:
             # It comes back with its number, as to all others.
             self.say(
@@ -198,16 +198,16 @@ class Inbox:
 
         Who was away for longer looks at its pool anyway.
         """
-        entries = []
+        news_entries = []
         for news in self._news:
             is_new = news.number > cursor
             if is_new and news.user_id in (user_id, EVERYONE):
-                entry = {
+                news_entry = {
                     "what": news.what,
                     "order_id": news.order_id,
                 }
-                entries.append(entry)
-        return self._newest, entries
+                news_entries.append(news_entry)
+        return self._newest, news_entries
 
 
 class Waits:
@@ -242,13 +242,13 @@ class Waits:
         """In pieces that fit into a notification, each of a range of numbers: in
         whatever order they come, a piece changes nothing of another one.
         """
-        users = sorted(missing)
+        user_ids = sorted(missing)
         above = None
-        while len(users) > MOST_NAMED:
-            piece, users = users[:MOST_NAMED], users[MOST_NAMED:]
+        while len(user_ids) > MOST_NAMED:
+            piece, user_ids = user_ids[:MOST_NAMED], user_ids[MOST_NAMED:]
             self.say("waits", run, piece, above, piece[-1])
             above = piece[-1]
-        self.say("waits", run, users, above, None)
+        self.say("waits", run, user_ids, above, None)
 
     def hear(
         self,
@@ -263,13 +263,13 @@ class Waits:
         now = time.monotonic()
         earlier = self._since.pop(run, {})
         waited_for = {}
-        for user, since in earlier.items():
-            is_below = above is not None and user <= above
-            is_beyond = up_to is not None and user > up_to
+        for user_id, since in earlier.items():
+            is_below = above is not None and user_id <= above
+            is_beyond = up_to is not None and user_id > up_to
             if is_below or is_beyond:
-                waited_for[user] = since
-        for user in missing:
-            waited_for[user] = earlier.get(user, now)
+                waited_for[user_id] = since
+        for user_id in missing:
+            waited_for[user_id] = earlier.get(user_id, now)
         if waited_for:
             self._since[run] = waited_for
 
@@ -338,8 +338,8 @@ class Presence:
         # already.
         if self._open[user_id] > 1:
             return
-        last = self._last.pop(user_id, None)
-        if last is None:
+        last_poll = self._last.pop(user_id, None)
+        if last_poll is None:
             return
         self.say("here", user_id, 0)
         # It may have connected anew to another process.
@@ -410,12 +410,12 @@ class Presence:
         return users_there
 
     def _is_here(self, user_id: int) -> bool:
-        last = self._last.get(user_id)
-        if last is None:
+        last_poll = self._last.get(user_id)
+        if last_poll is None:
             return False
         if self._open[user_id] > 0:
             return True
-        silent_seconds = time.monotonic() - last
+        silent_seconds = time.monotonic() - last_poll
         return silent_seconds < self.PAUSE_SECONDS
 
     def there(self) -> set[int]:

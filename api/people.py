@@ -103,9 +103,9 @@ def _wants_html(accept: str) -> bool:
     """
     weights = {"text/html": 0.0, "application/json": 0.0}
     for media_range in accept.lower().split(","):
-        kind, *parameters = [piece.strip() for piece in media_range.split(";")]
-        if kind in weights:
-            weights[kind] = _weight(parameters)
+        media_type, *parameters = [piece.strip() for piece in media_range.split(";")]
+        if media_type in weights:
+            weights[media_type] = _weight(parameters)
     return weights["text/html"] > weights["application/json"]
 
 

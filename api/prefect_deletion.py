@@ -39,15 +39,15 @@ PAGE = 200
 
 def _ended(run_ids: Iterable[UUID] | None, before: datetime) -> dict[str, Any]:
     """The fields of a filter for runs that have ended before."""
-    fields: dict[str, Any] = {
+    filter_fields: dict[str, Any] = {
         "state": FlowRunFilterState(
             type=FlowRunFilterStateType(any_=sorted(TERMINAL_STATES))
         ),
         "end_time": FlowRunFilterEndTime(before_=before),  # type: ignore[arg-type]
     }
     if run_ids is not None:
-        fields["id"] = FlowRunFilterId(any_=list(run_ids))
-    return fields
+        filter_fields["id"] = FlowRunFilterId(any_=list(run_ids))
+    return filter_fields
 
 
 async def delete_runs_of(
@@ -107,7 +107,7 @@ async def _delete(client: PrefectClient, run_ids: list[UUID], before: datetime) 
             with contextlib.suppress(ObjectNotFound):
                 await client.delete_artifact(artifact.id)
     ended = FlowRunFilter(**_ended(run_ids, before))
-    answer = await client.request(
+    prefect_answer = await client.request(
         "POST",
         "/flow_runs/bulk_delete",  # type: ignore[arg-type]
         json={
@@ -115,4 +115,4 @@ async def _delete(client: PrefectClient, run_ids: list[UUID], before: datetime) 
             "limit": AT_ONCE,
         },
     )
-    return len(answer.json()["deleted"])
+    return len(prefect_answer.json()["deleted"])

@@ -55,8 +55,8 @@ def parts_of(
     # When each task was begun, by run and name: again after its process died.
     begins: dict[tuple[UUID | None, str], list[datetime]] = {}
     for task in begun:
-        key = (task.flow_run_id, task.name)
-        begins.setdefault(key, []).append(_began(task))
+        task_key = (task.flow_run_id, task.name)
+        begins.setdefault(task_key, []).append(_began(task))
     parts = []
     for task in begun:
         assert task.flow_run_id is not None

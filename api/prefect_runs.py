@@ -111,10 +111,10 @@ class Runs:
             self._outage.answered(PREFECT)
             raise
         except AWAY as error:
-            kind = type(error).__name__
-            self._outage.missed(PREFECT, kind, asked=asked_at)
+            error_name = type(error).__name__
+            self._outage.missed(PREFECT, error_name, asked=asked_at)
             raise PrefectAway(
-                f"Prefect does not answer ({kind}).",
+                f"Prefect does not answer ({error_name}).",
                 remedy="Check the Prefect server; the order is kept.",
             ) from None
         self._outage.answered(PREFECT)
@@ -141,14 +141,14 @@ class Runs:
 
         async def start_once() -> str:
             found_deployment = await self._client.read_deployment_by_name(deployment)
-            run = await self._client.create_flow_run_from_deployment(
+            flow_run = await self._client.create_flow_run_from_deployment(
                 found_deployment.id,
                 parameters={"order_id": order_id},
                 name=f"order-{order_id}",
                 tags=[f"order-{order_id}", *tags],
                 idempotency_key=f"order-{order_id}-{deployment}-{attempt}",
             )
-            return str(run.id)
+            return str(flow_run.id)
 
         try:
             flow_run_id = await self._in_time(start_once)
@@ -159,9 +159,9 @@ class Runs:
 
     async def _say_where_its_log_is(self, flow_run_id: str, deployment: str) -> None:
         """At a hospital's run, whose process sends no line. An order needs none."""
-        _, is_hospitals, user = deployment.rpartition("/hospital-")
+        _, is_hospitals, hospital_number = deployment.rpartition("/hospital-")
         if is_hospitals:
-            line = log_line(flow_run_id, stays_there(int(user)))
+            line = log_line(flow_run_id, stays_there(int(hospital_number)))
             with contextlib.suppress(Exception):
                 await self._client.create_logs([line])
 
@@ -184,13 +184,13 @@ class Runs:
         """The run's state in the request document's words."""
         try:
             with self._asking():
-                run = await self._client.read_flow_run(UUID(flow_run_id))
+                flow_run = await self._client.read_flow_run(UUID(flow_run_id))
         # Somebody has deleted it there; the order is given a new one.
         except ObjectNotFound:
             return "pending"
-        if run.state_type is None:
+        if flow_run.state_type is None:
             return "pending"
-        return STATUS[run.state_type]
+        return STATUS[flow_run.state_type]
 
     async def known(self, flow_run_ids: Iterable[str]) -> set[str]:
         """Those of these runs that Prefect has: none that somebody deleted, or of a
@@ -202,8 +202,8 @@ class Runs:
             for start in range(0, len(run_ids), PAGE):
                 ids = run_ids[start : start + PAGE]
                 page = FlowRunFilter(id=FlowRunFilterId(any_=ids))
-                runs = await self._client.read_flow_runs(flow_run_filter=page)
-                known_ids.update(str(run.id) for run in runs)
+                flow_runs = await self._client.read_flow_runs(flow_run_filter=page)
+                known_ids.update(str(flow_run.id) for flow_run in flow_runs)
         return known_ids
 
     async def cancelled(self, order_ids: Iterable[int]) -> set[int]:
@@ -223,10 +223,10 @@ class Runs:
                     state=FlowRunFilterState(type=cancelled),
                     tags=FlowRunFilterTags(any_=some_tags),
                 )
-                for run in await self._flow_runs(run_filter):
-                    if run.state is not None and run.state.message == LATE:
+                for flow_run in await self._flow_runs(run_filter):
+                    if flow_run.state is not None and flow_run.state.message == LATE:
                         continue
-                    own_tags = [tag for tag in run.tags if tag in by_tag]
+                    own_tags = [tag for tag in flow_run.tags if tag in by_tag]
                     cancelled_orders.update(by_tag[tag] for tag in own_tags)
         return cancelled_orders
 
@@ -254,8 +254,8 @@ class Runs:
             )
 
         tasks = await self._in_time(lambda: _all(task_runs))
-        runs = await self._in_time(lambda: self._flow_runs(of_order))
-        return parts_of(tasks, runs, now=datetime.now(UTC))
+        flow_runs = await self._in_time(lambda: self._flow_runs(of_order))
+        return parts_of(tasks, flow_runs, now=datetime.now(UTC))
 
     async def cancel_waiting(self, order_id: int) -> None:
         """Cancels the order's runs that nobody has started yet; those under way hear of
@@ -268,12 +268,12 @@ class Runs:
         )
         with self._asking():
             # All before the first is cancelled: those of later pages would move up.
-            runs = await self._flow_runs(run_filter)
-            for run in runs:
+            flow_runs = await self._flow_runs(run_filter)
+            for flow_run in flow_runs:
                 # Somebody else may have just deleted it.
                 with contextlib.suppress(ObjectNotFound):
                     await self._client.set_flow_run_state(
-                        run.id,
+                        flow_run.id,
                         Cancelled(),
                         force=True,
                     )
@@ -312,8 +312,8 @@ class Runs:
         """Whether Prefect answers and knows these deployments."""
         try:
             with self._asking():
-                for name in deployments:
-                    await self._client.read_deployment_by_name(name)
+                for deployment_name in deployments:
+                    await self._client.read_deployment_by_name(deployment_name)
         except (ObjectNotFound, PrefectAway):
             return False
         return True
@@ -331,9 +331,9 @@ class Runs:
         """Makes or changes the schedule's deployment; runs that were due under an
         earlier timing are gone.
         """
-        fields = prefect_fields(timing)
-        kind = CronSchedule if "cron" in timing else IntervalSchedule
-        schedule = kind(**fields)
+        timing_fields = prefect_fields(timing)
+        schedule_kind = CronSchedule if "cron" in timing else IntervalSchedule
+        schedule = schedule_kind(**timing_fields)
         due = DeploymentScheduleCreate(schedule=schedule, active=active)
 
         async def attempt() -> None:
@@ -388,11 +388,11 @@ class Runs:
     async def delete_schedule(self, schedule_id: int) -> None:
         """Deletes the schedule's deployment and its runs that have not begun."""
 
-        name = f"{SCHEDULED_FLOW}/schedule-{schedule_id}"
+        deployment_name = f"{SCHEDULED_FLOW}/schedule-{schedule_id}"
 
         async def attempt() -> None:
             with contextlib.suppress(ObjectNotFound):
-                deployment = await self._client.read_deployment_by_name(name)
+                deployment = await self._client.read_deployment_by_name(deployment_name)
                 await self._client.delete_deployment(deployment.id)
 
         await self._in_time(attempt)

@@ -89,11 +89,11 @@ class CoordinatorSettings:
 
 def positive_number(name: str, default: str, kind: Callable[[str], T]) -> T:
     """A number from the environment; BadRequest names the variable."""
-    text = os.environ.get(name, default)
+    setting_text = os.environ.get(name, default)
     try:
-        number = kind(text)
+        number = kind(setting_text)
         # False for NaN and infinity too.
-        is_in_range = 0 < float(text) < 1e12
+        is_in_range = 0 < float(setting_text) < 1e12
         if not is_in_range:
             raise ValueError
     except ValueError:
@@ -180,10 +180,10 @@ def load_sign_in() -> SignInSettings | None:
     """None where nothing of it is set. BadRequest names the variable: half of it set is
     an error, never a page that lets nobody, or everybody, in.
     """
-    names = (ISSUER, CLIENT, SECRET_FILE, ADDRESS, GROUPS)
-    variables = {name: os.environ.get(name, "") for name in names}
-    missing = [name for name in names if not variables[name]]
-    if len(missing) == len(names):
+    variable_names = (ISSUER, CLIENT, SECRET_FILE, ADDRESS, GROUPS)
+    variables = {name: os.environ.get(name, "") for name in variable_names}
+    missing = [name for name in variable_names if not variables[name]]
+    if len(missing) == len(variable_names):
         return None
     if missing:
         raise _wrong_sign_in(

@@ -155,8 +155,8 @@ class IdentityProvider:
             code = answer.get("code", "")
             token = await self._token(described, begun, code)
             # Asked for each time: a key that the provider has withdrawn lets nobody in.
-            keys = await self._ask("GET", described.keys)
-        claims = self._claims(token, keys, begun)
+            provider_keys = await self._ask("GET", described.keys)
+        claims = self._claims(token, provider_keys, begun)
         return self._user_of(claims)
 
     def _use(self, begun: Begun, state: str) -> None:
@@ -265,7 +265,7 @@ class IdentityProvider:
         secret = self._settings.secret
         if described.takes_post_only:
             form |= {"client_id": client, "client_secret": secret}
-            answer = await self._ask(
+            token_answer = await self._ask(
                 "POST",
                 described.token,
                 data=form,
@@ -273,13 +273,13 @@ class IdentityProvider:
         else:
             # RFC 6749, 2.3.1: both as in a form.
             auth = httpx.BasicAuth(quote_plus(client), quote_plus(secret))
-            answer = await self._ask(
+            token_answer = await self._ask(
                 "POST",
                 described.token,
                 data=form,
                 auth=auth,
             )
-        token = answer.get("id_token")
+        token = token_answer.get("id_token")
         if not isinstance(token, str):
             raise NotSignedIn("answer", "it gave no id token")
         return token
@@ -293,7 +293,7 @@ class IdentityProvider:
         """A JSON object of the provider's. It is sent nowhere else by it."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                status, body = await _call(method, address, **sent)
+                status, answer_body = await _call(method, address, **sent)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ConsiliumError) as error:
             raise NotSignedIn("away", type(error).__name__) from None
         if status >= 500 or status == 429:
@@ -301,12 +301,12 @@ class IdentityProvider:
         if status != 200:
             raise NotSignedIn("answer", f"status {status} of {method} {address}")
         try:
-            answer = json.loads(body)
+            parsed_answer = json.loads(answer_body)
         except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
+            parsed_answer = None
+        if not isinstance(parsed_answer, dict):
             raise NotSignedIn("answer", f"no JSON object of {method} {address}")
-        return answer
+        return parsed_answer
 
     # Who it is
 
@@ -337,8 +337,8 @@ class IdentityProvider:
             claims.validate(leeway=CLOCK_SECONDS)
         # Whatever is wrong with it, in whichever of a dozen classes: nobody is let in.
         except Exception as error:  # noqa: BLE001
-            kind = type(error).__name__
-            raise NotSignedIn("answer", f"its id token: {kind}") from None
+            error_name = type(error).__name__
+            raise NotSignedIn("answer", f"its id token: {error_name}") from None
         return dict(claims)
 
     def _user_of(self, claims: Mapping[str, Any]) -> int | None:
@@ -348,15 +348,15 @@ class IdentityProvider:
         if not isinstance(named, list):
             raise NotSignedIn("nobody", f"no {self._settings.claim} in the id token")
         groups = self._settings.groups
-        users = set()
+        user_ids = set()
         for group in named:
             if isinstance(group, str) and group in groups:
-                users.add(groups[group])
-        if not users:
+                user_ids.add(groups[group])
+        if not user_ids:
             raise NotSignedIn("nobody", "no group that is set")
-        if len(users) > 1:
+        if len(user_ids) > 1:
             raise NotSignedIn("several", "groups of more than one")
-        return users.pop()
+        return user_ids.pop()
 
 
 def _is_usable(key: Any) -> bool:

@@ -111,8 +111,8 @@ class Together:
 
     def say(self, *saying: Any) -> None:
         """To all other processes, soon; news to this one too."""
-        text = json.dumps(saying)
-        if len(text.encode()) > MOST_BYTES:
+        saying_text = json.dumps(saying)
+        if len(saying_text.encode()) > MOST_BYTES:
             log.error(
                 "What is said of %s does not fit into a notification; the other "
                 "processes look in the store instead",
@@ -123,7 +123,7 @@ class Together:
         # What is lost is told anew in `_make_good`: this too, if it is still so.
         if self._has_lost:
             return
-        self._unsaid.append(text)
+        self._unsaid.append(saying_text)
         self._has_unsaid.set()
         if self._is_telling:
             # Told anew because too much was unsaid, it must not be too much itself.
@@ -146,12 +146,12 @@ class Together:
                     self._make_good()
                 # Out of the queue while it is said: what comes meanwhile must not push
                 # out what nobody has heard.
-                texts = self._take()
+                saying_texts = self._take()
                 try:
-                    await self._notify(connection, texts)
+                    await self._notify(connection, saying_texts)
                 except BaseException:
                     # What a broken connection did not say is said again.
-                    self._unsaid.extendleft(reversed(texts))
+                    self._unsaid.extendleft(reversed(saying_texts))
                     raise
                 if not self._unsaid and not self._has_lost:
                     self._most_unsaid = MOST_UNSAID
@@ -169,16 +169,16 @@ class Together:
         chosen_texts: dict[str, None] = {}
         n_bytes = 0
         while self._unsaid:
-            text = self._unsaid[0]
-            if text not in chosen_texts:
-                n_bytes += len(text.encode()) + SEPARATOR_BYTES
+            saying_text = self._unsaid[0]
+            if saying_text not in chosen_texts:
+                n_bytes += len(saying_text.encode()) + SEPARATOR_BYTES
                 if chosen_texts and n_bytes > MOST_BYTES:
                     break
             self._unsaid.popleft()
             # The same bell twice is heard as well once. At its last place: who is there,
             # gone and there again is there.
-            chosen_texts.pop(text, None)
-            chosen_texts[text] = None
+            chosen_texts.pop(saying_text, None)
+            chosen_texts[saying_text] = None
         return list(chosen_texts)
 
     async def _notify(
@@ -224,7 +224,7 @@ class Together:
     def _hear(self, payload: dict[str, Any]) -> None:
         news = [saying for saying in payload["said"] if saying[0] == "news"]
         if news:
-            entries = [(user, what, order_id) for _, user, what, order_id in news]
+            entries = [(user_id, what, order_id) for _, user_id, what, order_id in news]
             self._inbox.hear(payload["number"], entries)
         # News come back to get their number; all the rest this process has done when it
         # said it.
@@ -243,9 +243,9 @@ class Together:
             case "here":
                 self._presence.hear(process, content[0], content[1])
             case "condition":
-                user, sent = content
+                user_id, sent = content
                 condition = None if sent is None else Condition.model_validate(sent)
-                self._conditions.hear(user, condition)
+                self._conditions.hear(user_id, condition)
             case "waits":
                 self._waits.hear(*content)
             case "tell":

@@ -194,14 +194,14 @@ class RunsFilter(Body):
         owned: UUID | None,
     ) -> dict[str, Any]:
         run_filter: dict[str, Any] = {}
-        sent = self.flow_runs
-        if sent is not None and sent.state is not None:
-            types = sent.state.type.any_
+        sent_filter = self.flow_runs
+        if sent_filter is not None and sent_filter.state is not None:
+            types = sent_filter.state.type.any_
             run_filter["state"] = {"type": {"any_": types}}
-        if sent is not None and sent.id is not None:
+        if sent_filter is not None and sent_filter.id is not None:
             # Other pools' ids may stand among them: the pool below bounds what is
             # found.
-            ids = [str(run) for run in sent.id.any_]
+            ids = [str(run_id) for run_id in sent_filter.id.any_]
             run_filter["id"] = {"any_": ids}
         limit = MOST_RUNS if self.limit is None else self.limit
         return {
@@ -223,10 +223,10 @@ class RunChange(Body):
         pool: str,
         owned: UUID | None,
     ) -> dict[str, Any]:
-        sent = self.flow_version or ""
+        sent_version = self.flow_version or ""
         # Prefect shows it on its page: any other word there would be a text of the
         # agent's.
-        is_digest = _VERSION.fullmatch(sent)
+        is_digest = _VERSION.fullmatch(sent_version)
         if is_digest:
             return {"flow_version": self.flow_version}
         return {}
@@ -263,9 +263,9 @@ class StateChange(Body):
     ) -> dict[str, Any]:
         assert owned is not None  # the path of a state has a run's id
         details: dict[str, Any] = {}
-        sent = self.state.state_details
-        if sent is not None and sent.transition_id is not None:
-            transition = derived_id(owned, sent.transition_id)
+        sent_details = self.state.state_details
+        if sent_details is not None and sent_details.transition_id is not None:
+            transition = derived_id(owned, sent_details.transition_id)
             details["transition_id"] = str(transition)
         if self.state.type == "SCHEDULED":
             # Put back until its order has places: due at once, by the clock here.

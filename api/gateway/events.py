@@ -119,9 +119,9 @@ async def _task_run_event(
     flow_run = _flow_run_of(event)
     owned = await ownership.require(Kind.FLOW_RUN, flow_run, pool)
     task_run = derived_id(flow_run, _id_in(event.resource.id, _TASK_RUN))
-    sent = event.payload.task_run
-    name = _NAME.fullmatch(sent.name)
-    if name is None:
+    sent_task_run = event.payload.task_run
+    name_match = _NAME.fullmatch(sent_task_run.name)
+    if name_match is None:
         raise InvalidInput(
             "payload.task_run.name is no step of a hospital's.",
             remedy="Run what is installed with this version.",
@@ -129,7 +129,7 @@ async def _task_run_event(
     state_type = event.payload.validated_state.type
     state_name = state_type.capitalize()
     occurred = _time(event.occurred)
-    label = name["step"] + (name["place"] or "")
+    label = name_match["step"] + (name_match["place"] or "")
     return {
         # Prefect takes an id once: as it was sent, another hospital's event could stand
         # in this one's place.
@@ -139,7 +139,7 @@ async def _task_run_event(
         "resource": {
             "prefect.resource.id": f"{_TASK_RUN}{task_run}",
             "prefect.resource.name": label,
-            "prefect.run-count": str(sent.run_count),
+            "prefect.run-count": str(sent_task_run.run_count),
             "prefect.state-message": "",
             "prefect.state-name": state_name,
             "prefect.state-timestamp": occurred,
@@ -161,11 +161,11 @@ async def _task_run_event(
             # here would take their place.
             "task_run": {
                 "name": label,
-                "task_key": name["step"].replace(" ", "-"),
+                "task_key": name_match["step"].replace(" ", "-"),
                 "dynamic_key": str(task_run),
-                "run_count": sent.run_count,
-                "flow_run_run_count": sent.run_count,
-                **_times(sent),
+                "run_count": sent_task_run.run_count,
+                "flow_run_run_count": sent_task_run.run_count,
+                **_times(sent_task_run),
             },
         },
     }
@@ -221,12 +221,12 @@ async def _heartbeat(event: _Event, pool: str, ownership: Ownership) -> dict[str
 
 def _flow_run_of(event: _Event) -> UUID:
     """The one flow run that the event is related to."""
-    runs = [related.id for related in event.related if related.role == "flow-run"]
-    if len(runs) != 1:
+    run_ids = [related.id for related in event.related if related.role == "flow-run"]
+    if len(run_ids) != 1:
         raise InvalidInput(
             "related names no flow run, or several.", remedy="Name the task's own."
         )
-    return _id_in(runs[0], _FLOW_RUN)
+    return _id_in(run_ids[0], _FLOW_RUN)
 
 
 def _id_in(resource: str, kind: str) -> UUID:

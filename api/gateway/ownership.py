@@ -57,8 +57,8 @@ class Ownership:
         """NotFound unless it is this pool's: of another's it is not even said that it
         is there.
         """
-        key = _key(kind, id_, pool)
-        owned = self._known.get(key)
+        ownership_key = _key(kind, id_, pool)
+        owned = self._known.get(ownership_key)
         if owned is None:
             owned = await self._ask(kind, id_, pool)
         if owned is None or owned.pool != pool:
@@ -74,11 +74,11 @@ class Ownership:
         runs: Iterable[Any],
     ) -> None:
         """Flow runs that Prefect has just named, asked for those of this pool alone."""
-        for run in runs:
-            run_id = UUID(run["id"])
-            key = _key(Kind.FLOW_RUN, run_id, pool)
-            owned = Owned(pool, run["name"])
-            self._keep(key, owned)
+        for flow_run in runs:
+            run_id = UUID(flow_run["id"])
+            ownership_key = _key(Kind.FLOW_RUN, run_id, pool)
+            owned = Owned(pool, flow_run["name"])
+            self._keep(ownership_key, owned)
 
     async def _ask(
         self,
@@ -100,8 +100,8 @@ class Ownership:
         # Another pool's is remembered, too: who asks for it again and again costs
         # Prefect one call.
         owned = Owned(of_pool, record["name"])
-        key = _key(kind, id_, pool)
-        self._keep(key, owned)
+        ownership_key = _key(kind, id_, pool)
+        self._keep(ownership_key, owned)
         return owned
 
     async def _flow_of(self, id_: UUID, pool: str) -> Any:

@@ -53,10 +53,10 @@ class Relay:
         auth: str | None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        user, _, password = (auth or "").partition(":")
+        user_name, _, password = (auth or "").partition(":")
         self.client = httpx.AsyncClient(
             base_url=url,
-            auth=httpx.BasicAuth(user, password) if auth else None,
+            auth=httpx.BasicAuth(user_name, password) if auth else None,
             verify=authorities(url),
             timeout=ANSWER_SECONDS,
             limits=httpx.Limits(max_connections=50, keepalive_expiry=IDLE_SECONDS),

@@ -167,37 +167,37 @@ async def ask_prefect(request: Request, caller: CallerOf) -> Response:
     content = None
     if body is not None:
         content = body.rewritten(pool, owned)
-    answer = await gateway.relay.send(
+    prefect_answer = await gateway.relay.send(
         route.method,
         path_match.string,
         content,
     )
-    if not answer.content:
-        return Response(status_code=answer.status_code)
-    parsed_answer = answer.json()
-    runs = route.runs(parsed_answer)
-    gateway.ownership.learn(pool, runs)
+    if not prefect_answer.content:
+        return Response(status_code=prefect_answer.status_code)
+    parsed_answer = prefect_answer.json()
+    flow_runs = route.runs(parsed_answer)
+    gateway.ownership.learn(pool, flow_runs)
     shown_answer = route.shown(parsed_answer)
-    return JSONResponse(shown_answer, answer.status_code)
+    return JSONResponse(shown_answer, prefect_answer.status_code)
 
 
 def _route_of(request: Request) -> tuple[Route, re.Match[str]]:
     """By the path as it was sent, letter by letter: what another reader could take for
     another path (%2f, //, ..;) is in no table.
     """
-    sent = request.scope["raw_path"].decode("latin-1")
+    sent_path = request.scope["raw_path"].decode("latin-1")
     headers = request.scope["headers"]
-    hosts = [name for name, _ in headers if name == b"host"]
-    if not sent.startswith(PREFIX) or len(hosts) > 1:
+    hosts = [header_name for header_name, _ in headers if header_name == b"host"]
+    if not sent_path.startswith(PREFIX) or len(hosts) > 1:
         raise _no_such_address()
-    path = sent.removeprefix(PREFIX)
+    path = sent_path.removeprefix(PREFIX)
     for route in ROUTES:
         path_match = route.match(request.method, path)
         if path_match is None:
             continue
-        query = request.query_params.multi_items()
-        names = {name for name, _ in query}
-        unknown = names - {route.query}
+        query_pairs = request.query_params.multi_items()
+        query_names = {name for name, _ in query_pairs}
+        unknown = query_names - {route.query}
         if unknown:
             raise InvalidInput(
                 "This address takes no such query.",

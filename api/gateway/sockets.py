@@ -141,14 +141,14 @@ async def _receive(websocket: WebSocket) -> Any:
     message = await websocket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message["code"])
-    text = message.get("text")
-    if text is None:
+    message_text = message.get("text")
+    if message_text is None:
         raise InvalidInput("A message is no text.", remedy="Send JSON.")
-    if len(text.encode()) > MOST_BYTES:
+    if len(message_text.encode()) > MOST_BYTES:
         raise TooLarge(
             f"A message has more than {MOST_BYTES} bytes.", remedy="Send less at once."
         )
-    return read_json(text.encode())
+    return read_json(message_text.encode())
 
 
 async def _pass_on(gateway: Gateway, pool: str, message: Any) -> None:

@@ -113,14 +113,14 @@ async def _ask_hospitals(services: Services, order: OrderRow) -> None:
     """
     order_id = order.order_id
     askings = order.asked or {}
-    for user, asking in askings.items():
+    for user_key, asking in askings.items():
         if asking["run"] is not None:
             continue
         flow = APPROVAL_FLOW[order.kind]
-        deployment = f"{flow}/hospital-{user}"
-        tags = ["hospital", f"hospital-{user}"]
+        deployment = f"{flow}/hospital-{user_key}"
+        tags = ["hospital", f"hospital-{user_key}"]
         attempt = asking.get("attempt", 0)
-        run = await services.runs.start(
+        flow_run_id = await services.runs.start(
             deployment,
             order_id,
             tags,
@@ -129,11 +129,11 @@ async def _ask_hospitals(services: Services, order: OrderRow) -> None:
         await in_thread(
             services.store.places.note_asking,
             order_id,
-            int(user),
-            run,
+            int(user_key),
+            flow_run_id,
             attempt=attempt,
         )
-        services.inbox.tell(int(user), "look", order_id)
+        services.inbox.tell(int(user_key), "look", order_id)
 
 
 # Places
@@ -195,8 +195,8 @@ async def give_back_if_stuck(services: Services, order: OrderRow) -> None:
         return
     presence = services.presence
     conditions = services.conditions
-    away = [presence.away_seconds(user) for user in order.needed]
-    held_up = [conditions.held_up_seconds(user) for user in order.needed]
+    away = [presence.away_seconds(user_id) for user_id in order.needed]
+    held_up = [conditions.held_up_seconds(user_id) for user_id in order.needed]
     longest_seconds = max(away + held_up)
     if longest_seconds > services.settings.grace_seconds:
         await give_back(services, order)
@@ -336,9 +336,9 @@ async def judge_runs(
     require_role(caller, AGENT, COORDINATOR_ROLE)
     services = Services(request)
     verdicts: dict[str, dict[str, str]] = {}
-    for run in body.runs:
-        verdict = await _judge(services, caller, run)
-        verdicts[run.flow_run_id] = {
+    for found_run in body.runs:
+        verdict = await _judge(services, caller, found_run)
+        verdicts[found_run.flow_run_id] = {
             "what": verdict.what,
             "sentence": verdict.sentence,
         }
@@ -405,8 +405,8 @@ def _judge_hospitals(
         return RunVerdict("begin")
     if int(user) in order.late:  # as of one that has ended
         return RunVerdict("begin")
-    runs = order.runs or {}
-    own_run = runs.get(user)
+    hospital_runs = order.runs or {}
+    own_run = hospital_runs.get(user)
     verdict = _of_its_own(order, run, own_run)
     if verdict.what != "begin" or order.has_ended:
         return verdict

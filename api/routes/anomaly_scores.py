@@ -55,16 +55,16 @@ async def _score(
 ) -> JSONResponse:
     """The answer of a rule that needs one round's points only."""
     order = await asked.order()
-    entry = await asked.entry(order)
-    layers = asked.layers_in(entry)
+    round_entry = await asked.entry(order)
+    layers = asked.layers_in(round_entry)
 
     def scores() -> Any:
-        points = points_of(asked.files, entry, layers)
+        points = points_of(asked.files, round_entry, layers)
         return rule(points)
 
     rule_scores = await asked.work(scores)
-    client_scores = by_client(entry, rule_scores)
-    return asked.answer(order, entry.round, client_scores)
+    client_scores = by_client(round_entry, rule_scores)
+    return asked.answer(order, round_entry.round, client_scores)
 
 
 @router.get("/anomaly/krum")
@@ -104,8 +104,8 @@ async def sniper(asked: ScoringOf, p: ShareOf = None) -> JSONResponse:
     """0 for members of the largest clique of near gradients with at least p of all
     clients, else 1.
     """
-    share = given.share(p)
-    rule = partial(anomaly.sniper, p=share)
+    clique_share = given.share(p)
+    rule = partial(anomaly.sniper, p=clique_share)
     return await _score(asked, rule)
 
 
@@ -168,11 +168,11 @@ async def zeno(asked: ScoringOf, p: WeightOf = None) -> JSONResponse:
     """-((loss before - loss now) - p * length of the step from the round before)."""
     weight = given.weight(p)
     order = await asked.order()
-    entry = await asked.entry(order)
-    compared = await compare(asked, entry, "zeno")
+    round_entry = await asked.entry(order)
+    compared = await compare(asked, round_entry, "zeno")
     scores = await asked.work(lambda: _zeno(compared, weight))
-    client_scores = by_client(entry, scores)
-    return asked.answer(order, entry.round, client_scores)
+    client_scores = by_client(round_entry, scores)
+    return asked.answer(order, round_entry.round, client_scores)
 
 
 def _zeno(compared: Compared, weight: float) -> Any:
@@ -208,8 +208,8 @@ async def anomaly_report(
     argument that was sent is an error.
     """
     order = await asked.order()
-    entry = await asked.entry(order)
-    n_clients = len(entry.clients)
+    round_entry = await asked.entry(order)
+    n_clients = len(round_entry.clients)
     n_bad = given.integer("n_attackers", n_attackers, least=0)
     if n_bad is None:
         n_bad = max(0, most_attackers("multi_krum", n_clients))
@@ -217,43 +217,43 @@ async def anomaly_report(
     n_nearest = max(1, n_clients - n_bad - 2)
     if k is not None:
         n_nearest = given.neighbours(k)
-    share = given.share(p, default=CLIQUE_SHARE)
+    clique_share = given.share(p, default=CLIQUE_SHARE)
     n_clusters = min(2, n_clients)
     chosen = {
         "n_attackers": n_bad,
         "k": n_nearest,
-        "p": share,
+        "p": clique_share,
         "clusters": n_clusters,
         "components": 1,
         "zeno_weight": ZENO_WEIGHT,
     }
-    texts = {
+    argument_texts = {
         "k": k,
         "p": p,
         "n_attackers": n_attackers,
     }
-    sent = []
-    for name, text in texts.items():
-        if text is not None:
-            sent.append(name)
-    layers = asked.layers_in(entry)
+    sent_arguments = []
+    for argument_name, argument_text in argument_texts.items():
+        if argument_text is not None:
+            sent_arguments.append(argument_name)
+    layers = asked.layers_in(round_entry)
 
     def all_scores() -> ScoresAndMissing:
-        points = points_of(asked.files, entry, layers)
-        return _all_scores(points, chosen, sent)
+        points = points_of(asked.files, round_entry, layers)
+        return _all_scores(points, chosen, sent_arguments)
 
     scores, missing = await asked.work(all_scores)
     try:
-        compared = await compare(asked, entry, "zeno")
+        compared = await compare(asked, round_entry, "zeno")
         zeno_scores = await asked.work(lambda: _zeno(compared, ZENO_WEIGHT))
         scores["zeno"] = zeno_scores
     except (BadRequest, Conflict) as error:
         missing["zeno"] = error.sentence
     is_normalized = asked.normalize is not None
-    data = _side_by_side(entry, scores, is_normalized=is_normalized)
+    scores_by_client = _side_by_side(round_entry, scores, is_normalized=is_normalized)
     report = {
-        "round": entry.round,
-        "data": data,
+        "round": round_entry.round,
+        "data": scores_by_client,
         "parameters": chosen,
         "unavailable": missing,
     }
@@ -271,14 +271,14 @@ def _all_scores(
     """
     n_nearest = chosen["k"]
     n_clusters = chosen["clusters"]
-    share = chosen["p"]
+    clique_share = chosen["p"]
     n_components = chosen["components"]
     n_bad = chosen["n_attackers"]
     rules: dict[str, Callable[[Floats], Any]] = {
         "krum": partial(anomaly.krum, k=n_nearest),
         "foolsgold": partial(anomaly.foolsgold, k=n_nearest),
         "auror": partial(anomaly.auror, k=n_clusters),
-        "sniper": partial(anomaly.sniper, p=share),
+        "sniper": partial(anomaly.sniper, p=clique_share),
         "pca": partial(anomaly.pca, k=n_components),
         "true_krum": partial(anomaly.true_krum, n_attackers=n_bad),
         "multi_krum": partial(anomaly.multi_krum, n_attackers=n_bad),
@@ -289,14 +289,14 @@ def _all_scores(
     missing = {}
     # Errors of the rules begin with the argument's name.
     of_sent = tuple(f"{argument} is " for argument in sent)
-    for name, rule in rules.items():
+    for rule_name, rule in rules.items():
         try:
-            scores[name] = rule(points)
+            scores[rule_name] = rule(points)
         except ValueError as error:
             reason = str(error)
             if reason.startswith(of_sent):
                 raise
-            missing[name] = reason
+            missing[rule_name] = reason
     return scores, missing
 
 
@@ -310,13 +310,13 @@ def _side_by_side(
     rows: dict[str, Any] = {}
     for client in entry.clients:
         rows[str(client)] = {}
-    for name, values in scores.items():
-        column = by_client(entry, values)
+    for rule_name, rule_scores in scores.items():
+        column = by_client(entry, rule_scores)
         ranks = ranked(column)
         shown_scores = normalized(column) if is_normalized else column
         for client, score in shown_scores.items():
-            row = rows[str(client)]
-            row[name] = {
+            client_row = rows[str(client)]
+            client_row[rule_name] = {
                 "score": score,
                 "rank": ranks[client],
             }

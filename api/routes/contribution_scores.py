@@ -47,12 +47,12 @@ async def grad_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     )
     measure = chosen or "eu"
     order = await asked.order()
-    entry = await asked.entry(order)
-    layers = asked.layers_in(entry)
-    compared = await compare(asked, entry, "grad_diff")
+    round_entry = await asked.entry(order)
+    layers = asked.layers_in(round_entry)
+    compared = await compare(asked, round_entry, "grad_diff")
 
     def scores() -> Any:
-        points = points_of(asked.files, entry, layers)
+        points = points_of(asked.files, round_entry, layers)
         norm = np.linalg.norm(points, axis=1)
         _, drift, dot, norm_before = compared.between.T
         return contribution.grad_diff(
@@ -64,8 +64,8 @@ async def grad_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
         )
 
     distances = await asked.work(scores)
-    client_scores = by_client(entry, distances)
-    return asked.answer(order, entry.round, client_scores)
+    client_scores = by_client(round_entry, distances)
+    return asked.answer(order, round_entry.round, client_scores)
 
 
 @router.get("/contribution/perf_diff")
@@ -83,8 +83,8 @@ async def perf_diff(asked: ScoringOf, metric: MetricOf = None) -> JSONResponse:
     order = await asked.order("reports")
     round_, report = await _left_out(asked, order)
     pairs = {}
-    for name in report["hospitals"]:
-        pairs[int(name)] = _with_and_without(report, name, measure)
+    for client_name in report["hospitals"]:
+        pairs[int(client_name)] = _with_and_without(report, client_name, measure)
     measured = {client: pair for client, pair in pairs.items() if None not in pair}
     if not measured:
         raise Conflict(
@@ -167,29 +167,29 @@ def _pooled(
     """The mean of the clients' test metrics, weighted by row counts where all have
     some.
     """
-    values = []
+    metric_values = []
     weights = []
     for client_report in report["hospitals"].values():
         measured = client_report.get("test")
         if not isinstance(measured, dict):
             continue
-        value = finite(measured.get(metric))
-        if value is None:
+        metric_value = finite(measured.get(metric))
+        if metric_value is None:
             continue
         n_rows = client_report.get("n_rows")
         if n_rows is None:
             n_rows = 1
-        values.append(value)
+        metric_values.append(metric_value)
         weights.append(n_rows)
-    total = sum(weights)
-    if not total:
+    total_weight = sum(weights)
+    if not total_weight:
         return None
     # Halves, because the sum of shares of the largest numbers may leave the range of
     # float64.
     halves = []
-    for value, weight in zip(values, weights, strict=True):
-        share = weight / total
-        halves.append(value / 2 * share)
+    for metric_value, weight in zip(metric_values, weights, strict=True):
+        share = weight / total_weight
+        halves.append(metric_value / 2 * share)
     mean = 2 * math.fsum(halves)
     return finite(mean)
 

@@ -45,8 +45,8 @@ def ending(order: OrderRow) -> dict[str, Any]:
 def _named(folds: dict[str, dict[str, Any]]) -> list[str]:
     """The warnings of all folds, the final model's first."""
     sentences = []
-    for name in sorted(folds, key=int):
-        whose = f"Fold {name}" if name != "0" else "Final model"
-        for sentence in folds[name]["warnings"]:
+    for fold_name in sorted(folds, key=int):
+        whose = f"Fold {fold_name}" if fold_name != "0" else "Final model"
+        for sentence in folds[fold_name]["warnings"]:
             sentences.append(f"{whose}: {sentence}")
     return sentences

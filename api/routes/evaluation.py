@@ -35,11 +35,11 @@ async def evaluate(
     GET /orders/{order_id} has metrics of all rows in its summary, the vaults the rest.
     """
     services = Services(request)
-    order, keys = await checked_evaluation(services, caller, body)
+    order, public_keys = await checked_evaluation(services, caller, body)
     once = Once.of(
         caller, idempotency_key, body.model_dump(mode="json", exclude_unset=True)
     )
-    return await send(services, order, keys, once)
+    return await send(services, order, public_keys, once)
 
 
 async def checked_evaluation(

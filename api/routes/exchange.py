@@ -407,8 +407,8 @@ async def discard_messages(
     require_role(caller, COORDINATOR_ROLE)
     services = Services(request)
     used_messages = []
-    for message in body.used:
-        used_messages.append(Used(message.address_in(run), message.recipient))
+    for used_message in body.used:
+        used_messages.append(Used(used_message.address_in(run), used_message.recipient))
     n_bytes = await in_thread(services.store.messages.discard, run, used_messages)
     services.budgets.freed(run, n_bytes)
     return Response(status_code=204)
@@ -467,15 +467,15 @@ async def _require_party(
 
 
 def _user_ids(senders: str) -> list[int]:
-    texts = senders.split(",")
-    are_numbers = all(_is_number(text) for text in texts)
-    has_doubles = len(set(texts)) < len(texts)
+    sender_texts = senders.split(",")
+    are_numbers = all(_is_number(sender_text) for sender_text in sender_texts)
+    has_doubles = len(set(sender_texts)) < len(sender_texts)
     if not are_numbers or has_doubles:
         raise InvalidInput(
             "senders is not a list of user ids.",
             remedy="Write each once, with commas between.",
         )
-    return [int(text) for text in texts]
+    return [int(sender_text) for sender_text in sender_texts]
 
 
 def _is_number(text: str) -> bool:

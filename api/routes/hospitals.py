@@ -80,19 +80,19 @@ async def health(request: Request) -> JSONResponse:
     """200 once the coordinator, its disk and all its local agents can take an order;
     else what it waits for.
     """
-    state = request.app.state
-    if state.disk.is_short():
-        trouble = state.disk.trouble()
+    app_state = request.app.state
+    if app_state.disk.is_short():
+        trouble = app_state.disk.trouble()
         return _not_ready(str(trouble), cause="disk", **trouble.detail)
     # Before Prefect is asked, which has enough to do while agents start.
-    n_missing = state.expected - state.presence.count()
+    n_missing = app_state.expected - app_state.presence.count()
     if n_missing > 0:
         return _not_ready(
             # How many and not which: anybody may ask here, without a token.
             f"Waiting for {n_missing} of the local agents.",
             cause="agents",
         )
-    if not await state.runs.is_ready(sorted(set(FLOWS.values()))):
+    if not await app_state.runs.is_ready(sorted(set(FLOWS.values()))):
         return _not_ready("Waiting for Prefect and its deployments.", cause="prefect")
     return answer(
         {

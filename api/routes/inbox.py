@@ -74,17 +74,17 @@ async def _news(
     with inbox.bell.listening(user_id) as event:
         while True:
             event.clear()
-            end, news = inbox.since(user_id, cursor)
+            newest_cursor, news = inbox.since(user_id, cursor)
             # A cursor of an earlier process, or from before this one heard anything,
             # says nothing: who has it has to look at everything.
             if boot != inbox.boot or not inbox.knows(cursor):
                 look = {"what": "look", "order_id": 0}
-                return _as_answer(inbox, end, [look])
+                return _as_answer(inbox, newest_cursor, [look])
             is_over = time.monotonic() > deadline or event.over
             # Nobody hears the news of a closed connection; its agent asks again, and
             # gets them then.
             if news or is_over or await request.is_disconnected():
-                return _as_answer(inbox, end, news)
+                return _as_answer(inbox, newest_cursor, news)
             await rang(event, min(deadline, time.monotonic() + 1.0))
 
 

@@ -57,8 +57,8 @@ async def infer(
     require_owner(caller, user_id)
     services = Services(request)
     await check_model(services, body.model_id, [user_id])
-    keys = await identities(services, [user_id])
-    identity = keys[user_id]
+    public_keys = await identities(services, [user_id])
+    identity = public_keys[user_id]
     hospital_sql = HospitalSql(secrets.token_bytes(KEY_BYTES), body.input_data.asked)
     # To this key the hospital seals what this process opens; none where a reader's own
     # key takes its place.
@@ -140,7 +140,7 @@ async def check_model(
         )
     without = sorted(set(user_ids) - set(order.members))
     if without:
-        named = ", ".join(str(user) for user in without)
+        named = ", ".join(str(user_id) for user_id in without)
         raise BadRequest(
             f"Hospital {named} took no part in order {model_id} and holds no such model.",
             remedy="Use a model of an order that it took part in.",
@@ -201,7 +201,7 @@ async def _ask(
 ) -> None:
     """Starts the hospital's run. Raises Unavailable when Prefect does not answer."""
     tags = ["infer", f"hospital-{user_id}", f"attempt-{attempt}"]
-    run = await services.runs.start(
+    flow_run_id = await services.runs.start(
         f"infer/hospital-{user_id}",
         order_id,
         tags,
@@ -211,7 +211,7 @@ async def _ask(
     await in_thread(
         services.store.orders.change,
         order_id,
-        flow_run_id=run,
+        flow_run_id=flow_run_id,
         runs_deleted=None,
     )
     services.inbox.tell(user_id, "look", order_id)
@@ -298,9 +298,9 @@ async def _answer(
     if box is None:
         # It has ended with an answer that was sealed to an earlier key: the hospital is
         # asked again.
-        state = "pending" if order.state == "success" else order.state
+        shown_state = "pending" if order.state == "success" else order.state
         return answer(
-            {"order_id": order_id, "infer_status": state, "result": None},
+            {"order_id": order_id, "infer_status": shown_state, "result": None},
             message="The hospital has not answered yet.",
         )
     is_new = await in_thread(services.store.orders.end_inference, order_id, attempt)

@@ -122,7 +122,7 @@ async def history(
 ) -> JSONResponse:
     """What became of each time; newest first."""
     require_role(caller, HOSPITAL, AGENT, OPERATOR)
-    rows, last = await schedules.times_of(
+    rows, last_id = await schedules.times_of(
         Services(request), caller, schedule_id, limit, before, reruns=True
     )
-    return answer({"runs": rows, "next": last if len(rows) == limit else None})
+    return answer({"runs": rows, "next": last_id if len(rows) == limit else None})

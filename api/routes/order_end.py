@@ -74,5 +74,5 @@ def tell_ended(services: Services, order: OrderRow) -> None:
         services.inbox.tell(COORDINATOR, "look", order_id)
     if order.kind == "external":  # nobody works on it
         return
-    for user in (COORDINATOR, *order.hospitals):
-        services.inbox.tell(user, "stop", order_id)
+    for user_id in (COORDINATOR, *order.hospitals):
+        services.inbox.tell(user_id, "stop", order_id)

@@ -129,8 +129,8 @@ async def report_progress(
             order_id,
             runs=report.runs,
         )
-        for user in order.hospitals:
-            services.inbox.tell(user, "look", order_id)
+        for user_id in order.hospitals:
+            services.inbox.tell(user_id, "look", order_id)
     if report.party is not None:
         await _keep_party(services, order, report.party)
     # Who waits is woken after all of it is kept; for a message only by the order's end,
@@ -195,8 +195,8 @@ async def _keep_party(
         party,
     )
     left_out = set(order.hospitals) - set(party)
-    for user in left_out:
-        services.inbox.tell(user, "look", order.order_id)
+    for user_id in left_out:
+        services.inbox.tell(user_id, "look", order.order_id)
     services.bell.ring(PLACES)
 
 
@@ -206,15 +206,15 @@ async def _keep_round(
     report: ProgressReport,
 ) -> None:
     """What the report says of a round, and of the one before."""
-    entry = report.round
-    if entry:
+    round_report = report.round
+    if round_report:
         await in_thread(
             services.store.rounds.record,
             order.order_id,
-            entry["fold"],
-            entry["round"],
-            loss=entry["loss"],
-            report=entry,
+            round_report["fold"],
+            round_report["round"],
+            loss=round_report["loss"],
+            report=round_report,
         )
     left_out = report.leave_one_out
     if left_out is not None:

@@ -64,7 +64,7 @@ async def model_info(
     body = order.body
     columns = {key: body[key] for key in ("attributes", "label_name", "unique_id")}
     # Beside the request document's keys, where an order has them.
-    for key in (
+    for request_key in (
         "event_name",
         "entry_name",
         "strata",
@@ -73,8 +73,8 @@ async def model_info(
         "missing",
         "complete_on",
     ):
-        if body.get(key):
-            columns[key] = body[key]
+        if body.get(request_key):
+            columns[request_key] = body[request_key]
     return answer(
         {
             "data_volum": data_volum(order),
@@ -165,15 +165,15 @@ async def show_order(
     # The last of those left out may be the newest that there is.
     n_skipped = max(0, n_left_out - 1)
     recorded = await in_thread(services.store.rounds.of_order, order_id, skip=n_skipped)
-    last = recorded[-1] if recorded else None
+    last_round = recorded[-1] if recorded else None
     return answer(
         {
             **_summary(order, n_skipped + len(recorded)),
             "state": await _status(services, order),
             "data_volum": data_volum(order),
-            "round": last.round if last else None,
-            "fold": last.fold if last else None,
-            "loss": last.loss if last else None,
+            "round": last_round.round if last_round else None,
+            "fold": last_round.fold if last_round else None,
+            "loss": last_round.loss if last_round else None,
             "rounds": [
                 _round(recorded_round)
                 for recorded_round in recorded[rounds_from - n_skipped :]
@@ -226,7 +226,7 @@ def _round(recorded: RoundRow) -> dict[str, Any]:
 
 
 def _prefect_page(services: Services, order: OrderRow) -> str | None:
-    run = order.flow_run_id
-    if run is None or order.runs_deleted is not None:
+    flow_run_id = order.flow_run_id
+    if flow_run_id is None or order.runs_deleted is not None:
         return None
-    return f"{services.settings.prefect_page}/runs/flow-run/{run}"
+    return f"{services.settings.prefect_page}/runs/flow-run/{flow_run_id}"

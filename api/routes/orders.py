@@ -69,14 +69,14 @@ async def train(
 ) -> JSONResponse:
     """Submits a training order and answers when the hospitals have counted their rows."""
     services = Services(request)
-    keys = await checked(services, caller, body)
-    sent = body.model_dump(mode="json", exclude_unset=True)
-    once = Once.of(caller, idempotency_key, sent)
+    public_keys = await checked(services, caller, body)
+    sent_request = body.model_dump(mode="json", exclude_unset=True)
+    once = Once.of(caller, idempotency_key, sent_request)
     order = await _with_scoring(services, body)
     return await send(
         services,
         order,
-        keys,
+        public_keys,
         once,
     )
 
@@ -147,13 +147,13 @@ async def _add(
     once: Once | None,
 ) -> tuple[int, bool]:
     sealed: dict[int, SealedBox] = {}
-    for user in body.hospitals:
+    for user_id in body.hospitals:
         # The salt keeps whoever sees the commitment from trying likely texts; it goes
         # into the box with the SQL.
         salt = secrets.token_bytes(KEY_BYTES)
-        sql = HospitalSql(salt, body.sql_of(user))
-        box = sql.seal(user, keys[user].seal_key)
-        sealed[user] = SealedBox(box, sql.commitment)
+        sql = HospitalSql(salt, body.sql_of(user_id))
+        box = sql.seal(user_id, keys[user_id].seal_key)
+        sealed[user_id] = SealedBox(box, sql.commitment)
     return await _keep(
         services,
         body,
@@ -171,7 +171,7 @@ async def _keep(
     rerun_of: int | None = None,
     due: DueTime | None = None,
 ) -> tuple[int, bool]:
-    commitments = {user: box.commitment for user, box in sealed.items()}
+    commitments = {user_id: box.commitment for user_id, box in sealed.items()}
     protocol = await order_protocol(services, body.hospitals, body)
 
     def prepare(order_id: int) -> Prepared:
@@ -201,11 +201,11 @@ def _without_sql(body: TrainingRequest) -> dict[str, Any]:
     """The request as it was sent, but for the SQL texts: which hospitals have some is
     all that is kept.
     """
-    sent = body.model_dump(
+    kept_request = body.model_dump(
         mode="json", exclude_unset=True, exclude={"data_info", "test_data_info"}
     )
-    sent["tested"] = sorted(body.test_data_info)
-    return sent
+    kept_request["tested"] = sorted(body.test_data_info)
+    return kept_request
 
 
 async def _answer_with_rows(services: Services, order_id: int) -> JSONResponse:
@@ -241,7 +241,7 @@ async def _say_rows(
     """
     subject = "The order"
     if order.late:
-        named = ", ".join(str(user) for user in order.late)
+        named = ", ".join(str(user_id) for user_id in order.late)
         return f"The order began without hospital {named}, which had not accepted it in time."
     if missing:
         named = ", ".join(missing)
@@ -361,11 +361,11 @@ async def run_again(
     order_id = order.order_id
     # The SQL is in the hospitals' boxes only (decision 6); the request's form wants a
     # text for each.
-    sent = {key: value for key, value in order.body.items() if key != "tested"}
-    sent["data_info"] = dict.fromkeys(order.hospitals, "withheld")
-    sent["test_data_info"] = dict.fromkeys(order.body["tested"], "withheld")
+    rerun_request = {key: value for key, value in order.body.items() if key != "tested"}
+    rerun_request["data_info"] = dict.fromkeys(order.hospitals, "withheld")
+    rerun_request["test_data_info"] = dict.fromkeys(order.body["tested"], "withheld")
     form = EvaluationRequest if order.kind == "evaluate" else TrainingRequest
-    body = form.model_validate(sent)
+    body = form.model_validate(rerun_request)
     sealed = await in_thread(services.store.orders.boxes, order_id)
     new_order_id, is_new = await _keep(
         services,

@@ -53,25 +53,25 @@ async def client_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     a hospital sees its own entry.
     """
     order = await asked.order()
-    entry = await asked.entry(order)
-    clients = entry.clients
+    round_entry = await asked.entry(order)
+    clients = round_entry.clients
     # These lie here in clear: a hospital is shown its own, never another's.
     is_hospital = asked.caller.role in (HOSPITAL, AGENT)
-    is_clear = entry.kind == "open" and order.kind == "train"
+    is_clear = round_entry.kind == "open" and order.kind == "train"
     if is_hospital and is_clear:
         own_user = asked.caller.user_id
         clients = [client for client in clients if client == own_user]
-    layers_shown = _shown_layers(asked, entry)
+    layers_shown = _shown_layers(asked, round_entry)
     pieces = _client_values(
         asked.files,
-        entry,
+        round_entry,
         layers_shown,
         clients,
     )
     return await _stream(
         asked,
         order,
-        entry,
+        round_entry,
         pieces,
     )
 
@@ -82,13 +82,13 @@ async def avg_grad(asked: AskedOf, layers: LayersOf = None) -> Response:
     sum, weighted by row counts.
     """
     order = await asked.order()
-    entry = await asked.entry(order)
-    layers_shown = _shown_layers(asked, entry)
-    pieces = _average_values(asked.files, entry, layers_shown)
+    round_entry = await asked.entry(order)
+    layers_shown = _shown_layers(asked, round_entry)
+    pieces = _average_values(asked.files, round_entry, layers_shown)
     return await _stream(
         asked,
         order,
-        entry,
+        round_entry,
         pieces,
     )
 
@@ -102,22 +102,22 @@ async def _stream(
     """Pieces of JSON as they are read, because the whole may be larger than memory."""
     # The first piece opens the file: what is missing is an error of its own, and not an
     # answer that breaks off.
-    first = await asked.work(lambda: next(pieces))
+    first_piece = await asked.work(lambda: next(pieces))
     head = ""
     tail = ""
     if asked.round is None:
         head = f'{{"round":{entry.round},"data":'
         tail = "}"
     headers = {"X-Order-Id": str(order.order_id)}
-    for name, value in frame_headers(entry).items():
+    for name, header_value in frame_headers(entry).items():
         header = name.replace("_", "-")
-        headers[header] = value
-    text = itertools.chain(
-        [head + first],
+        headers[header] = header_value
+    json_text = itertools.chain(
+        [head + first_piece],
         pieces,
         [tail],
     )
-    return StreamingResponse(text, media_type="application/json", headers=headers)
+    return StreamingResponse(json_text, media_type="application/json", headers=headers)
 
 
 def _shown_layers(asked: ScoreRequest, entry: RoundEntry) -> list[str]:
@@ -136,18 +136,18 @@ def _client_values(
         coordinates = {layer: files.coordinates(entry, layer) for layer in layers}
 
         def sealed_layers(client: int) -> Iterator[Member]:
-            row = entry.clients.index(client)
+            client_row = entry.clients.index(client)
             for layer in layers:
                 points = coordinates[layer]
-                yield layer, _values([points[row]])
+                yield layer, _values([points[client_row]])
 
         yield from _objects(_by_client(clients, sealed_layers))
         return
-    with files.open(entry) as file:
+    with files.open(entry) as round_reader:
 
         def open_layers(client: int) -> Iterator[Member]:
             for layer in layers:
-                blocks = file.gradient(client, layer)
+                blocks = round_reader.gradient(client, layer)
                 yield layer, _values(blocks)
 
         yield from _objects(_by_client(clients, open_layers))
@@ -169,8 +169,8 @@ def _average_values(
 ) -> Iterator[str]:
     """{"<layer>": [values]} by pieces."""
     if entry.kind == "sealed":
-        with files.open(entry) as file:
-            shares = file.shares()
+        with files.open(entry) as round_reader:
+            shares = round_reader.shares()
         # The frame keeps sums, so the mean of coordinates has the coordinates of the
         # mean.
         means = {}
@@ -179,11 +179,11 @@ def _average_values(
             means[layer] = shares @ coordinates
         yield from _objects((layer, _values([mean])) for layer, mean in means.items())
         return
-    with files.open(entry) as file:
+    with files.open(entry) as round_reader:
 
         def open_layers() -> Iterator[Member]:
             for layer in layers:
-                blocks = file.average(layer)
+                blocks = round_reader.average(layer)
                 yield layer, _values(blocks)
 
         yield from _objects(open_layers())
@@ -192,9 +192,9 @@ def _average_values(
 def _objects(members: Iterable[Member]) -> Iterator[str]:
     """A JSON object, piece by piece."""
     mark = "{"
-    for name, pieces in members:
-        key = json.dumps(str(name))
-        yield f"{mark}{key}:"
+    for member_name, pieces in members:
+        json_key = json.dumps(str(member_name))
+        yield f"{mark}{json_key}:"
         yield from pieces
         mark = ","
     yield "{}" if mark == "{" else "}"
@@ -204,8 +204,8 @@ def _values(blocks: Iterable[Any]) -> Iterator[str]:
     """A JSON array of all blocks' values, piece by piece."""
     mark = "["
     for block in blocks:
-        values = block.astype(np.float64).tolist()
-        without_brackets = json.dumps(values)[1:-1]
+        block_values = block.astype(np.float64).tolist()
+        without_brackets = json.dumps(block_values)[1:-1]
         yield mark + without_brackets
         mark = ","
     yield "]"
@@ -216,13 +216,13 @@ async def performance(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
     """Accuracy and loss of each client: of all rounds, of one (`round`), or of `number`
     rounds that end with it.
     """
-    count = given.integer("number", number, least=1)
+    n_rounds = given.integer("number", number, least=1)
     order = await asked.order("reports", is_score=False)
-    reports = await reports_of(asked, order, count)
+    reports = await reports_of(asked, order, n_rounds)
     by_round = {}
     for round_, report in reports.items():
         by_round[str(round_)] = _performance(report)
-    if asked.round is not None and count in (None, 1):
+    if asked.round is not None and n_rounds in (None, 1):
         own_round = by_round[str(asked.round)]
         return bare(order, own_round)
     return bare(order, by_round)
@@ -253,11 +253,11 @@ def _performance(report: dict[str, Any]) -> dict[str, Any]:
 @router.get("/trained_clients")
 async def trained_clients(asked: AskedOf, number: NumberOf = None) -> JSONResponse:
     """Who took part in training, by round: the `number` rounds that end with `round`."""
-    count = given.required_integer("number", number, least=1)
+    n_rounds = given.required_integer("number", number, least=1)
     if asked.round is None:
         raise given.missing_argument("round", "the number of a recorded round")
     order = await asked.order("reports", is_score=False)
-    reports = await reports_of(asked, order, count)
+    reports = await reports_of(asked, order, n_rounds)
     by_round = {}
     for round_, report in reports.items():
         by_round[str(round_)] = _trained(report)
@@ -282,22 +282,22 @@ async def reports_of(
     """
     rounds = asked.services.store.rounds
     order_id = order.order_id
-    last = asked.round
-    if last is None:
+    last_round = asked.round
+    if last_round is None:
         reports = await in_thread(rounds.reports, order_id)
         newest = list(reports.items())
         if count:
             newest = newest[-count:]
         return dict(newest)
     n_rounds = count or 1
-    first = max(0, last - n_rounds + 1)
+    first_round = max(0, last_round - n_rounds + 1)
     reports = await in_thread(
         rounds.reports,
         order_id,
-        first=first,
-        last=last,
+        first=first_round,
+        last=last_round,
     )
-    if last not in reports:
+    if last_round not in reports:
         recorded = await in_thread(rounds.reports, order_id)
-        raise unknown_round(last, order_id, recorded)
+        raise unknown_round(last_round, order_id, recorded)
     return reports

@@ -66,12 +66,12 @@ def _inlined(
         return schema
     if "$ref" in schema:
         address = schema["$ref"]
-        name = address.rsplit("/", 1)[1]
-        return _inlined(definitions[name], definitions)
+        definition_name = address.rsplit("/", 1)[1]
+        return _inlined(definitions[definition_name], definitions)
     inlined = {}
-    for key, subschema in schema.items():
-        if key != "$defs":
-            inlined[key] = _inlined(subschema, definitions)
+    for schema_key, subschema in schema.items():
+        if schema_key != "$defs":
+            inlined[schema_key] = _inlined(subschema, definitions)
     return inlined
 
 
@@ -94,9 +94,9 @@ def _round_schema() -> Any:
         "additionalProperties": vectors,
         "minProperties": 1,
     }
-    facts = Facts.model_json_schema()
-    definitions = facts.get("$defs", {})
-    schema = _inlined(facts, definitions)
+    facts_schema = Facts.model_json_schema()
+    definitions = facts_schema.get("$defs", {})
+    schema = _inlined(facts_schema, definitions)
     schema["properties"] = {
         "gradients": gradients,
         "average": vectors,
@@ -176,7 +176,7 @@ async def _record(
         await _receive(request, part, is_flow=is_flow)
         checked = await to_thread.run_sync(lambda: check_round(part, allowed=allowed))
         n_bytes = part.stat().st_size
-        entry = _as_entry(
+        round_entry = _as_entry(
             order.order_id,
             round_,
             checked,
@@ -189,12 +189,12 @@ async def _record(
         standing = await to_thread.run_sync(
             lambda: files.publish(
                 part,
-                entry,
+                round_entry,
                 loss=loss,
                 report=report,
             )
         )
-    if standing.digest != entry.digest and not is_flow:
+    if standing.digest != round_entry.digest and not is_flow:
         raise Conflict(
             f"Round {round_} of order {order.order_id} was recorded with other content.",
             remedy="A round is recorded once; record this one under another number, or in a new order.",
@@ -230,30 +230,30 @@ async def list_rounds(
     """The recorded round files, newest first; `before` is the round to go on from."""
     services = Services(request)
     await readable(services, caller, order_id)
-    entries = await in_thread(
+    round_entries = await in_thread(
         services.store.rounds.files,
         order_id,
         limit=limit,
         before=before,
     )
     rows = []
-    for entry in entries:
-        row = {"round": entry.round, **_entry(entry)}
+    for round_entry in round_entries:
+        row = {"round": round_entry.round, **_entry(round_entry)}
         rows.append(row)
-    next_before = entries[-1].round if len(rows) == limit else None
+    next_before = round_entries[-1].round if len(rows) == limit else None
     return answer({"rounds": rows, "next": next_before})
 
 
 def _entry(entry: RoundEntry) -> dict[str, Any]:
     """An entry as answers show it."""
-    names = [str(client) for client in entry.clients]
-    sizes: dict[str, int | None] = dict.fromkeys(names)
+    client_names = [str(client) for client in entry.clients]
+    client_sizes: dict[str, int | None] = dict.fromkeys(client_names)
     if entry.sizes:
-        sizes = dict(zip(names, entry.sizes, strict=True))
+        client_sizes = dict(zip(client_names, entry.sizes, strict=True))
     return {
         "kind": entry.kind,
         "clients": entry.clients,
-        "sizes": sizes,
+        "sizes": client_sizes,
         "layers": entry.layers,
         "n_bytes": entry.n_bytes,
         "digest": entry.digest,
@@ -272,14 +272,14 @@ async def _receive(
 ) -> None:
     """Brings a body to disk, in the form of a file in either case."""
     content_type = request.headers.get("content-type", "")
-    kind, _, _ = content_type.partition(";")
-    kind = kind.strip().lower()
+    media_type, _, _ = content_type.partition(";")
+    media_type = media_type.strip().lower()
     try:
-        if kind == SAFETENSORS:
+        if media_type == SAFETENSORS:
             await _write_stream(request, part)
-        elif kind == "application/json" and not is_flow:
-            body = await _read_json(request)
-            await to_thread.run_sync(_write_json_round, body, part)
+        elif media_type == "application/json" and not is_flow:
+            json_body = await _read_json(request)
+            await to_thread.run_sync(_write_json_round, json_body, part)
         else:
             raise InvalidInput(
                 "The Content-Type is none that a round can have.",
@@ -295,13 +295,13 @@ async def _receive(
 async def _write_stream(request: Request, part: Path) -> None:
     """Writes the body as it comes; memory holds WRITE_BYTES of it."""
     waiting = bytearray()
-    with part.open("wb", buffering=0) as file:
+    with part.open("wb", buffering=0) as part_file:
         async for chunk in request.stream():
             waiting += chunk
             if len(waiting) >= WRITE_BYTES:
-                await to_thread.run_sync(file.write, bytes(waiting))
+                await to_thread.run_sync(part_file.write, bytes(waiting))
                 waiting.clear()
-        await to_thread.run_sync(file.write, bytes(waiting))
+        await to_thread.run_sync(part_file.write, bytes(waiting))
 
 
 async def _read_json(request: Request) -> bytes:
@@ -320,10 +320,10 @@ async def _read_json(request: Request) -> bytes:
 
 def _write_json_round(body: bytes, part: Path) -> None:
     """The same file as an external trainer would have sent."""
-    sent = parse_json(body)
+    sent_round = parse_json(body)
     gradients = None
-    if isinstance(sent, dict):
-        gradients = sent.pop("gradients", None)
+    if isinstance(sent_round, dict):
+        gradients = sent_round.pop("gradients", None)
     if not _are_of_clients(gradients):
         raise InvalidInput(
             "gradients has to be an object of clients, each an object of layers.",
@@ -332,10 +332,10 @@ def _write_json_round(body: bytes, part: Path) -> None:
     tensors: dict[str, NDArray[np.float64]] = {}
     for client, layers in gradients.items():
         tensors |= _vectors(f"gradients/{client}", layers)
-    average = sent.pop("average", None) or {}
+    average = sent_round.pop("average", None) or {}
     tensors |= _vectors("average", average)
     # All the rest are facts; a name that is none of them is an error there.
-    facts = parse_facts(Facts, sent).model_dump(mode="json")
+    facts = parse_facts(Facts, sent_round).model_dump(mode="json")
     metadata = {"round": canonical(facts)}
     content = safetensors.numpy.save(tensors, metadata=metadata)
     part.write_bytes(content)
@@ -362,20 +362,20 @@ def _vectors(
             remedy='Send {"dense": [0.5, 1.5]}.',
         )
     vectors = {}
-    for layer, values in layers.items():
-        name = f"{owner}/{layer}"
-        if not NAMES["external"].fullmatch(name):
+    for layer, layer_values in layers.items():
+        tensor_name = f"{owner}/{layer}"
+        if not NAMES["external"].fullmatch(tensor_name):
             raise InvalidInput(
-                f"{shown(name)} is no name of a client and a layer.",
+                f"{shown(tensor_name)} is no name of a client and a layer.",
                 remedy="Clients are whole numbers below 2^31, layers at most 100 letters, digits and _ . : / -",
             )
 
-        if not _are_numbers(values):
+        if not _are_numbers(layer_values):
             raise InvalidInput(
-                f"{shown(name)} has to be a list of numbers.",
+                f"{shown(tensor_name)} has to be a list of numbers.",
                 remedy="Send a flat list of numbers.",
             )
-        vectors[name] = _as_floats(name, values)
+        vectors[tensor_name] = _as_floats(tensor_name, layer_values)
     return vectors
 
 
@@ -429,9 +429,9 @@ def _as_report(
     clients: dict[str, dict[str, Any]] = {}
     for number in checked.clients:
         clients[str(number)] = {}
-    sizes = recorded_facts.get("sizes") or {}
-    for client, size in sizes.items():
-        clients[client]["n_rows"] = size
+    client_sizes = recorded_facts.get("sizes") or {}
+    for client, client_size in client_sizes.items():
+        clients[client]["n_rows"] = client_size
     performance = recorded_facts["performance"]
     for split, metrics in performance.items():
         for client, client_metrics in metrics.items():
@@ -461,12 +461,12 @@ def _weighted_mean(
     known_values = [value for value in values if value is not None]
     if len(known_values) < len(values):
         return None
-    total = sum(weights)
+    total_weight = sum(weights)
     # Halves, because the sum of shares of the largest numbers may leave the range of
     # float64.
     halves = []
     for value, weight in zip(known_values, weights, strict=True):
-        share = weight / total
+        share = weight / total_weight
         halves.append(value / 2 * share)
     mean = 2 * math.fsum(halves)
     if not math.isfinite(mean):

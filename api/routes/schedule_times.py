@@ -95,12 +95,12 @@ async def fire(
             }
         )
     order = await ended_order(services, outcome.order_id, body.wait)
-    run = await run_entry(services, order, due.scheduled)
+    shown_run = await run_entry(services, order, due.scheduled)
     return answer(
         {
             "order_id": order.order_id,
             "state": order.state,
-            "sentence": run["sentence"],
+            "sentence": shown_run["sentence"],
         }
     )
 
@@ -166,9 +166,9 @@ async def _skip(
     sentence: str,
 ) -> DueOutcome:
     # Another process may have made an order of this time meanwhile.
-    entry = await in_thread(services.store.schedules.skip, due, sentence)
+    firing_row = await in_thread(services.store.schedules.skip, due, sentence)
     services.bell.ring(ORDER_ENDED)
-    return DueOutcome(entry.order_id, entry.skipped)
+    return DueOutcome(firing_row.order_id, firing_row.skipped)
 
 
 async def _is_paused(services: Services, schedule: ScheduleRow) -> bool:
@@ -190,8 +190,8 @@ async def _made_up(
     latest = latest_due(schedule.timing, utc_now())
     if latest is None or latest <= due.scheduled:
         return due
-    run = as_text(latest)
-    why = f"It was missed while a part was away; the run of {run} makes up for it."
+    latest_text = as_text(latest)
+    why = f"It was missed while a part was away; the run of {latest_text} makes up for it."
     await _skip(services, due, why)
     return DueTime(due.schedule_id, latest)
 
@@ -212,8 +212,8 @@ async def _obstacle(services: Services, schedule: ScheduleRow) -> str | None:
     away = _away(services, schedule)
     if not away:
         return None
-    names = await in_thread(services.store.hospitals.names)
-    known_names = [names.get(user, str(user)) for user in away]
+    hospital_names = await in_thread(services.store.hospitals.names)
+    known_names = [hospital_names.get(user_id, str(user_id)) for user_id in away]
     away_names = ", ".join(known_names)
     verb = "is" if len(away) == 1 else "are"
     return f"{away_names} {verb} away."
@@ -221,7 +221,7 @@ async def _obstacle(services: Services, schedule: ScheduleRow) -> str | None:
 
 def _away(services: Services, schedule: ScheduleRow) -> list[int]:
     presence = services.presence
-    return [user for user in schedule.hospitals if not presence.is_there(user)]
+    return [user_id for user_id in schedule.hospitals if not presence.is_there(user_id)]
 
 
 async def _start(

@@ -148,8 +148,8 @@ async def deploy_or_drop(
 
 async def _deploy(services: Services, schedule: ScheduleRow, *, active: bool) -> None:
     if schedule.reruns is None:
-        name = schedule.name or schedule.body["result_alias"]
-        about = f"{name}: {schedule.body['method']}"
+        schedule_name = schedule.name or schedule.body["result_alias"]
+        about = f"{schedule_name}: {schedule.body['method']}"
     else:
         about = f"{schedule.name or 'a model'}: order {schedule.reruns} again"
     await services.runs.deploy_schedule(
@@ -381,12 +381,12 @@ async def history(
     require_role(caller, HOSPITAL, AGENT, OPERATOR)
     services = Services(request)
     if schedule_id is None:
-        rows, last = await _all_orders(services, _own(caller), limit, before)
+        rows, last_id = await _all_orders(services, _own(caller), limit, before)
     else:
-        rows, last = await times_of(
+        rows, last_id = await times_of(
             services, caller, schedule_id, limit, before, reruns=False
         )
-    return answer({"runs": rows, "next": last if len(rows) == limit else None})
+    return answer({"runs": rows, "next": last_id if len(rows) == limit else None})
 
 
 async def times_of(
@@ -459,18 +459,18 @@ async def run_entry(
     if order.kind == "statistics":
         summary = summary_of(order)
     has_result = order.state == "success"
-    state = order.state
+    shown_state = order.state
     sentence: str | None = None
     if order.state in ("failed", "cancelled"):
         cause = cause_of(order)
         sentence = str(cause)
         if cause.status == 403:
-            state = "refused"
+            shown_state = "refused"
     elif not has_result:
         missing = await waiting_for(services, order)
         sentence = await why_waiting(services, order, missing)
         if order.state == "pending":
-            state = "waiting"
+            shown_state = "waiting"
     return {
         "schedule_id": order.schedule_id,
         "scheduled": as_text(scheduled) if scheduled else None,
@@ -480,7 +480,7 @@ async def run_entry(
         "method": order.body.get("method"),
         "opened": summary["opened"] if has_result else None,
         "progress": progress(order, 0) if order.kind == "statistics" else None,
-        "state": state,
+        "state": shown_state,
         "path": summary["path"] if has_result else None,
         "type": summary["type"] if has_result else None,
         "rows_used": summary["rows_used"] if has_result else None,

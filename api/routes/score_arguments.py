@@ -129,27 +129,27 @@ def missing_argument(name: str, allowed: str) -> InvalidInput:
 
 def shown(value: Any) -> str:
     """A value of the caller's as an answer may hold it."""
-    text = ""
+    printable_text = ""
     for letter in str(value):
         is_plain = letter.isprintable() and letter != "\ufffd"
-        text += letter if is_plain else "?"
-    if len(text) > MOST_LETTERS_SHOWN:
-        text = f"{text[:MOST_LETTERS_SHOWN]}..."
-    return repr(text)
+        printable_text += letter if is_plain else "?"
+    if len(printable_text) > MOST_LETTERS_SHOWN:
+        printable_text = f"{printable_text[:MOST_LETTERS_SHOWN]}..."
+    return repr(printable_text)
 
 
 def refuse_unknown(request: Request) -> None:
     """A misspelt argument is an error: without it the answer would be to another
     question.
     """
-    for name in request.query_params:
-        is_known = name in NAMES or INDEXED.fullmatch(name)
+    for argument_name in request.query_params:
+        is_known = argument_name in NAMES or INDEXED.fullmatch(argument_name)
         if not is_known:
             raise InvalidInput(
-                f"There is no argument {shown(name)}.",
+                f"There is no argument {shown(argument_name)}.",
                 remedy=f"Arguments are {', '.join(NAMES)}.",
                 code="argument",
-                argument=shown(name),
+                argument=shown(argument_name),
             )
 
 
@@ -167,20 +167,20 @@ def integer(
     if text is None:
         return default
     allowed = f"a whole number from {least} to {most}"
-    value = _float(name, text, allowed)
-    is_in_range = least <= value <= most
-    if not is_in_range or not value.is_integer():
+    number = _float(name, text, allowed)
+    is_in_range = least <= number <= most
+    if not is_in_range or not number.is_integer():
         raise bad_argument(name, text, allowed)
-    return int(value)
+    return int(number)
 
 
 def required_integer(
     name: str, text: str | None, *, least: int, most: int = LARGEST_INTEGER
 ) -> int:
-    value = integer(name, text, least=least, most=most)
-    if value is None:
+    number = integer(name, text, least=least, most=most)
+    if number is None:
         raise missing_argument(name, f"a whole number of {least} or more")
-    return value
+    return number
 
 
 def neighbours(text: str | None) -> int:
@@ -230,10 +230,10 @@ def _number_in(
         return default
     if text is None:
         raise missing_argument(name, allowed)
-    value = _float(name, text, allowed)
-    if not may_be(value):
+    number = _float(name, text, allowed)
+    if not may_be(number):
         raise bad_argument(name, text, allowed)
-    return value
+    return number
 
 
 def _float(name: str, text: str, allowed: str) -> float:
@@ -242,13 +242,13 @@ def _float(name: str, text: str, allowed: str) -> float:
     is_plain = (
         text.isascii() and "_" not in text and len(text) <= MOST_LETTERS_OF_A_NUMBER
     )
-    value = math.nan
+    number = math.nan
     if is_plain:
         with contextlib.suppress(ValueError):
-            value = float(text)
-    if not math.isfinite(value):
+            number = float(text)
+    if not math.isfinite(number):
         raise bad_argument(name, text, allowed)
-    return value
+    return number
 
 
 def choice(
@@ -269,21 +269,21 @@ def layers_of(request: Request) -> list[str] | None:
     (['conv1', 'conv2'], ['conv1', 'conv2'], ['conv1', 'conv2'], ['dense'])
     """
     placed_texts: list[tuple[int, str]] = []
-    for name, query_text in request.query_params.multi_items():
-        name_match = INDEXED.fullmatch(name)
+    for argument_name, query_text in request.query_params.multi_items():
+        name_match = INDEXED.fullmatch(argument_name)
         if name_match:
-            place = int(name_match[1] or 0)
-            placed_texts.append((place, query_text))
+            layer_place = int(name_match[1] or 0)
+            placed_texts.append((layer_place, query_text))
     if not placed_texts:
         return None
-    names: list[str] = []
-    for _, text in sorted(placed_texts, key=lambda pair: pair[0]):
-        names += _split(text)
-    is_each_once = len(set(names)) == len(names)
-    if not names or not all(names) or not is_each_once:
-        sent = ",".join(text for _, text in placed_texts)
-        raise bad_argument("layers", sent, "one or more layers, each named once")
-    return names
+    layer_names: list[str] = []
+    for _, layers_text in sorted(placed_texts, key=lambda pair: pair[0]):
+        layer_names += _split(layers_text)
+    is_each_once = len(set(layer_names)) == len(layer_names)
+    if not layer_names or not all(layer_names) or not is_each_once:
+        sent_text = ",".join(layers_text for _, layers_text in placed_texts)
+        raise bad_argument("layers", sent_text, "one or more layers, each named once")
+    return layer_names
 
 
 def _split(text: str) -> list[str]:
@@ -299,8 +299,8 @@ def _split(text: str) -> list[str]:
         text = text[1:-1].strip()
         if not text:
             return []
-    names = []
+    layer_names = []
     for quoted_name in text.split(","):
         without_quotes = quoted_name.strip().strip("'\"")
-        names.append(without_quotes.strip())
-    return names
+        layer_names.append(without_quotes.strip())
+    return layer_names

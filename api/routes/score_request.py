@@ -86,13 +86,13 @@ class ScoreRequest:
     async def entry(self, order: OrderRow) -> RoundEntry:
         """The index entry of the round that is asked for, or of the newest."""
         rounds = self.services.store.rounds
-        entry = await in_thread(
+        round_entry = await in_thread(
             rounds.file,
             order.order_id,
             self.round,
         )
-        if entry is not None:
-            return entry
+        if round_entry is not None:
+            return round_entry
         numbers = await in_thread(rounds.file_numbers, order.order_id)
         if not numbers:
             raise NotFound(
@@ -148,8 +148,8 @@ class Scoring(ScoreRequest):
         **headers: str,
     ) -> JSONResponse:
         """{"round", "data"}: a score or null for each client."""
-        values = normalized(scores) if self.normalize else scores
-        data = {str(client): value for client, value in values.items()}
+        shown_scores = normalized(scores) if self.normalize else scores
+        data = {str(client): score for client, score in shown_scores.items()}
         return bare(
             order,
             {"round": round_, "data": data},
@@ -207,21 +207,21 @@ def unknown_round(
 
 def _ranges(numbers: list[int]) -> str:
     """0 to 9, 12 for the rounds 0, 1, ..., 9 and 12."""
-    runs: list[list[int]] = []
+    number_runs: list[list[int]] = []
     for number in numbers:
-        newest = runs[-1] if runs else []
+        newest = number_runs[-1] if number_runs else []
         if newest and number == newest[-1] + 1:
             newest.append(number)
         else:
-            runs.append([number])
+            number_runs.append([number])
     ranges = []
-    for run in runs:
-        first = run[0]
-        last = run[-1]
-        if first == last:
-            ranges.append(str(first))
+    for number_run in number_runs:
+        first_number = number_run[0]
+        last_number = number_run[-1]
+        if first_number == last_number:
+            ranges.append(str(first_number))
         else:
-            ranges.append(f"{first} to {last}")
+            ranges.append(f"{first_number} to {last_number}")
     return _shortened(ranges) or "none"
 
 
@@ -261,9 +261,9 @@ def bare(
     that is a header.
     """
     named = {"X-Order-Id": str(order.order_id)}
-    for name, value in headers.items():
+    for name, header_value in headers.items():
         header = name.replace("_", "-")
-        named[header] = value
+        named[header] = header_value
     return JSONResponse(data, headers=named)
 
 
@@ -279,8 +279,8 @@ def by_client(
     scores: Iterable[Any],
 ) -> dict[int, float | None]:
     """Scores in the order of the round's clients, by client."""
-    values = (finite(float(score)) for score in scores)
-    return dict(zip(entry.clients, values, strict=True))
+    finite_scores = (finite(float(score)) for score in scores)
+    return dict(zip(entry.clients, finite_scores, strict=True))
 
 
 def finite(value: Any) -> float | None:
@@ -300,16 +300,16 @@ def normalized(scores: Mapping[int, float | None]) -> dict[int, float | None]:
     # Halves, because the difference may leave the range of float64.
     half_smallest = smallest / 2
     span = largest / 2 - half_smallest
-    values: dict[int, float | None] = {}
+    normalized_scores: dict[int, float | None] = {}
     for client, score in scores.items():
         if score is None:
-            values[client] = None
+            normalized_scores[client] = None
         elif not span:
-            values[client] = 0.0
+            normalized_scores[client] = 0.0
         else:
             above = score / 2 - half_smallest
-            values[client] = above / span
-    return values
+            normalized_scores[client] = above / span
+    return normalized_scores
 
 
 def ranked(scores: Mapping[int, float | None]) -> dict[int, int | None]:

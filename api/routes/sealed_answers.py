@@ -106,6 +106,6 @@ async def sealed_record(
         if await in_thread(services.store.orders.end, order.order_id, "success"):
             services.bell.ring(ORDER_ENDED)
         current_order = await in_thread(services.store.orders.get, order.order_id)
-    place = AnswerPlace(order.order_id, _KINDS[order.kind], order.initiator)
+    answer_place = AnswerPlace(order.order_id, _KINDS[order.kind], order.initiator)
     reader = reader_fingerprint(bytes.fromhex(order.body["reader"]))
-    return current_order, SealedAnswer(place, reader, box)
+    return current_order, SealedAnswer(answer_place, reader, box)

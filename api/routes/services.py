@@ -68,29 +68,29 @@ class Services:
     """The application's parts, as the routes use them."""
 
     def __init__(self, request: Request) -> None:
-        state = request.app.state
-        self.settings: CoordinatorSettings = state.settings
-        self.store: Store = state.store
-        self.runs: Runs = state.runs
-        self.bell: Bell = state.bell
-        self.told_orders: ToldOrders = state.told_orders
-        self.inbox: Inbox = state.inbox
-        self.waits: Waits = state.waits
-        self.presence: Presence = state.presence
-        self.conditions: Conditions = state.conditions
-        self.disk: Disk = state.disk
-        self.budgets: Budgets = state.budgets
-        self.reply_keys: dict[int, tuple[bytes, int]] = state.reply_keys
+        app_state = request.app.state
+        self.settings: CoordinatorSettings = app_state.settings
+        self.store: Store = app_state.store
+        self.runs: Runs = app_state.runs
+        self.bell: Bell = app_state.bell
+        self.told_orders: ToldOrders = app_state.told_orders
+        self.inbox: Inbox = app_state.inbox
+        self.waits: Waits = app_state.waits
+        self.presence: Presence = app_state.presence
+        self.conditions: Conditions = app_state.conditions
+        self.disk: Disk = app_state.disk
+        self.budgets: Budgets = app_state.budgets
+        self.reply_keys: dict[int, tuple[bytes, int]] = app_state.reply_keys
 
     def ready(self) -> set[int]:
         """The hospitals that can work on an order now: their agents are there, and
         nothing holds orders up.
         """
         ready_users = set()
-        for user in self.presence.there():
-            is_held_up = self.conditions.held_up_seconds(user)
+        for user_id in self.presence.there():
+            is_held_up = self.conditions.held_up_seconds(user_id)
             if not is_held_up:
-                ready_users.add(user)
+                ready_users.add(user_id)
         return ready_users
 
     def keep_key(
@@ -117,30 +117,30 @@ async def identities(
     """
     registered = await in_thread(services.store.hospitals.all)
     by_user = {hospital.user_id: hospital for hospital in registered}
-    unknown = [str(user) for user in hospitals if user not in by_user]
+    unknown = [str(user_id) for user_id in hospitals if user_id not in by_user]
     if unknown:
-        users = ", ".join(unknown)
+        unknown_ids = ", ".join(unknown)
         raise NotFound(
-            f"There is no hospital with user_id {users}.",
+            f"There is no hospital with user_id {unknown_ids}.",
             remedy="GET /hospitals lists them.",
             code="user",
         )
-    keys: dict[int, PublicIdentity] = {}
+    public_keys: dict[int, PublicIdentity] = {}
     absent: list[str] = []
-    for user in hospitals:
-        hospital = by_user[user]
+    for user_id in hospitals:
+        hospital = by_user[user_id]
         if hospital.identity:
-            keys[user] = PublicIdentity.decode(hospital.identity)
+            public_keys[user_id] = PublicIdentity.decode(hospital.identity)
         else:
             absent.append(hospital.name)
     if absent:
-        names = ", ".join(absent)
+        absent_names = ", ".join(absent)
         raise Conflict(
-            f"{names} has never connected, so nothing can be sealed to it.",
+            f"{absent_names} has never connected, so nothing can be sealed to it.",
             remedy="Its IT starts the agent once: ./run agent --site <folder>.",
             code="not_enrolled",
         )
-    return keys
+    return public_keys
 
 
 async def order_protocol(
@@ -155,7 +155,7 @@ async def order_protocol(
     """
     registered = await in_thread(services.store.hospitals.all)
     spoken = {hospital.user_id: hospital.speaks for hospital in registered}
-    windows = {user: spoken[user] for user in hospitals}
+    windows = {user_id: spoken[user_id] for user_id in hospitals}
     features = features_of(request.model_dump())
     return common_protocol(windows, features)
 
@@ -250,9 +250,9 @@ def data_volum(order: OrderRow) -> dict[str, int | None]:
     if order.kind == "external":
         return {}
     counts = {}
-    for user in _asked(order):
-        key = str(user)
-        counts[key] = order.n_rows.get(key)
+    for user_id in _asked(order):
+        user_key = str(user_id)
+        counts[user_key] = order.n_rows.get(user_key)
     return counts
 
 
@@ -264,12 +264,12 @@ async def not_counted(services: Services, order: OrderRow) -> list[str]:
     if not order.has_ended:
         accepted = await _accepted(services, order)
     missing = []
-    for user in _asked(order):
-        if user in order.late:
+    for user_id in _asked(order):
+        if user_id in order.late:
             continue
-        key = str(user)
-        if accepted.get(key) is None:
-            missing.append(key)
+        user_key = str(user_id)
+        if accepted.get(user_key) is None:
+            missing.append(user_key)
     return missing
 
 
@@ -299,9 +299,9 @@ async def _accepted(
     except OrderStopped:  # it has ended since it was read
         return {}
     accepted = {}
-    for user, envelope in envelopes.items():
-        n_rows = _accepted_rows(user, envelope)
-        accepted[str(user)] = n_rows
+    for user_id, envelope in envelopes.items():
+        n_rows = _accepted_rows(user_id, envelope)
+        accepted[str(user_id)] = n_rows
     return accepted
 
 
@@ -353,24 +353,24 @@ async def waiting_for(services: Services, order: OrderRow) -> list[Waiting]:
         # rows.
         accepted = await _accepted(services, order)
         late = []
-        for user in order.members:
-            n_rows = accepted.get(str(user))
+        for user_id in order.members:
+            n_rows = accepted.get(str(user_id))
             if n_rows is None:
-                late.append(user)
-    names = await in_thread(services.store.hospitals.names)
+                late.append(user_id)
+    hospital_names = await in_thread(services.store.hospitals.names)
     if may_start:
         to_start = _waiting_to_start(
             services,
             order,
             late,
-            names,
+            hospital_names,
         )
         return own_waiting + to_start
     all_waiting = []
     stuck = own_waiting
-    for user in late:
-        name = names.get(user, f"hospital {user}")
-        waiting = _waiting(services, user, name)
+    for user_id in late:
+        hospital_name = hospital_names.get(user_id, f"hospital {user_id}")
+        waiting = _waiting(services, user_id, hospital_name)
         all_waiting.append(waiting)
         if waiting.cause in STUCK:
             stuck.append(waiting)
@@ -385,10 +385,10 @@ def _waiting_to_start(
 ) -> list[Waiting]:
     """Who has not accepted yet an order that starts with who is there."""
     all_waiting = []
-    for user in missing:
-        name = names.get(user, f"hospital {user}")
-        waiting = _waiting(services, user, name)
-        if user != order.initiator:
+    for user_id in missing:
+        name = names.get(user_id, f"hospital {user_id}")
+        waiting = _waiting(services, user_id, name)
+        if user_id != order.initiator:
             message = f"{name} has not accepted yet. The order starts without it when its time is over."
             waiting = replace(waiting, message=message)
         all_waiting.append(waiting)
@@ -403,14 +403,14 @@ def _waiting(services: Services, user: int, name: str) -> Waiting:
         return Waiting(user, "away", message)
     troubles = services.conditions.troubles(user, name)
     if troubles:
-        first = troubles[0]
-        return Waiting(user, first.cause, first.message)
+        first_trouble = troubles[0]
+        return Waiting(user, first_trouble.cause, first_trouble.message)
     message = f"{name} is at work: it has not sent its part yet."
     return Waiting(user, "working", message)
 
 
 async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiting]:
-    names = await in_thread(services.store.hospitals.names)
+    hospital_names = await in_thread(services.store.hospitals.names)
     queues = await in_thread(
         services.store.places.queue,
         order.order_id,
@@ -425,17 +425,17 @@ async def _waiting_for_places(services: Services, order: OrderRow) -> list[Waiti
     if not is_begun(order):
         all_waiting.append(Waiting(COORDINATOR, "prefect", NOT_BEGUN))
     # Each hospital is named once, with what has to pass first.
-    for user in order.hospitals:
-        name = names.get(user, f"hospital {user}")
-        if user not in services.ready():
-            waiting = _waiting(services, user, name)
+    for user_id in order.hospitals:
+        name = hospital_names.get(user_id, f"hospital {user_id}")
+        if user_id not in services.ready():
+            waiting = _waiting(services, user_id, name)
             all_waiting.append(waiting)
-        elif user in to_decide:
+        elif user_id in to_decide:
             message = f"{name} is asked first: a person may have to decide there."
-            all_waiting.append(Waiting(user, "approval", message))
-        elif user in no_place:
-            message = _say_full(name, no_place[user])
-            all_waiting.append(Waiting(user, "full", message))
+            all_waiting.append(Waiting(user_id, "approval", message))
+        elif user_id in no_place:
+            message = _say_full(name, no_place[user_id])
+            all_waiting.append(Waiting(user_id, "full", message))
     return all_waiting
 
 

@@ -141,7 +141,7 @@ def protection(order: OrderRow) -> dict[str, Any]:
         method, sentence = "additive masks, opened by all", SEARCHED
     elif body.get("quartiles"):
         method, sentence = "additive masks, counts opened by all", DESCRIBED
-    receivers = ", ".join(f"hospital {user}" for user in body["result_receivers"])
+    receivers = ", ".join(f"hospital {user_id}" for user_id in body["result_receivers"])
     return {
         "method": method,
         "key_bits": 256,
@@ -198,8 +198,8 @@ def _initiator(
                 remedy="Use a token of the hospital itself, or leave user_id out.",
             )
         return caller.user_id
-    by_number = {str(user): user for user in names}
-    by_name = {name: user for user, name in names.items()}
+    by_number = {str(user_id): user_id for user_id in names}
+    by_name = {hospital_name: user_id for user_id, hospital_name in names.items()}
     named_hospital = str(sent.user_id or sent.result_receivers[0])
     return (by_number | by_name).get(named_hospital, 0)
 
@@ -209,16 +209,18 @@ async def seal_places(services: Services, question: StatisticsRequest) -> Sealed
 
     NotFound and Conflict for hospitals that nothing can be sealed to.
     """
-    keys = await identities(services, question.hospitals)
+    public_keys = await identities(services, question.hospitals)
     sealed: dict[int, SealedBox] = {}
-    for user in question.providers:
+    for user_id in question.providers:
         # The salt keeps who sees the commitment from trying likely places; it goes into
         # the box with the place.
-        place = HospitalSql(
-            secrets.token_bytes(KEY_BYTES), {"data": question.provider(user).data_path}
+        data_place = HospitalSql(
+            secrets.token_bytes(KEY_BYTES),
+            {"data": question.provider(user_id).data_path},
         )
-        sealed[user] = SealedBox(
-            place.seal(user, keys[user].seal_key), place.commitment
+        sealed[user_id] = SealedBox(
+            data_place.seal(user_id, public_keys[user_id].seal_key),
+            data_place.commitment,
         )
     return sealed
 
@@ -249,7 +251,7 @@ async def add_order(
     """
     # The receiver who asks seals the values to this one-time key (decision 7).
     reply = secrets.token_bytes(KEY_BYTES) if question.disclose else None
-    commitments = {user: place.commitment for user, place in sealed.items()}
+    commitments = {user_id: box.commitment for user_id, box in sealed.items()}
     protocol = await order_protocol(services, question.hospitals, question)
 
     def prepare(order_id: int) -> Prepared:

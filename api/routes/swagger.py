@@ -58,8 +58,8 @@ async def file(name: str) -> FileResponse:
         raise NotFound(
             "There is no such address.", remedy="See /docs for what there is."
         )
-    path = str(files("swagger_ui") / "static" / name)
+    file_path = str(files("swagger_ui") / "static" / name)
     # An answer that says nothing is kept nowhere: the whole script would come anew with
     # each look at the page.
     hours = {"Cache-Control": "private, max-age=3600"}
-    return FileResponse(path, media_type=FILES[name], headers=hours)
+    return FileResponse(file_path, media_type=FILES[name], headers=hours)

@@ -109,9 +109,9 @@ def part_names(round_: int | None, fold: int) -> list[str]:
     """The names of the runs of a training order's parts."""
     if round_ is None:
         return list(ORDER_PARTS)
-    place = f"round {round_} of fold {fold}" if fold else f"round {round_}"
+    round_name = f"round {round_} of fold {fold}" if fold else f"round {round_}"
     # A hospital that shows all its work as one part has it in every round.
-    return [*(f"{name}, {place}" for name in ROUND_PARTS), WHOLE_ORDER]
+    return [*(f"{part_name}, {round_name}" for part_name in ROUND_PARTS), WHOLE_ORDER]
 
 
 def _shown(part: StepRun) -> dict[str, Any]:

@@ -85,9 +85,9 @@ class Bodies:
         try:
             files_and_root = fsspec.url_to_fs(url)
         except (ValueError, ImportError) as error:
-            kind = type(error).__name__
+            error_name = type(error).__name__
             raise BadRequest(
-                f"CONSILIUM_EXCHANGE_URL cannot be used ({kind}).",
+                f"CONSILIUM_EXCHANGE_URL cannot be used ({error_name}).",
                 remedy="Unset it, write a folder's path, or install fsspec's package for this kind of address.",
                 code="CONSILIUM_EXCHANGE_URL",
             ) from None
@@ -128,25 +128,25 @@ class Bodies:
     def begin_file(self, run: int) -> tuple[str, BinaryIO]:
         """A new file's name and the file, open for writing."""
         token = secrets.token_hex(16)
-        name = f"{run}/{token}"
-        path = self._path(name)
+        file_name = f"{run}/{token}"
+        file_path = self._path(file_name)
         if self._is_local:
-            make_private_folder(Path(path).parent)
+            make_private_folder(Path(file_path).parent)
             # Nobody else's from its first byte on.
             as_new = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-            descriptor = os.open(path, as_new, FILE_MODE)
+            descriptor = os.open(file_path, as_new, FILE_MODE)
             os.close(descriptor)
         # fsspec takes no mode. It opens the file that stands there, which keeps its
         # own.
-        file: BinaryIO = self._files.open(path, "wb")
-        return name, file
+        file: BinaryIO = self._files.open(file_path, "wb")
+        return file_name, file
 
     def bring_to_disk(self, file: str) -> None:
         """The bytes before the name; an object store has both once the file is closed."""
         if self._is_local:
-            path = Path(self._path(file))
-            sync(path)
-            sync(path.parent)
+            file_path = Path(self._path(file))
+            sync(file_path)
+            sync(file_path.parent)
 
     # Reading
 
@@ -158,9 +158,9 @@ class Bodies:
         DamagedBody before a byte of it is read where it is not what the row says.
         """
         assert body.file is not None
-        path = self._path(body.file)
+        file_path = self._path(body.file)
         try:
-            opened: BinaryIO = self._files.open(path, "rb")
+            opened: BinaryIO = self._files.open(file_path, "rb")
         except OSError:
             raise DamagedBody from None
         with opened:
@@ -185,14 +185,14 @@ class Bodies:
 
     def remove(self, files: Iterable[str]) -> None:
         """Of rows that are gone. What cannot be removed now is, by `clean_up`."""
-        for file in files:
-            path = self._path(file)
+        for file_name in files:
+            file_path = self._path(file_name)
             with contextlib.suppress(OSError):
-                self._files.rm_file(path)
+                self._files.rm_file(file_path)
             if self._is_local:
                 # The order's folder goes with its last file.
                 with contextlib.suppress(OSError):
-                    Path(path).parent.rmdir()
+                    Path(file_path).parent.rmdir()
 
     def clean_up(
         self,
@@ -209,30 +209,30 @@ class Bodies:
         files_by_order: dict[int, list[str]] = {}
         folder = f"{self._root}/"
         # Listed before the rows are read: who gets a row in between is young.
-        for path in self._files.find(self._root):
-            file = path.removeprefix(folder)
-            run, _, name = file.partition("/")
+        for file_path in self._files.find(self._root):
+            file_name = file_path.removeprefix(folder)
+            run, _, token = file_name.partition("/")
             # The folder may be a bucket that others use too: what is in no order's
             # folder is left alone.
             if run.isdecimal():
                 of_order = files_by_order.setdefault(int(run), [])
-                of_order.append(f"{run}/{name}")
+                of_order.append(f"{run}/{token}")
         n_removed = 0
         for order_id, files in files_by_order.items():
             named = named_by(order_id)
             if named is None:
                 continue
-            for file in files:
-                is_named = file in named
-                if not is_named and self._is_older(file, before):
-                    self.remove([file])
+            for file_name in files:
+                is_named = file_name in named
+                if not is_named and self._is_older(file_name, before):
+                    self.remove([file_name])
                     n_removed += 1
         return n_removed
 
     def _is_older(self, file: str, before: datetime) -> bool:
-        path = self._path(file)
+        file_path = self._path(file)
         try:
-            changed: datetime = self._files.modified(path)
+            changed: datetime = self._files.modified(file_path)
         except FileNotFoundError:  # somebody else has removed it
             return False
         if changed.tzinfo is not None:

@@ -54,7 +54,7 @@ class Disk:
         parent.
         """
         candidates = (self._folder, *self._folder.parents)
-        folder = next(path for path in candidates if path.exists())
+        folder = next(candidate for candidate in candidates if candidate.exists())
         return shutil.disk_usage(folder).free
 
     def noted(self) -> Unavailable:

@@ -218,10 +218,10 @@ class Database:
         """
         if self._file is None:
             return
-        size = self._file.stat().st_size
+        n_bytes = self._file.stat().st_size
         # VACUUM writes the store a second time and then, through the log, over the
         # first: it may take twice the size.
-        has_room = shutil.disk_usage(self._file.parent).free > 2 * size + MOST_SPARE
+        has_room = shutil.disk_usage(self._file.parent).free > 2 * n_bytes + MOST_SPARE
         with self.engine.connect() as connection:
             mode = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar()
             if mode == SQLITE_INCREMENTAL or not has_room:

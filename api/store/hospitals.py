@@ -64,14 +64,14 @@ class HospitalStore:
             hospitals.c.user_id == user_id,
             hospitals.c.name == name,
         )
-        query = sa.select(hospitals.c.user_id).where(is_taken)
+        taken_query = sa.select(hospitals.c.user_id).where(is_taken)
         insert = hospitals.insert().values(
             user_id=user_id,
             name=name,
         )
         try:
             with self._database.begin() as connection:
-                earlier = connection.execute(query).first()
+                earlier = connection.execute(taken_query).first()
                 if earlier:
                     raise _taken(user_id, name)
                 connection.execute(insert)
@@ -107,7 +107,7 @@ class HospitalStore:
         thief.
         """
         is_meant = hospitals.c.user_id == user_id
-        query = sa.select(hospitals).where(is_meant)
+        hospital_query = sa.select(hospitals).where(is_meant)
         news = {
             "identity": identity,
             "agent_version": version,
@@ -125,10 +125,10 @@ class HospitalStore:
         )
         update = hospitals.update().where(is_meant, has_no_others)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(hospital_query).first()
             earlier: dict[str, Any] = {}
             if row is not None:
-                earlier = {name: row._mapping[name] for name in news}
+                earlier = {column: row._mapping[column] for column in news}
             is_new = earlier != news
             n_changed = 0
             if is_new:
@@ -243,9 +243,9 @@ class HospitalStore:
             tokens.c.digest == digest,
             tokens.c.role == ENROLMENT,
         )
-        query = sa.select(tokens).where(is_meant)
+        token_query = sa.select(tokens).where(is_meant)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(token_query).first()
         if row is None:
             return None
         return Caller(row.role, row.user_id)

@@ -101,7 +101,7 @@ class MessageStore:
                 takes_place=takes_place,
                 sender=sender,
             )
-            are_new = [_enter(connection, sender, message) for message in arrived]
+            are_new = [_enter(connection, sender, arrival) for arrival in arrived]
             if any(are_new) and most_bytes is not None:
                 held = _held(connection, run)
                 n_held = held.get(sender, 0)
@@ -134,7 +134,7 @@ class MessageStore:
         """
         all_senders = list(senders)
         is_there = _is_there(address, recipient)
-        query = sa.select(
+        sizes_query = sa.select(
             messages.c.sender,
             messages.c.size,
         ).where(is_there, _is_from(all_senders))
@@ -146,7 +146,7 @@ class MessageStore:
                 takes_place=takes_place,
                 hospital=reader,
             )
-            for row in connection.execute(query):
+            for row in connection.execute(sizes_query):
                 found.n_bytes[row.sender] = row.size
             chosen = choose(found.n_bytes)
             if chosen:
@@ -154,9 +154,9 @@ class MessageStore:
             if chosen and along is not None:
                 beside = _is_there(replace(address, topic=along), EVERYONE)
                 bodies_beside = _bodies_from(connection, beside, [COORDINATOR])
-                body = bodies_beside.get(COORDINATOR)
-                if body is not None and body.data is not None:
-                    found.bodies[COORDINATOR] = body
+                body_beside = bodies_beside.get(COORDINATOR)
+                if body_beside is not None and body_beside.data is not None:
+                    found.bodies[COORDINATOR] = body_beside
         if is_late and len(found.n_bytes) < len(all_senders):
             raise late_stop(address.run)
         return found
@@ -210,9 +210,9 @@ class MessageStore:
             _is_there(address, recipient),
             messages.c.sender == sender,
         )
-        query = sa.select(*BODY).where(is_wanted)
+        body_query = sa.select(*BODY).where(is_wanted)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(body_query).first()
         if row is None:
             return None
         body = _body_of(row)
@@ -228,8 +228,8 @@ class MessageStore:
         n_bytes: Counter[int] = Counter()
         files = []
         with self._database.begin() as connection:
-            for message in used_messages:
-                is_there = _is_there(message.address, message.recipient)
+            for used_message in used_messages:
+                is_there = _is_there(used_message.address, used_message.recipient)
                 is_meant = sa.and_(messages.c.run == run, is_there)
                 rows = connection.execute(sa.select(*columns).where(is_meant)).all()
                 # The row stays with its digest: without it a second mask could be put
@@ -290,19 +290,19 @@ def _held(
     connection: sa.Connection,
     run: int,
 ) -> dict[int, int]:
-    total = sa.func.sum(messages.c.size)
+    total_size = sa.func.sum(messages.c.size)
     # What was used takes no room any longer, though its size stays in the row.
     is_held = sa.and_(messages.c.run == run, _HAS_BODY)
-    query = (
+    held_query = (
         sa.select(
             messages.c.sender,
-            total.label("n_bytes"),
+            total_size.label("n_bytes"),
         )
         .where(is_held)
         .group_by(messages.c.sender)
     )
     held = {}
-    for row in connection.execute(query).all():
+    for row in connection.execute(held_query).all():
         held[row.sender] = int(row.n_bytes or 0)
     return held
 
@@ -415,8 +415,8 @@ def _bodies_from(
     senders: Iterable[int],
 ) -> dict[int, Body]:
     columns = (messages.c.sender, *BODY)
-    query = sa.select(*columns).where(is_there, _is_from(senders))
-    return {row.sender: _body_of(row) for row in connection.execute(query)}
+    bodies_query = sa.select(*columns).where(is_there, _is_from(senders))
+    return {row.sender: _body_of(row) for row in connection.execute(bodies_query)}
 
 
 def _body_of(row: sa.Row[Any]) -> Body:

@@ -43,17 +43,17 @@ class Once:
         it was another body's.
         """
         (number,) = table.primary_key.columns
-        query = sa.select(number, table.c.body_digest).where(
+        earlier_query = sa.select(number, table.c.body_digest).where(
             table.c.owner_key == self.owner_key
         )
-        row = connection.execute(query).first()
+        row = connection.execute(earlier_query).first()
         if row is None:
             return None
         if row.body_digest != self.body_digest:
-            kind = number.name.removesuffix("_id")
+            record_kind = number.name.removesuffix("_id")
             raise Conflict(
                 "This Idempotency-Key was used for another body.",
-                remedy=f"Use a new key for a new {kind}.",
+                remedy=f"Use a new key for a new {record_kind}.",
                 code="idempotency",
             )
         return int(row[0])

@@ -60,8 +60,8 @@ def check_open(
         orders.c.party,
     )
     is_meant = orders.c.order_id == run
-    query = sa.select(*columns).where(is_meant)
-    row = connection.execute(query).first()
+    order_query = sa.select(*columns).where(is_meant)
+    row = connection.execute(order_query).first()
     if row is None:
         raise NotFound(
             f"There is no order {run}.", remedy="GET /orders lists what there is."

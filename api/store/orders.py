@@ -98,7 +98,7 @@ class OrderStore:
             return earlier, False
         hospitals = sorted(hospital_ids)
         now = utc_now()
-        values: dict[str, Any] = {
+        order_fields: dict[str, Any] = {
             "kind": kind,
             "initiator": initiator,
             "hospitals": hospitals,
@@ -114,7 +114,7 @@ class OrderStore:
             "schedule_id": due and due.schedule_id,
         }
         try:
-            return self._insert(values, prepare, due), True
+            return self._insert(order_fields, prepare, due), True
         except sa.exc.IntegrityError:
             # Somebody else's transaction has used the key before this one.
             earlier = self._earlier(once)
@@ -138,8 +138,8 @@ class OrderStore:
                 )
             insert = orders.insert().values(**values)
             inserted = connection.execute(insert)
-            key = inserted.inserted_primary_key
-            order_id = int(key[0])  # type: ignore[index]
+            primary_key = inserted.inserted_primary_key
+            order_id = int(primary_key[0])  # type: ignore[index]
             if prepare:
                 # The document and the commitments in it name the order's number.
                 prepared = prepare(order_id)
@@ -159,9 +159,9 @@ class OrderStore:
     def get(self, order_id: int) -> OrderRow:
         """NotFound when there is none."""
         is_meant = orders.c.order_id == order_id
-        query = sa.select(orders).where(is_meant)
+        order_query = sa.select(orders).where(is_meant)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(order_query).first()
         if row is None:
             raise NotFound(
                 f"There is no order {order_id}.",
@@ -178,9 +178,9 @@ class OrderStore:
     def hospitals_of(self, order_id: int) -> list[int]:
         """Who was asked; nobody for an order that does not exist."""
         is_meant = orders.c.order_id == order_id
-        query = sa.select(orders.c.hospitals).where(is_meant)
+        hospitals_query = sa.select(orders.c.hospitals).where(is_meant)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(hospitals_query).first()
         if row is None:
             return []
         self._hospitals[order_id] = list(row.hospitals)
@@ -207,16 +207,16 @@ class OrderStore:
         `hospital` keeps those in which it takes part, `kind` those of one kind.
         """
         newest_first = orders.c.order_id.desc()
-        query = sa.select(orders).order_by(newest_first)
+        orders_query = sa.select(orders).order_by(newest_first)
         if kind is not None:
             is_of_kind = orders.c.kind == kind
-            query = query.where(is_of_kind)
+            orders_query = orders_query.where(is_of_kind)
         if before is not None:
             is_before = orders.c.order_id < before
-            query = query.where(is_before)
+            orders_query = orders_query.where(is_before)
         newest_orders: list[OrderRow] = []
         with self._database.begin() as connection:
-            for row in connection.execute(query):
+            for row in connection.execute(orders_query):
                 # Not in SQL: the list of hospitals is JSON, which databases read
                 # differently.
                 takes_part = hospital is None or hospital in row.hospitals
@@ -233,9 +233,9 @@ class OrderStore:
             orders.c.state.not_in(ENDED),
             orders.c.kind != "external",
         )
-        query = sa.select(orders).where(is_active)
+        orders_query = sa.select(orders).where(is_active)
         with self._database.begin() as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(orders_query)
             return [OrderRow(**row._mapping) for row in rows]
 
     def with_old_runs(self, keep: int) -> dict[int, str | None]:
@@ -251,14 +251,14 @@ class OrderStore:
             orders.c.updated.desc(),
             orders.c.order_id.desc(),
         )
-        query = (
+        orders_query = (
             sa.select(orders.c.order_id, orders.c.flow_run_id)
             .where(may_have_runs)
             .order_by(*newest_first)
             .offset(keep)
         )
         with self._database.begin() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(orders_query).all()
         oldest_first = reversed(rows)
         return {row.order_id: row.flow_run_id for row in oldest_first}
 
@@ -268,10 +268,10 @@ class OrderStore:
         A rerun uses them again (decision 6).
         """
         is_meant = boxes.c.order_id == order_id
-        query = sa.select(boxes).where(is_meant)
+        boxes_query = sa.select(boxes).where(is_meant)
         sealed_boxes = {}
         with self._database.begin() as connection:
-            for row in connection.execute(query):
+            for row in connection.execute(boxes_query):
                 sealed = SealedBox(row.box, row.commitment)
                 sealed_boxes[row.user_id] = sealed
         return sealed_boxes
@@ -386,9 +386,9 @@ class OrderStore:
         one's code stays; the others stand in the detail `also`, too.
         """
         is_meant = orders.c.order_id == order_id
-        query = sa.select(orders.c.state, orders.c.stop).where(is_meant)
+        stop_query = sa.select(orders.c.state, orders.c.stop).where(is_meant)
         with self._database.begin_to_change() as connection:
-            row = connection.execute(query.with_for_update()).first()
+            row = connection.execute(stop_query.with_for_update()).first()
             if row is None or row.state != "failed" or not row.stop:
                 return False
             earlier = row.stop
@@ -464,22 +464,22 @@ def _add_prepared(
     update = orders.update().where(is_meant)
     connection.execute(update.values(document=prepared.document))
     address = Address(order_id, "sql")
-    for user, sealed in prepared.boxes.items():
+    for user_id, sealed in prepared.boxes.items():
         insert = boxes.insert().values(
             order_id=order_id,
-            user_id=user,
+            user_id=user_id,
             box=sealed.box,
             commitment=sealed.commitment,
         )
         connection.execute(insert)
         # The message goes when the order ends; the box stays for a rerun.
-        box = Body.of(sealed.box)
+        box_body = Body.of(sealed.box)
         insert_message(
             connection,
             address,
             COORDINATOR,
-            user,
-            box,
+            user_id,
+            box_body,
         )
     document = Body.of(prepared.document.encode())
     document_address = Address(order_id, "document")

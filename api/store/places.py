@@ -132,7 +132,7 @@ class PlaceStore:
         """
         with self._database.begin() as connection:
             free = _free_places(connection)
-            places = _places(connection)
+            hospital_places = _places(connection)
             waiting = _waiting(connection)
         waiting_by_id = {order.order_id: order for order in waiting}
         waiting_order = waiting_by_id.get(order_id)
@@ -143,16 +143,16 @@ class PlaceStore:
         ready = [older for older in all_older if older.is_ready(present)]
         kept_hospitals = _kept(ready)
         queues = []
-        for user in waiting_order.hospitals:
+        for user_id in waiting_order.hospitals:
             n_before = 0
             for older in all_older:
-                if user in older.hospitals:
+                if user_id in older.hospitals:
                     n_before += 1
-            n_places = places.get(user, USUAL_PLACES)
-            is_full = free[user] <= 0
-            is_kept = not is_full and user in kept_hospitals
+            n_places = hospital_places.get(user_id, USUAL_PLACES)
+            is_full = free[user_id] <= 0
+            is_kept = not is_full and user_id in kept_hospitals
             queue = Queue(
-                user_id=user,
+                user_id=user_id,
                 places=n_places,
                 is_full=is_full,
                 is_kept=is_kept,
@@ -182,14 +182,14 @@ class PlaceStore:
         """
         with self._database.begin_alone() as connection:
             askings = _asked(connection, order_id)
-            for user in user_ids:
-                key = str(user)
-                earlier = askings.get(key)
+            for user_id in user_ids:
+                user_key = str(user_id)
+                earlier = askings.get(user_key)
                 if earlier is None:
-                    askings[key] = dict(NOT_ASKED)
+                    askings[user_key] = dict(NOT_ASKED)
                 elif earlier["decided"]:
                     attempt = earlier.get("attempt", 0) + 1
-                    askings[key] = {**NOT_ASKED, "attempt": attempt}
+                    askings[user_key] = {**NOT_ASKED, "attempt": attempt}
             is_open = sa.and_(
                 orders.c.order_id == order_id,
                 orders.c.state.not_in(ENDED),
@@ -254,9 +254,9 @@ def who_decides(
     By what their agents tell of their policies. The initiator's agent among them,
     because it signs the order that the others verify before they ask anybody.
     """
-    query = sa.select(hospitals.c.user_id, hospitals.c.policy)
+    policies_query = sa.select(hospitals.c.user_id, hospitals.c.policy)
     deciding: set[int] = set()
-    for row in connection.execute(query):
+    for row in connection.execute(policies_query):
         if row.user_id not in hospital_ids:
             continue
         policy = row.policy or {}
@@ -268,20 +268,20 @@ def who_decides(
         return None
     deciding.add(initiator)
     askings = {}
-    for user in sorted(deciding):
-        askings[str(user)] = dict(NOT_ASKED)
+    for user_id in sorted(deciding):
+        askings[str(user_id)] = dict(NOT_ASKED)
     return askings
 
 
 def undecided(askings: Asked | None) -> list[int]:
     """The hospitals whose agents have not been heard yet."""
-    users = []
+    user_ids = []
     by_user = askings or {}
-    for user, asking in by_user.items():
+    for user_key, asking in by_user.items():
         is_decided = asking["decided"]
         if not is_decided:
-            users.append(int(user))
-    return users
+            user_ids.append(int(user_key))
+    return user_ids
 
 
 def is_begun(order: OrderRow) -> bool:
@@ -364,9 +364,9 @@ class _Giving:
     def has_places_for(self, order: WaitingOrder, present: Collection[int]) -> bool:
         with_place = set()
         not_kept = order.ready(present) - self._kept
-        for user in not_kept:
-            if self.free[user] > 0:
-                with_place.add(user)
+        for user_id in not_kept:
+            if self.free[user_id] > 0:
+                with_place.add(user_id)
         return order.is_enough(with_place)
 
     def admit(self, order: WaitingOrder) -> None:
@@ -381,8 +381,8 @@ class _Giving:
         # Each older order that waits at one of these hospitals is overtaken, and once
         # only, at however many of them it waits.
         all_older: dict[int, WaitingOrder] = {}
-        for user in order.hospitals:
-            older_here = self._waiting_at.get(user, ())
+        for user_id in order.hospitals:
+            older_here = self._waiting_at.get(user_id, ())
             for older in older_here:
                 all_older[older.order_id] = older
         for older in all_older.values():
@@ -390,8 +390,8 @@ class _Giving:
             self._keep_places_for(older)
 
     def leave_waiting(self, order: WaitingOrder) -> None:
-        for user in order.hospitals:
-            waiting_here = self._waiting_at.setdefault(user, [])
+        for user_id in order.hospitals:
+            waiting_here = self._waiting_at.setdefault(user_id, [])
             waiting_here.append(order)
         self._keep_places_for(order)
 
@@ -422,14 +422,14 @@ def _waiting(connection: sa.Connection) -> list[WaitingOrder]:
         orders.c.initiator,
         orders.c.body,
     )
-    query = sa.select(*columns).where(waits)
-    oldest_first = query.order_by(orders.c.order_id)
+    waiting_query = sa.select(*columns).where(waits)
+    oldest_first = waiting_query.order_by(orders.c.order_id)
     waiting_orders = []
     for row in connection.execute(oldest_first):
-        values = dict(row._mapping)
-        body = values.pop("body")
-        at_least = body.get("at_least")
-        order = WaitingOrder(**values, at_least=at_least)
+        order_fields = dict(row._mapping)
+        order_body = order_fields.pop("body")
+        at_least = order_body.get("at_least")
+        order = WaitingOrder(**order_fields, at_least=at_least)
         waiting_orders.append(order)
     return waiting_orders
 
@@ -460,12 +460,12 @@ def _add_overtaken(
 
 
 def _places(connection: sa.Connection) -> dict[int, int]:
-    query = sa.select(hospitals.c.user_id, hospitals.c.max_orders)
-    places = {}
-    for row in connection.execute(query):
+    places_query = sa.select(hospitals.c.user_id, hospitals.c.max_orders)
+    hospital_places = {}
+    for row in connection.execute(places_query):
         n_places = row.max_orders or USUAL_PLACES
-        places[row.user_id] = n_places
-    return places
+        hospital_places[row.user_id] = n_places
+    return hospital_places
 
 
 def _taken_places(connection: sa.Connection) -> Counter[int]:
@@ -475,9 +475,9 @@ def _taken_places(connection: sa.Connection) -> Counter[int]:
         orders.c.admitted.is_not(None),
     )
     columns = (orders.c.hospitals, orders.c.party)
-    query = sa.select(*columns).where(holds)
+    holders_query = sa.select(*columns).where(holds)
     taken_places: Counter[int] = Counter()
-    for row in connection.execute(query):
+    for row in connection.execute(holders_query):
         if row.party is None:
             taken_places.update(row.hospitals)
         else:

@@ -135,8 +135,8 @@ def check_round(path: Path, *, allowed: set[int] | None = None) -> Checked:
     try:
         with safe_open(path, framework="numpy") as file:
             strings = file.metadata() or {}
-            text = strings.get("round", "{}")
-            metadata = parse_json(text)
+            metadata_text = strings.get("round", "{}")
+            metadata = parse_json(metadata_text)
             if allowed is None:
                 return _check_external(file, metadata)
             return _check_stored(file, metadata, allowed)
@@ -152,20 +152,20 @@ def _check_external(file: Any, metadata: Any) -> Checked:
     gradients are in the file.
     """
     facts = parse_facts(Facts, metadata)
-    names = _names(file, "external")
-    layers = _layers_of_gradients(file, names)
-    clients = sorted(_clients_of(names))
+    tensor_names = _names(file, "external")
+    layers = _layers_of_gradients(file, tensor_names)
+    clients = sorted(_clients_of(tensor_names))
     _check_clients("sizes", facts.sizes or {}, clients)
     _check_clients("performance.train", facts.performance.train, clients)
     _check_clients("performance.test", facts.performance.test, clients)
     _check_clients("leave_one_out", facts.leave_one_out, clients)
-    sizes = _sizes(facts.sizes, clients)
+    client_sizes = _sizes(facts.sizes, clients)
     recorded_facts = facts.model_dump(mode="json")
-    digest = _digest(file, names, [clients, recorded_facts])
+    digest = _digest(file, tensor_names, [clients, recorded_facts])
     return Checked(
         "open",
         clients,
-        sizes,
+        client_sizes,
         layers,
         digest,
         facts,
@@ -184,33 +184,33 @@ def _check_stored(file: Any, metadata: Any, allowed: set[int]) -> Checked:
             "The round's clients are not hospitals of the order, each once.",
             "Name those of the order.",
         )
-    names = _names(file, facts.kind)
+    tensor_names = _names(file, facts.kind)
     if facts.kind == "sealed":
-        layers = _layers_of_factors(file, names, len(facts.clients))
+        layers = _layers_of_factors(file, tensor_names, len(facts.clients))
     else:
-        layers = _layers_of_gradients(file, names)
-        if _clients_of(names) != clients:
+        layers = _layers_of_gradients(file, tensor_names)
+        if _clients_of(tensor_names) != clients:
             raise _bad(
                 "The gradients are not those of the round's clients.",
                 "Send one of each.",
             )
-    sizes = None
+    client_sizes = None
     if facts.sizes is not None:
         if len(facts.sizes) != len(facts.clients):
             raise _bad(
                 "sizes and clients differ in length.", "Give each client its size."
             )
         by_client = {}
-        for client, size in zip(facts.clients, facts.sizes, strict=True):
-            by_client[str(client)] = size
-        sizes = _sizes(by_client, facts.clients)
+        for client, client_size in zip(facts.clients, facts.sizes, strict=True):
+            by_client[str(client)] = client_size
+        client_sizes = _sizes(by_client, facts.clients)
     _check_members(facts)
     recorded_facts = facts.model_dump(mode="json")
-    digest = _digest(file, names, recorded_facts)
+    digest = _digest(file, tensor_names, recorded_facts)
     return Checked(
         facts.kind,
         facts.clients,
-        sizes,
+        client_sizes,
         layers,
         digest,
     )
@@ -227,8 +227,8 @@ def _check_members(facts: StoredFacts) -> None:
         )
     if not facts.sizes:
         return
-    sizes = dict(zip(facts.clients, facts.sizes, strict=True))
-    if not any(sizes[member] for member in members):
+    client_sizes = dict(zip(facts.clients, facts.sizes, strict=True))
+    if not any(client_sizes[member] for member in members):
         raise _bad(
             "The members' sizes are all 0, so there is no average.",
             "Give row counts, or leave sizes out.",
@@ -237,22 +237,22 @@ def _check_members(facts: StoredFacts) -> None:
 
 def _names(file: Any, kind: str) -> dict[str, TensorName]:
     """Every tensor's name, whole and taken apart. All gradients are spelt one way."""
-    names: dict[str, TensorName] = {}
-    for name in sorted(file.keys()):
-        has_form = NAMES[kind].fullmatch(name)
+    tensor_names: dict[str, TensorName] = {}
+    for tensor_name in sorted(file.keys()):
+        has_form = NAMES[kind].fullmatch(tensor_name)
         if not has_form:
-            sentence = f"The tensor {shown(name)} has no name of a round's."
+            sentence = f"The tensor {shown(tensor_name)} has no name of a round's."
             raise _bad(sentence, _FORM[kind])
-        names[name] = _taken_apart(name)
-    if not names:
+        tensor_names[tensor_name] = _taken_apart(tensor_name)
+    if not tensor_names:
         raise _bad("The file holds no tensor.", _FORM[kind])
-    folders = {name.partition("/")[0] for name in names}
+    folders = {tensor_name.partition("/")[0] for tensor_name in tensor_names}
     if {"gradient", "gradients"} <= folders:
         raise _bad(
             "Some gradients stand under gradient/ and some under gradients/.",
             "Name all of them gradients/.",
         )
-    return names
+    return tensor_names
 
 
 def _taken_apart(name: str) -> TensorName:
@@ -330,10 +330,10 @@ def _check_layers(by_client: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
 
 
 def _check_pairs(n_clients: int, n_layers: int) -> None:
-    most = MOST_PAIRS // n_clients**2
-    if n_layers > most:
+    most_layers = MOST_PAIRS // n_clients**2
+    if n_layers > most_layers:
         raise _bad(
-            f"With {n_clients} clients a round has at most {most} layers; here are {n_layers}.",
+            f"With {n_clients} clients a round has at most {most_layers} layers; here are {n_layers}.",
             "Join some.",
         )
 
@@ -359,19 +359,19 @@ def _layers_of_factors(
     coordinator's frame.
     """
     factors = set()
-    for name, (what, _, layer) in names.items():
+    for tensor_name, (what, _, layer) in names.items():
         # factor/<layer> is (n, n); between/<layer> has the four scalars of
         # RoundFiles.between for each client.
         n_columns = 4
         if what == "factor":
             n_columns = n_clients
             factors.add(layer)
-        piece = file.get_slice(name)
+        piece = file.get_slice(tensor_name)
         shape = list(piece.get_shape())
         dtype = piece.get_dtype()
         if dtype != "F64" or shape != [n_clients, n_columns]:
             raise _bad(
-                f"The tensor {shown(name)} is not a float64 matrix of {n_clients} x {n_columns}.",
+                f"The tensor {shown(tensor_name)} is not a float64 matrix of {n_clients} x {n_columns}.",
                 "Send that.",
             )
     if not 0 < len(factors) <= MOST_LAYERS:
@@ -420,17 +420,17 @@ def _digest(file: Any, names: Mapping[str, Any], recorded: Any) -> str:
     Reads every value once, and checks it.
     """
     digest = hashlib.sha256(canonical(recorded).encode())
-    for name in names:
-        is_between = name.startswith("between/")
+    for tensor_name in names:
+        is_between = tensor_name.startswith("between/")
         # Both spellings of one content have one digest.
-        spelling = name.replace("gradients/", "gradient/", 1)
-        dtype = file.get_slice(name).get_dtype()
+        spelling = tensor_name.replace("gradients/", "gradient/", 1)
+        dtype = file.get_slice(tensor_name).get_dtype()
         digest.update(f"\n{spelling}\n{dtype}\n".encode())
-        for block in _pieces(file, name):
+        for block in _pieces(file, tensor_name):
             if is_between:
-                _check_between(name, block)
+                _check_between(tensor_name, block)
             elif not np.all(_may_be(block)):
-                raise not_finite(name)
+                raise not_finite(tensor_name)
             digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
 
@@ -458,11 +458,11 @@ def _pieces(file: Any, name: str) -> Iterator[Any]:
     piece = file.get_slice(name)
     shape = piece.get_shape()
     n_rows = shape[0]
-    step = CHECK_VALUES
+    rows_at_once = CHECK_VALUES
     if len(shape) != 1:
-        step = max(1, CHECK_VALUES // n_rows)
-    for start in range(0, n_rows, step):
-        stop = min(start + step, n_rows)
+        rows_at_once = max(1, CHECK_VALUES // n_rows)
+    for start in range(0, n_rows, rows_at_once):
+        stop = min(start + rows_at_once, n_rows)
         yield piece[start:stop]
 
 
@@ -485,12 +485,12 @@ def _may_be_between(block: Any) -> bool:
 
 def shown(name: str) -> str:
     """A name of the sender's as an answer may hold it."""
-    text = ""
+    printable_text = ""
     for letter in name:
-        text += letter if letter.isprintable() else "?"
-    if len(text) > MOST_LETTERS_SHOWN:
-        text = f"{text[:MOST_LETTERS_SHOWN]}..."
-    return text
+        printable_text += letter if letter.isprintable() else "?"
+    if len(printable_text) > MOST_LETTERS_SHOWN:
+        printable_text = f"{printable_text[:MOST_LETTERS_SHOWN]}..."
+    return printable_text
 
 
 def _bad(sentence: str, remedy: str) -> ConsiliumError:

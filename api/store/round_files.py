@@ -111,13 +111,13 @@ class ResultCache:
         however large.
         """
         longest_unused_first = list(self._found.items())
-        for key, future in longest_unused_first[:-1]:
+        for result_key, future in longest_unused_first[:-1]:
             if self._n_bytes <= self._most_bytes:
                 return
             if future.done():
                 dropped = future.result()
                 self._n_bytes -= dropped.nbytes
-                del self._found[key]
+                del self._found[result_key]
 
 
 class RoundFiles:
@@ -146,8 +146,8 @@ class RoundFiles:
         before = time.time() - least_seconds
         self._folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         half_written = self._folder.glob(f"*/*{PART}")
-        for path in half_written:
-            _remove_older(path, before)
+        for file_path in half_written:
+            _remove_older(file_path, before)
         for folder in self._folder.iterdir():
             if not folder.name.isdecimal():
                 continue
@@ -156,12 +156,12 @@ class RoundFiles:
             # the wrong store.
             if not self._store.orders.exists(order_id):
                 continue
-            entries = self._store.rounds.files(order_id)
-            indexed = {self.path(entry) for entry in entries}
+            round_entries = self._store.rounds.files(order_id)
+            indexed = {self.path(round_entry) for round_entry in round_entries}
             paths = sorted(folder.glob(f"*{WHOLE}"))
-            for path in paths:
-                if path not in indexed:
-                    _remove_older(path, before)
+            for file_path in paths:
+                if file_path not in indexed:
+                    _remove_older(file_path, before)
 
     @contextlib.contextmanager
     def part(self, order_id: int) -> Iterator[Path]:
@@ -171,16 +171,16 @@ class RoundFiles:
         Unavailable when the disk is full or cannot be written.
         """
         folder = self._folder / str(order_id)
-        name = secrets.token_hex(8)
-        path = folder / f"{name}{PART}"
+        random_name = secrets.token_hex(8)
+        part_path = folder / f"{random_name}{PART}"
         as_new = os.O_CREAT | os.O_EXCL | os.O_WRONLY
         try:
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
                 sync(self._folder)
-            descriptor = os.open(path, as_new, FILE_MODE)
+            descriptor = os.open(part_path, as_new, FILE_MODE)
             os.close(descriptor)
-            yield path
+            yield part_path
         except OSError as error:
             if self._disk and is_full(error):
                 raise self._disk.noted() from None
@@ -192,7 +192,7 @@ class RoundFiles:
             ) from None
         finally:
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                part_path.unlink(missing_ok=True)
 
     def publish(
         self,
@@ -208,15 +208,15 @@ class RoundFiles:
         Of two that come at the same time, the first to be entered stands and the
         other's file goes.
         """
-        path = self.path(entry)
+        round_path = self.path(entry)
         # Content, then name, then entry, each on disk before the next: after a crash no
         # entry is without its file.
         sync(part)
-        os.replace(part, path)
-        sync(path.parent)
+        os.replace(part, round_path)
+        sync(round_path.parent)
         standing = self._store.rounds.add_file(entry, loss=loss, report=report)
         if standing.digest != entry.digest:
-            path.unlink(missing_ok=True)
+            round_path.unlink(missing_ok=True)
         return standing
 
     def path(self, entry: RoundEntry) -> Path:
@@ -232,9 +232,9 @@ class RoundFiles:
         entry is without its file.
         """
         old = self._store.rounds.old_files(before)
-        for entry in old:
-            self._store.rounds.forget_file(entry)
-            self.path(entry).unlink(missing_ok=True)
+        for round_entry in old:
+            self._store.rounds.forget_file(round_entry)
+            self.path(round_entry).unlink(missing_ok=True)
         return len(old)
 
     # Reading
@@ -256,22 +256,22 @@ class RoundFiles:
         """R (n, n) float64 of a layer: column i holds client i's coordinates, in the
         order of the entry's clients.
         """
-        key = ("factor", entry.order_id, entry.digest, layer)
+        result_key = ("factor", entry.order_id, entry.digest, layer)
 
         def read() -> Floats:
             return self._read_factor(entry, layer)
 
-        return self._kept.get(key, read)
+        return self._kept.get(result_key, read)
 
     def _read_factor(self, entry: RoundEntry, layer: str) -> Floats:
-        with self.open(entry) as file:
+        with self.open(entry) as round_reader:
             if entry.kind == "sealed":
-                return file.tensor(f"factor/{layer}")
+                return round_reader.tensor(f"factor/{layer}")
 
             # A callable, because the decomposition may need the blocks a second time,
             # and memory holds one of them.
             def blocks() -> Iterator[NDArray[Any]]:
-                return file.blocks(layer)
+                return round_reader.blocks(layer)
 
             n_clients = len(entry.clients)
             factor: Floats = geometry.triangular_factor(blocks, n_clients)
@@ -290,7 +290,7 @@ class RoundFiles:
         sealed round without them.
         """
         digest_before = before and before.digest
-        key = (
+        result_key = (
             "between",
             entry.order_id,
             entry.digest,
@@ -298,25 +298,25 @@ class RoundFiles:
             layer,
         )
         if entry.kind == "sealed":
-            return self._kept.get(key, lambda: self._read_between(entry, layer))
+            return self._kept.get(result_key, lambda: self._read_between(entry, layer))
         if before is None:
             raise _not_comparable(entry, layer)
         length_before = before.layers.get(layer)
         if length_before != entry.layers[layer]:
             raise _not_comparable(entry, layer)
-        return self._kept.get(key, lambda: self._compare(entry, before, layer))
+        return self._kept.get(result_key, lambda: self._compare(entry, before, layer))
 
     def _read_between(self, entry: RoundEntry, layer: str) -> Floats:
-        name = f"between/{layer}"
-        with self.open(entry) as file:
-            if name not in file.names:
+        tensor_name = f"between/{layer}"
+        with self.open(entry) as round_reader:
+            if tensor_name not in round_reader.names:
                 raise Conflict(
                     f"Round {entry.round} of order {entry.order_id} was scored by itself: nothing that compares it "
                     "with the round before was recorded.",
                     remedy="Ask for a round after the first, of an order with scoring full.",
                     code="between",
                 )
-            return file.tensor(name)
+            return round_reader.tensor(tensor_name)
 
     def _compare(
         self,
@@ -340,8 +340,8 @@ class RoundFiles:
         width = max(1, BLOCK_VALUES // most_clients)
         # Squares of the lengths first, and their roots at the end.
         scalars = np.zeros((n_clients, 4))
-        with self.open(entry) as file, self.open(before) as earlier:
-            blocks_now = file.blocks(layer, width)
+        with self.open(entry) as round_reader, self.open(before) as earlier:
+            blocks_now = round_reader.blocks(layer, width)
             blocks_before = earlier.blocks(layer, width, common_clients)
             means_before = earlier.average(layer, width)
             together = zip(
@@ -403,8 +403,8 @@ class RoundReader:
         chosen_clients = self._entry.clients if clients is None else list(clients)
         slices = []
         for client in chosen_clients:
-            name = f"{self._spelling}/{client}/{layer}"
-            slices.append(self._file.get_slice(name))
+            tensor_name = f"{self._spelling}/{client}/{layer}"
+            slices.append(self._file.get_slice(tensor_name))
         for start, stop in self._columns(layer, width):
             if slices:
                 yield np.stack([piece[start:stop] for piece in slices])
@@ -415,9 +415,9 @@ class RoundReader:
         """(width,) float64: the average as it was recorded, else the members' mean
         weighted by row counts.
         """
-        name = f"average/{layer}"
-        if name in self.names:
-            recorded = self._file.get_slice(name)
+        tensor_name = f"average/{layer}"
+        if tensor_name in self.names:
+            recorded = self._file.get_slice(tensor_name)
             for start, stop in self._columns(layer, width):
                 yield np.asarray(recorded[start:stop], np.float64)
         else:
@@ -430,15 +430,15 @@ class RoundReader:
         recorded, 0 for others.
         """
         clients = self._entry.clients
-        sizes = self._entry.sizes or [1] * len(clients)
+        client_sizes = self._entry.sizes or [1] * len(clients)
         strings = self._file.metadata() or {}
-        text = strings.get("round", "{}")
-        facts = json.loads(text)
+        metadata_text = strings.get("round", "{}")
+        facts = json.loads(metadata_text)
         members = facts.get("members")
         if members is None:
             members = clients
         is_member = [client in set(members) for client in clients]
-        n_rows = np.array(sizes, np.float64)
+        n_rows = np.array(client_sizes, np.float64)
         weights = n_rows * is_member
         shares: Floats = weights / weights.sum()
         return shares
@@ -462,10 +462,10 @@ def frame(entry: RoundEntry, layer: str) -> Floats:
     generate random matrices from the classical compact groups"). Drawn from the entry's
     own random bytes, so it is the same at every call.
     """
-    name = f"{entry.frame}/{entry.order_id}/{entry.round}/{layer}"
-    seed = hashlib.sha256(name.encode()).digest()
-    key = np.frombuffer(seed[:16], np.uint64)
-    generator = np.random.Generator(np.random.Philox(key=key))
+    seed_text = f"{entry.frame}/{entry.order_id}/{entry.round}/{layer}"
+    seed = hashlib.sha256(seed_text.encode()).digest()
+    philox_key = np.frombuffer(seed[:16], np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=philox_key))
     n_clients = len(entry.clients)
     gaussian = generator.standard_normal((n_clients, n_clients))
     orthogonal, triangular = np.linalg.qr(gaussian)

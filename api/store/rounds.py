@@ -74,11 +74,11 @@ class RoundStore:
         Idempotent: a hospital's later word replaces its earlier one. NotFound for a
         round that is not recorded.
         """
-        key = _report_key(order_id, FINAL, round_)
+        report_key = _report_key(order_id, FINAL, round_)
         # Locked: two hospitals' words that come at the same time both stay.
-        query = sa.select(rounds.c.report).where(key).with_for_update()
+        report_query = sa.select(rounds.c.report).where(report_key).with_for_update()
         with self._database.begin_to_change() as connection:
-            report = connection.scalar(query)
+            report = connection.scalar(report_query)
             if report is None:
                 raise NotFound(
                     f"Round {round_} of order {order_id} is not recorded.",
@@ -87,7 +87,7 @@ class RoundStore:
                 )
             earlier = report.get(ADDED_LATER, {})
             report[ADDED_LATER] = {**earlier, **clients}
-            update = rounds.update().where(key)
+            update = rounds.update().where(report_key)
             connection.execute(update.values(report=report))
 
     def of_order(
@@ -101,7 +101,7 @@ class RoundStore:
         Folds 1, 2, ... and then fold 0, the final model.
         """
         final_comes_last = sa.case((rounds.c.fold == FINAL, 1), else_=0)
-        query = (
+        rounds_query = (
             sa.select(rounds)
             .where(rounds.c.order_id == order_id)
             .order_by(
@@ -111,22 +111,22 @@ class RoundStore:
             )
         )
         if skip:
-            query = query.offset(skip)
+            rounds_query = rounds_query.offset(skip)
         with self._database.begin() as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(rounds_query)
             return [RoundRow(**row._mapping) for row in rows]
 
     def counts(self, order_ids: Iterable[int]) -> dict[int, int]:
         """How many rounds each of these orders has recorded, where it has any."""
         n_rounds = sa.func.count().label("n_rounds")
         is_wanted = rounds.c.order_id.in_(list(order_ids))
-        query = (
+        counts_query = (
             sa.select(rounds.c.order_id, n_rounds)
             .where(is_wanted)
             .group_by(rounds.c.order_id)
         )
         with self._database.begin() as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(counts_query)
             return {row.order_id: row.n_rounds for row in rows}
 
     def reports(
@@ -137,7 +137,7 @@ class RoundStore:
         last: int = LARGEST_ROUND,
     ) -> dict[int, Report]:
         """Reports of the final model's rounds from `first` to `last`, by round."""
-        query = (
+        reports_query = (
             sa.select(
                 rounds.c.round,
                 rounds.c.report,
@@ -153,7 +153,7 @@ class RoundStore:
             .order_by(rounds.c.round)
         )
         with self._database.begin() as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(reports_query)
             return {row.round: row.report for row in rows}
 
     def newest_report(
@@ -165,7 +165,7 @@ class RoundStore:
 
         With the report.
         """
-        query = (
+        reports_query = (
             sa.select(
                 rounds.c.round,
                 rounds.c.report,
@@ -177,7 +177,7 @@ class RoundStore:
             .order_by(rounds.c.round.desc())
         )
         with self._database.begin() as connection:
-            for row in connection.execute(query):
+            for row in connection.execute(reports_query):
                 report = row.report
                 # Not in SQL: databases read JSON differently.
                 if report.get(part):
@@ -202,9 +202,9 @@ class RoundStore:
             )
         has_some = sa.exists().where(belongs)
         newest_first = orders.c.order_id.desc()
-        query = sa.select(orders).where(has_some).order_by(newest_first)
+        orders_query = sa.select(orders).where(has_some).order_by(newest_first)
         with self._database.begin() as connection:
-            for row in connection.execute(query):
+            for row in connection.execute(orders_query):
                 order = OrderRow(**row._mapping)
                 if may_read(order):
                     return order
@@ -225,8 +225,8 @@ class RoundStore:
         """
         try:
             with self._database.begin() as connection:
-                values = asdict(entry)
-                insert = round_files.insert().values(**values)
+                entry_fields = asdict(entry)
+                insert = round_files.insert().values(**entry_fields)
                 connection.execute(insert)
                 if report is not None:
                     _put_report(
@@ -252,14 +252,14 @@ class RoundStore:
     ) -> RoundEntry | None:
         """One round's entry; the newest without `round_`; None if there is none."""
         is_meant = round_files.c.order_id == order_id
-        query = sa.select(round_files).where(is_meant)
+        files_query = sa.select(round_files).where(is_meant)
         if round_ is not None:
             is_same_round = round_files.c.round == round_
-            query = query.where(is_same_round)
+            files_query = files_query.where(is_same_round)
         newest_first = round_files.c.round.desc()
-        query = query.order_by(newest_first).limit(1)
+        files_query = files_query.order_by(newest_first).limit(1)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(files_query).first()
         if row is None:
             return None
         return RoundEntry(**row._mapping)
@@ -273,32 +273,32 @@ class RoundStore:
     ) -> list[RoundEntry]:
         """Newest first; `before` is the round to go on from."""
         is_meant = round_files.c.order_id == order_id
-        query = sa.select(round_files).where(is_meant)
+        files_query = sa.select(round_files).where(is_meant)
         if before is not None:
             is_before = round_files.c.round < before
-            query = query.where(is_before)
+            files_query = files_query.where(is_before)
         newest_first = round_files.c.round.desc()
-        query = query.order_by(newest_first).limit(limit)
+        files_query = files_query.order_by(newest_first).limit(limit)
         with self._database.begin() as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(files_query)
             return [RoundEntry(**row._mapping) for row in rows]
 
     def file_numbers(self, order_id: int) -> list[int]:
         """The rounds that have a file, ascending."""
-        query = (
+        numbers_query = (
             sa.select(round_files.c.round)
             .where(round_files.c.order_id == order_id)
             .order_by(round_files.c.round)
         )
         with self._database.begin() as connection:
-            return list(connection.scalars(query))
+            return list(connection.scalars(numbers_query))
 
     def old_files(self, before: datetime.datetime) -> list[RoundEntry]:
         """Of all orders, those that were recorded before."""
         is_old = round_files.c.recorded < before
-        query = sa.select(round_files).where(is_old)
+        files_query = sa.select(round_files).where(is_old)
         with self._database.begin() as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(files_query)
             return [RoundEntry(**row._mapping) for row in rows]
 
     def forget_file(self, entry: RoundEntry) -> None:
@@ -334,7 +334,7 @@ def _put_report(
     loss: float | None,
     report: Mapping[str, Any],
 ) -> None:
-    key = _report_key(order_id, fold, round_)
+    report_key = _report_key(order_id, fold, round_)
     # A row that is not there cannot be locked: of two that record a round for the first
     # time, the second waits for the first one's row, and finds it.
     insert_unless_there(
@@ -349,14 +349,14 @@ def _put_report(
     # A flow that died after others had added to its round records the round again: what
     # they added stays.
     # Locked: what they add at this moment, too.
-    query = sa.select(rounds.c.report).where(key).with_for_update()
-    earlier = connection.execute(query).scalar_one()
+    report_query = sa.select(rounds.c.report).where(report_key).with_for_update()
+    earlier = connection.execute(report_query).scalar_one()
     merged_report: Report = {}
     if ADDED_LATER in earlier:
         merged_report[ADDED_LATER] = earlier[ADDED_LATER]
     merged_report.update(report)
     # Changed in its place: who waits for the lock of a row that is deleted finds none,
     # though there is a new one.
-    update = rounds.update().where(key)
+    update = rounds.update().where(report_key)
     changed = update.values(loss=loss, report=merged_report, recorded=utc_now())
     connection.execute(changed)

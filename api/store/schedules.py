@@ -69,7 +69,7 @@ class ScheduleStore:
         now = utc_now()
         owner_key = once and once.owner_key
         body_digest = once and once.body_digest
-        values = {
+        schedule_fields = {
             "name": name,
             "initiator": initiator,
             "hospitals": hospitals,
@@ -83,14 +83,14 @@ class ScheduleStore:
         }
         try:
             with self._database.begin() as connection:
-                insert = schedules.insert().values(**values)
+                insert = schedules.insert().values(**schedule_fields)
                 inserted = connection.execute(insert)
-                key = inserted.inserted_primary_key
-                schedule_id = int(key[0])  # type: ignore[index]
-                for user, sealed in boxes.items():
+                primary_key = inserted.inserted_primary_key
+                schedule_id = int(primary_key[0])  # type: ignore[index]
+                for user_id, sealed in boxes.items():
                     insert = schedule_boxes.insert().values(
                         schedule_id=schedule_id,
-                        user_id=user,
+                        user_id=user_id,
                         box=sealed.box,
                         commitment=sealed.commitment,
                     )
@@ -127,9 +127,9 @@ class ScheduleStore:
     ) -> ScheduleRow:
         """NotFound when there is none, or it was deleted."""
         is_meant = schedules.c.schedule_id == schedule_id
-        query = sa.select(schedules).where(is_meant)
+        schedule_query = sa.select(schedules).where(is_meant)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(schedule_query).first()
         if row is None or (row.deleted and not or_deleted):
             raise NotFound(
                 f"There is no schedule {schedule_id}.",
@@ -153,13 +153,13 @@ class ScheduleStore:
         """
         not_deleted = schedules.c.deleted.is_(None)
         newest_first = schedules.c.schedule_id.desc()
-        query = sa.select(schedules).where(not_deleted).order_by(newest_first)
+        schedules_query = sa.select(schedules).where(not_deleted).order_by(newest_first)
         if before is not None:
             is_before = schedules.c.schedule_id < before
-            query = query.where(is_before)
+            schedules_query = schedules_query.where(is_before)
         newest_schedules: list[ScheduleRow] = []
         with self._database.begin() as connection:
-            for row in connection.execute(query):
+            for row in connection.execute(schedules_query):
                 schedule = ScheduleRow(**row._mapping)
                 # Not in SQL: the list of hospitals is JSON, which databases read
                 # differently.
@@ -177,9 +177,9 @@ class ScheduleStore:
             schedules.c.active,
             schedules.c.deleted.is_(None),
         )
-        query = sa.select(schedules.c.timing).where(is_wanted)
+        timings_query = sa.select(schedules.c.timing).where(is_wanted)
         with self._database.begin() as connection:
-            return list(connection.scalars(query))
+            return list(connection.scalars(timings_query))
 
     def change(
         self,
@@ -191,13 +191,13 @@ class ScheduleStore:
     ) -> None:
         is_meant = schedules.c.schedule_id == schedule_id
         update = schedules.update().where(is_meant)
-        values = {
+        schedule_fields = {
             "active": active,
             "timing": timing,
             "name": name,
             "updated": utc_now(),
         }
-        changed = update.values(**values)
+        changed = update.values(**schedule_fields)
         with self._database.begin() as connection:
             connection.execute(changed)
 
@@ -220,10 +220,10 @@ class ScheduleStore:
     def boxes(self, schedule_id: int) -> dict[int, SealedBox]:
         """Each provider's sealed place and its commitment."""
         is_sealed_for_it = schedule_boxes.c.schedule_id == schedule_id
-        query = sa.select(schedule_boxes).where(is_sealed_for_it)
+        boxes_query = sa.select(schedule_boxes).where(is_sealed_for_it)
         sealed_boxes = {}
         with self._database.begin() as connection:
-            for row in connection.execute(query):
+            for row in connection.execute(boxes_query):
                 sealed = SealedBox(row.box, row.commitment)
                 sealed_boxes[row.user_id] = sealed
         return sealed_boxes
@@ -235,9 +235,9 @@ class ScheduleStore:
             firings.c.schedule_id == due.schedule_id,
             firings.c.scheduled == due.scheduled,
         )
-        query = sa.select(firings).where(is_due)
+        firing_query = sa.select(firings).where(is_due)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(firing_query).first()
         if row is None:
             return None
         return FiringRow(**row._mapping)
@@ -258,10 +258,10 @@ class ScheduleStore:
             time_taken = error
         # In a transaction of its own: PostgreSQL answers nothing more in one that has
         # failed.
-        entry = self.firing(due)
-        if entry is None:
+        firing_row = self.firing(due)
+        if firing_row is None:
             raise time_taken or AssertionError("unreachable")
-        return entry
+        return firing_row
 
     def have_fired(self) -> bool:
         """Whether any schedule has fallen due."""
@@ -303,22 +303,22 @@ class ScheduleStore:
         """Entries newest first; `before` is the firing_id to go on from."""
         is_of_schedule = firings.c.schedule_id == schedule_id
         newest_first = firings.c.firing_id.desc()
-        query = sa.select(firings).where(is_of_schedule).order_by(newest_first)
+        firings_query = sa.select(firings).where(is_of_schedule).order_by(newest_first)
         if before is not None:
             is_before = firings.c.firing_id < before
-            query = query.where(is_before)
-        query = query.limit(limit)
+            firings_query = firings_query.where(is_before)
+        firings_query = firings_query.limit(limit)
         with self._database.begin() as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(firings_query)
             return [FiringRow(**row._mapping) for row in rows]
 
     def scheduled_times(self, order_ids: list[int]) -> dict[int, datetime.datetime]:
         """When the orders of schedules were due."""
         is_wanted = firings.c.order_id.in_(order_ids)
-        query = sa.select(
+        times_query = sa.select(
             firings.c.order_id,
             firings.c.scheduled,
         ).where(is_wanted)
         with self._database.begin() as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(times_query)
             return {row.order_id: row.scheduled for row in rows}

@@ -65,9 +65,9 @@ class SessionStore:
         oldest = now - longest
         digest = token_digest(secret)
         is_meant = _is(digest)
-        query = sa.select(page_sessions).where(is_meant)
+        session_query = sa.select(page_sessions).where(is_meant)
         with self._database.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(session_query).first()
         # The session of a token has a secret, too, which is no token: it opens nothing
         # without the cookie that has the token.
         if row is None or row.role is None:
