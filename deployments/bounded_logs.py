@@ -42,9 +42,9 @@ def cut_back(
         copy.unlink(missing_ok=True)
         return
     # From the oldest down: each name is free before the next one takes it.
-    for n in range(n_older - 1, 0, -1):
+    for log_number in range(n_older - 1, 0, -1):
         with contextlib.suppress(FileNotFoundError):
-            older(log, n).rename(older(log, n + 1))
+            older(log, log_number).rename(older(log, log_number + 1))
     copy.rename(older(log, 1))
 
 

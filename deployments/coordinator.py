@@ -67,8 +67,8 @@ def parts_of_coordinator(
     worker = [python, "-m", "deployments.server", "worker"]
     parts.append(PartProcess("api", api, log / "api.log", own_home))
     for number in range(2, settings.api_processes + 1):
-        name = f"api-{number}"
-        parts.append(PartProcess(name, api, log / f"{name}.log", own_home))
+        part_name = f"api-{number}"
+        parts.append(PartProcess(part_name, api, log / f"{part_name}.log", own_home))
     if settings.api_processes > 1:
         page = [python, "-m", "deployments.server", "page"]
         parts.append(PartProcess("page", page, log / "page.log", own_home))

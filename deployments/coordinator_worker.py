@@ -41,9 +41,9 @@ class CoordinatorWorker(FlowWorker):
         Prefect's is cut at 200, and may be full of orders that wait.
         """
         listed = await super()._get_scheduled_flow_runs()
-        answer = await self._post.ask("GET", "/exchange/admitted")
-        unlisted = {UUID(flow_run_id) for flow_run_id in answer["flow_run_ids"]}
-        unlisted -= {entry.flow_run.id for entry in listed}
+        admitted = await self._post.ask("GET", "/exchange/admitted")
+        unlisted = {UUID(flow_run_id) for flow_run_id in admitted["flow_run_ids"]}
+        unlisted -= {listed_run.flow_run.id for listed_run in listed}
         # Nor those at work here: a second process of a run would only find its lock.
         unlisted -= set(self._work)
         if not unlisted:
@@ -57,12 +57,12 @@ class CoordinatorWorker(FlowWorker):
         for flow_run in await self.client.read_flow_runs(flow_run_filter=run_filter):
             assert flow_run.work_pool_id is not None
             assert flow_run.work_queue_id is not None
-            entry = WorkerFlowRunResponse(
+            listed_run = WorkerFlowRunResponse(
                 work_pool_id=flow_run.work_pool_id,
                 work_queue_id=flow_run.work_queue_id,
                 flow_run=flow_run,
             )
-            listed.append(entry)
+            listed.append(listed_run)
         return listed
 
     async def withdraw(self, order_id: int) -> None:
@@ -79,8 +79,8 @@ def main(settings: CoordinatorSettings) -> None:
 
 async def _work(settings: CoordinatorSettings) -> None:
     def read_token() -> str:
-        path = Path(settings.folder / "token")
-        return path.read_text().strip()
+        token_path = Path(settings.folder / "token")
+        return token_path.read_text().strip()
 
     # No proxy of the environment: the API is on this machine.
     async with httpx.AsyncClient(

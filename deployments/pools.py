@@ -32,14 +32,14 @@ def planned(
     document = yaml.safe_load(text or PREFECT_YAML.read_text())
     plan = []
     per_hospital = []
-    for entry in document["deployments"]:
-        if _PER_HOSPITAL in entry["work_pool"]["name"]:
-            per_hospital.append(entry)
+    for deployment in document["deployments"]:
+        if _PER_HOSPITAL in deployment["work_pool"]["name"]:
+            per_hospital.append(deployment)
         else:
-            plan.append(entry)
+            plan.append(deployment)
     for user_id in hospital_ids:
-        for entry in per_hospital:
-            plan.append(_for_hospital(entry, str(user_id)))
+        for deployment in per_hospital:
+            plan.append(_for_hospital(deployment, str(user_id)))
     return plan
 
 
@@ -55,15 +55,15 @@ async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str
     Safe to run again at any time.
     """
     deployment_names = []
-    for entry in planned(hospital_ids):
-        pool = entry["work_pool"]["name"]
+    for deployment in planned(hospital_ids):
+        pool = deployment["work_pool"]["name"]
         await _make_pool(client, pool)
         await client.create_deployment(
-            flow_id=await client.create_flow_from_name(entry["flow_name"]),
-            name=entry["name"],
+            flow_id=await client.create_flow_from_name(deployment["flow_name"]),
+            name=deployment["name"],
             work_pool_name=pool,
-            entrypoint=entry["entrypoint"],
-            description=entry.get("description"),
+            entrypoint=deployment["entrypoint"],
+            description=deployment.get("description"),
             # A run takes one number and nothing else; the worker looks at it again.
             parameter_openapi_schema={
                 "type": "object",
@@ -72,15 +72,15 @@ async def deploy(client: PrefectClient, hospital_ids: Iterable[int]) -> list[str
             },
             enforce_parameter_schema=True,
         )
-        deployment_names.append(f"{entry['flow_name']}/{entry['name']}")
+        deployment_names.append(f"{deployment['flow_name']}/{deployment['name']}")
     return deployment_names
 
 
 async def _make_pool(client: PrefectClient, name: str) -> None:
     """By POST: Prefect's own command refuses a pool type that it does not know."""
-    kind = "coordinator" if name == "coordinator" else "hospital"
+    pool_type = "coordinator" if name == "coordinator" else "hospital"
     # No job template: the workers read none.
-    pool = WorkPoolCreate(name=name, type=kind, base_job_template={})
+    pool = WorkPoolCreate(name=name, type=pool_type, base_job_template={})
     try:
         await client.create_work_pool(pool)
     except ObjectAlreadyExists:

@@ -76,9 +76,9 @@ class PartProcess:
 
     def last_words(self) -> str:
         """The last line of its output."""
-        line = _last_line(self.log)
-        if line:
-            return line
+        last_line = _last_line(self.log)
+        if last_line:
+            return last_line
         # It may have been emptied a moment ago.
         return _last_line(older(self.log, 1))
 
@@ -87,14 +87,14 @@ def _last_line(path: Path) -> str:
     """Empty where there is none, or no such file."""
     try:
         with path.open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            start = max(0, size - _LAST_BYTES)
-            log.seek(start)
+            log_size = log.seek(0, os.SEEK_END)
+            tail_start = max(0, log_size - _LAST_BYTES)
+            log.seek(tail_start)
             # The first of these bytes may be the middle of a character.
-            text = log.read().decode("utf-8", "replace")
+            tail_text = log.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
-    lines = text.split("\n")
+    lines = tail_text.split("\n")
     for line in reversed(lines):
         words = line.strip()
         if words:

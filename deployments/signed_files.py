@@ -39,20 +39,20 @@ def write_sums(folder: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    names = {path.relative_to(folder).as_posix() for path in files}
-    return sorted(names - {SUMS, SIGNATURE})
+    files = [file_path for file_path in folder.rglob("*") if file_path.is_file()]
+    file_names = {file_path.relative_to(folder).as_posix() for file_path in files}
+    return sorted(file_names - {SUMS, SIGNATURE})
 
 
 def check_sums(folder: Path) -> None:
     """Refused (code bundle) unless a folder has exactly the files of its SHA256SUMS."""
     try:
-        lines = (folder / SUMS).read_text("ascii").splitlines()
+        sum_lines = (folder / SUMS).read_text("ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         raise _refused(f"It has no readable {SUMS}.") from None
     listed_digests = {}
-    for line in lines:
-        match = _LINE.fullmatch(line)
+    for sum_line in sum_lines:
+        match = _LINE.fullmatch(sum_line)
         if match is None or ".." in match[2]:
             raise _refused(f"A line of {SUMS} is none.")
         listed_digests[match[2]] = match[1]
@@ -61,11 +61,11 @@ def check_sums(folder: Path) -> None:
     if sorted(listed_digests) != present:
         odd = sorted(set(listed_digests) ^ set(present))
         raise _refused(f"Its files are not those of {SUMS}: {', '.join(odd[:5])}.")
-    for name in present:
-        path = folder / name
+    for file_name in present:
+        file_path = folder / file_name
         # What a link leads to may change after its digest was taken.
-        if path.is_symlink() or digest_of(path) != listed_digests[name]:
-            raise _refused(f"{name} is not what {SUMS} says.")
+        if file_path.is_symlink() or digest_of(file_path) != listed_digests[file_name]:
+            raise _refused(f"{file_name} is not what {SUMS} says.")
 
 
 def sign_sums(folder: Path, key: Path) -> None:
@@ -79,9 +79,9 @@ def sign_sums(folder: Path, key: Path) -> None:
     command = ["ssh-keygen", "-Y", "sign", "-n", NAMESPACE, "-f", str(key)]
     process = _run([*command, str(folder / SUMS)])
     if process.returncode:
-        last = process.stderr.strip().splitlines()[-1:] or ["no reason is given"]
+        last_lines = process.stderr.strip().splitlines()[-1:] or ["no reason is given"]
         raise BadRequest(
-            f"ssh-keygen does not sign with {key}: {last[0]}.",
+            f"ssh-keygen does not sign with {key}: {last_lines[0]}.",
             remedy="Give --key a private key of OpenSSH, or a public one whose private half ssh-agent holds.",
             code="signature",
         )

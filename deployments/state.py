@@ -53,14 +53,14 @@ def read_secret(path: Path, remedy: str) -> str | None:
     Conflict (code secret) for one that holds no secret.
     """
     try:
-        text = path.read_bytes().decode("ascii").strip()
+        secret = path.read_bytes().decode("ascii").strip()
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        text = ""
-    if not text or not text.isprintable():
+        secret = ""
+    if not secret or not secret.isprintable():
         raise _no_secret(path, remedy)
-    return text
+    return secret
 
 
 def make_prefect_auth(settings: CoordinatorSettings) -> None:
@@ -78,14 +78,14 @@ def prefect_auth(settings: CoordinatorSettings) -> str | None:
     Conflict (code secret) for a file without one: Prefect, which is told an empty one,
     asks for no password at all.
     """
-    path = _prefect_auth_path(settings)
+    auth_path = _prefect_auth_path(settings)
     remedy = "Restore it from the backup, or write one line user:password, mode 0600; nobody else needs it."
-    text = read_secret(path, remedy)
-    if text is not None:
-        user, _, password = text.partition(":")
+    auth = read_secret(auth_path, remedy)
+    if auth is not None:
+        user, _, password = auth.partition(":")
         if not user or not password:
-            raise _no_secret(path, remedy)
-    return text
+            raise _no_secret(auth_path, remedy)
+    return auth
 
 
 def _prefect_auth_path(settings: CoordinatorSettings) -> Path:
@@ -97,23 +97,23 @@ def page_key(settings: CoordinatorSettings) -> bytes:
 
     Without its file everybody signs in again.
     """
-    path = settings.folder / "page_key"
+    key_path = settings.folder / "page_key"
     remedy = (
         "Remove it: a new one is made at the next start, and everybody signs in again."
     )
-    text = read_secret(path, remedy)
-    if text is None:
-        key = secrets.token_bytes(PAGE_KEY_BYTES)
-        text = base64.urlsafe_b64encode(key).decode()
-        write_secret(path, text)
+    key_text = read_secret(key_path, remedy)
+    if key_text is None:
+        new_key = secrets.token_bytes(PAGE_KEY_BYTES)
+        key_text = base64.urlsafe_b64encode(new_key).decode()
+        write_secret(key_path, key_text)
     try:
-        n_bytes = len(base64.urlsafe_b64decode(text))
+        n_bytes = len(base64.urlsafe_b64decode(key_text))
     except binascii.Error:
         n_bytes = 0
     # A key cut short would sign cookies as well, only that it could be guessed.
     if n_bytes != PAGE_KEY_BYTES:
-        raise _no_secret(path, remedy)
-    return text.encode()
+        raise _no_secret(key_path, remedy)
+    return key_text.encode()
 
 
 def new_token(store: Store, role: str, user_id: int | None = None) -> str:
@@ -128,12 +128,12 @@ def coordinator_token(settings: CoordinatorSettings, store: Store) -> Path:
 
     Made anew where the store does not know it.
     """
-    path = settings.folder / "token"
-    token = read_secret(path, "Remove it: a new one is made at the next start.")
+    token_path = settings.folder / "token"
+    token = read_secret(token_path, "Remove it: a new one is made at the next start.")
     # The store keeps hashes: a token that it has lost cannot be told to it again.
     if token is None or store.hospitals.caller(token) is None:
-        write_secret(path, new_token(store, "coordinator"))
-    return path
+        write_secret(token_path, new_token(store, "coordinator"))
+    return token_path
 
 
 def _no_secret(path: Path, remedy: str) -> Conflict:
@@ -252,8 +252,8 @@ def _left_of_a_store(settings: CoordinatorSettings) -> Path | None:
     An earlier version has no mark, but made these after its store; not so prefect_auth,
     which stands before a first start has a store.
     """
-    for name in ("store_made", "token", "page_key", "rounds"):
-        path = settings.folder / name
+    for file_name in ("store_made", "token", "page_key", "rounds"):
+        path = settings.folder / file_name
         if path.exists():
             return path
     tokens = tokens_path(settings)

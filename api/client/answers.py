@@ -116,11 +116,11 @@ def table_frame(answer: Mapping[str, Any], name: str) -> pd.DataFrame:
 
     BadRequest (code no_table) where it has none.
     """
-    lines = answer["report"].get(name)
-    if not lines:
+    table_lines = answer["report"].get(name)
+    if not table_lines:
         raise BadRequest(
             f"This evaluation has no table {name}.",
             remedy="Only models of type lr and binomial glm have one, on enough rows of each class.",
             code="no_table",
         )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(table_lines)

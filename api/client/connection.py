@@ -194,11 +194,11 @@ def error_of(response: httpx.Response) -> ConsiliumError:
     if not isinstance(carried_error, dict):
         # The short form: sentence and remedy in one text.
         sentence, _, remedy = str(carried_error).partition(". ")
-        kind = BY_STATUS.get(response.status_code, ConsiliumError)
+        error_class = BY_STATUS.get(response.status_code, ConsiliumError)
         carried_error = {
             "sentence": f"{sentence.rstrip('.')}.",
             "remedy": remedy,
-            "type": kind.__name__,
+            "type": error_class.__name__,
         }
     error = ConsiliumError.from_json(carried_error)
     order_id = _order_id(response)
@@ -211,8 +211,8 @@ def error_of(response: httpx.Response) -> ConsiliumError:
 
 
 def _order_id(response: httpx.Response) -> int | None:
-    text = response.headers.get("X-Order-Id", "")
-    return int(text) if text.isdecimal() else None
+    id_text = response.headers.get("X-Order-Id", "")
+    return int(id_text) if id_text.isdecimal() else None
 
 
 def _not_ours(response: httpx.Response) -> Unavailable:

@@ -42,17 +42,17 @@ def parse_events(lines: Iterable[str]) -> Iterator[Event]:
     >>> list(parse_events(["event: state", 'data: {"state": "running"}', "", ": still here", ""]))
     [Event(name='state', data={'state': 'running'})]
     """
-    name, data = "message", ""
+    event_name, event_data = "message", ""
     for line in lines:
         field, _, value = line.partition(":")
         if field == "event":
-            name = value.strip()
+            event_name = value.strip()
         elif field == "data":
-            data += value
-        elif not line and data:
+            event_data += value
+        elif not line and event_data:
             # An empty line ends an event.
-            yield Event(name, json.loads(data))
-            name, data = "message", ""
+            yield Event(event_name, json.loads(event_data))
+            event_name, event_data = "message", ""
 
 
 def follow(
@@ -102,11 +102,11 @@ class _Known:
         self._last: dict[object, Json] = {}
 
     def is_new(self, event: Event) -> bool:
-        key: object = event.name
+        event_key: object = event.name
         if event.name == "round":
-            key = (event.data["fold"], event.data["round"])
-        is_new = self._last.get(key) != event.data
-        self._last[key] = event.data
+            event_key = (event.data["fold"], event.data["round"])
+        is_new = self._last.get(event_key) != event.data
+        self._last[event_key] = event.data
         return is_new
 
 

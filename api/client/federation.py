@@ -178,7 +178,7 @@ class Federation:
         """
         request = {"model_id": model_id, "threshold": threshold, **fields}
         body = self._request(request, {})
-        texts = {str(user): text for user, text in data_info.items()}
+        texts = {str(user): sql_text for user, sql_text in data_info.items()}
         body["data_info"] = texts
         initiator = str(body.get("user_id"))
         body.setdefault("party_id", [int(user) for user in texts if user != initiator])
@@ -260,8 +260,8 @@ class Federation:
         """The same question again and again: at the times of `cron`, or every
         `interval_seconds`.
         """
-        times = schedules.timing(cron, interval_seconds, timezone, missed)
-        body = {**self._request(request, fields), "schedule": times, "name": name}
+        timing = schedules.timing(cron, interval_seconds, timezone, missed)
+        body = {**self._request(request, fields), "schedule": timing, "name": name}
         entry = self._connection.make(
             "/statistics/schedules", self._answers.asked(body)
         ).data
@@ -284,8 +284,8 @@ class Federation:
         """An order of training, or an evaluation, that has succeeded, again and again: at
         the times of `cron`, or every `interval_seconds`.
         """
-        times = schedules.timing(cron, interval_seconds, timezone, missed)
-        body = {"order_id": order_id, "schedule": times, "name": name}
+        timing = schedules.timing(cron, interval_seconds, timezone, missed)
+        body = {"order_id": order_id, "schedule": timing, "name": name}
         entry = self._connection.make("/model/schedules", body).data
         return ModelSchedule(
             self._connection, entry["schedule_id"], entry, answers=self._answers
@@ -343,21 +343,21 @@ def read_token(path: Path, user: int | str | None) -> str:
 
     Unauthenticated for a file that is empty or cut short, or has none for the user.
     """
-    text = path.read_text("utf-8").strip()
-    if text and not text.startswith("{"):
-        return text
+    file_text = path.read_text("utf-8").strip()
+    if file_text and not file_text.startswith("{"):
+        return file_text
     try:
-        tokens: dict[str, str] = json.loads(text)
+        tokens: dict[str, str] = json.loads(file_text)
     except ValueError:
         raise Unauthenticated(
             f"{path} is empty or damaged.",
             remedy="Put the token there that the operator gave you.",
         ) from None
     if str(user) not in tokens:
-        users = ", ".join(sorted(tokens))
+        known_users = ", ".join(sorted(tokens))
         raise Unauthenticated(
             f"{path} has no token of user {user}.",
-            remedy=f"Give user as one of {users}.",
+            remedy=f"Give user as one of {known_users}.",
         )
     return tokens[str(user)]
 
@@ -372,7 +372,7 @@ def _schedule_row(entry: Json) -> Json:
         "created",
         "updated",
     )
-    row = {name: entry[name] for name in copied}
+    row = {field_name: entry[field_name] for field_name in copied}
     # Of an order that is run again, its kind.
     request = entry["request"]
     row["method"] = request.get("method") or request.get("kind")

@@ -289,10 +289,10 @@ class Order:
         /anomaly/report. Without `round`, perf_diff is that of the newest round in which
         it was measured.
         """
-        place = {"order_id": self.order_id, "round": round}
+        round_query = {"order_id": self.order_id, "round": round}
         report_answer = self._connection.get(
             "/anomaly/report",
-            **place,
+            **round_query,
             layers=layers,
             **parameters,
         )
@@ -302,11 +302,11 @@ class Order:
         for name, metric in CONTRIBUTIONS:
             column = f"{name}_{metric}"
             # perf_diff measures whole models; it has no layers.
-            query: Json = {**place, "metric": metric}
+            metric_query: Json = {**round_query, "metric": metric}
             if name == "grad_diff":
-                query["layers"] = layers
+                metric_query["layers"] = layers
             try:
-                answer = self._connection.get(f"/contribution/{name}", **query)
+                answer = self._connection.get(f"/contribution/{name}", **metric_query)
             except (BadRequest, Conflict, NotFound) as error:
                 missing[column] = str(error)
             else:
@@ -484,8 +484,8 @@ class Order:
         for client, by_layer in gradients.items():
             vectors[str(client)] = results.lists(by_layer)
         body = {"gradients": vectors, **facts}
-        path = f"/orders/{self.order_id}/rounds/{round}"
-        answer = self._connection.change("PUT", path, body)
+        round_path = f"/orders/{self.order_id}/rounds/{round}"
+        answer = self._connection.change("PUT", round_path, body)
         recorded: Json = answer.body
         return recorded
 

@@ -40,7 +40,7 @@ def plot_loss(
     if axes is None:
         _, axes = plt.subplots()
     for fold, rows in metrics.groupby("fold"):
-        joint = rows.groupby("round")["loss"].first()
+        joint_loss = rows.groupby("round")["loss"].first()
         style: dict[str, Any]
         if fold == 0:
             style = {
@@ -54,7 +54,7 @@ def plot_loss(
                 "linestyle": "--",
                 "label": f"fold {fold}, training rows",
             }
-        axes.plot(joint.index, joint, **style)
+        axes.plot(joint_loss.index, joint_loss, **style)
     # Fold 0 is the model on all training rows, which is the one that is kept.
     final = metrics[metrics["fold"] == 0]
     for number, (hospital, rows) in enumerate(final.groupby("hospital")):

@@ -53,10 +53,10 @@ class Progress:
         if event.name == "round":
             number, loss = data["round"], data["loss"]
             fold = f"fold {data['fold']}, " if data["fold"] else ""
-            most = f" of {self._most_rounds}" if self._most_rounds else ""
+            of_most = f" of {self._most_rounds}" if self._most_rounds else ""
             # None where the hospitals withhold the metrics of their own rows.
             loss_words = "withheld" if loss is None else f"{loss:.5g}"
-            self._words = f"{fold}round {number}{most}, loss {loss_words}, "
+            self._words = f"{fold}round {number}{of_most}, loss {loss_words}, "
             self._n_done = number
             self._n_parts = self._most_rounds
         elif event.name == "stage":
@@ -85,10 +85,10 @@ class Progress:
         # A line as wide as the terminal would break, and the next one would be drawn
         # below it.
         n_columns = shutil.get_terminal_size().columns
-        line = self._line()[: n_columns - 1]
-        self._stream.write("\r" + line.ljust(self._width))
+        drawn_line = self._line()[: n_columns - 1]
+        self._stream.write("\r" + drawn_line.ljust(self._width))
         self._stream.flush()
-        self._width = len(line)
+        self._width = len(drawn_line)
 
     def _line(self) -> str:
         seconds = time.monotonic() - self._began

@@ -115,13 +115,13 @@ class Reader:
         # few words: else a name from outside could lead out of this folder.
         path = self.folder / "opened" / f"{signer}-{place.order_id}-{place.kind}.json"
         digest = hashlib.sha256(sealed.sealed).hexdigest()
-        entry = {
+        opened_entry = {
             "sha256": digest,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Of two that open it at one moment only one makes the file, and is the first.
-        if _write_new(path, json.dumps(entry).encode()):
+        if _write_new(path, json.dumps(opened_entry).encode()):
             return ""
         try:
             before = json.loads(path.read_text("utf-8"))

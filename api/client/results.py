@@ -82,14 +82,14 @@ def exact_frame(rows: list[Json]) -> pd.DataFrame:
     [9007199254740993, None]
     """
     frame = pd.DataFrame(rows)
-    for name in frame.columns:
-        cells = [row.get(name) for row in rows]
+    for column in frame.columns:
+        cells = [row.get(column) for row in rows]
         largest = 0
         for cell in cells:
             if isinstance(cell, int):
                 largest = max(largest, abs(cell))
         if largest > LARGEST_EXACT_FLOAT:
-            frame[name] = pd.Series(cells, dtype=object)
+            frame[column] = pd.Series(cells, dtype=object)
     return frame
 
 
@@ -119,8 +119,8 @@ def table(
     Name: created, dtype: int32
     """
     frame = _frame(list(rows), [index, *columns])
-    for name in frame.columns.intersection(list(MOMENTS)):
-        frame[name] = _moments(frame[name])
+    for column in frame.columns.intersection(list(MOMENTS)):
+        frame[column] = _moments(frame[column])
     return frame.set_index(index)
 
 
@@ -165,8 +165,8 @@ def timeline(parts: Iterable[Json]) -> pd.DataFrame:
             "state",
         ],
     )
-    for name in ("began", "ended"):
-        frame[name] = _moments(frame[name])
+    for column in ("began", "ended"):
+        frame[column] = _moments(frame[column])
     lasted = frame["ended"] - frame["began"]
     frame["seconds"] = lasted.dt.total_seconds()
     columns = [
@@ -209,24 +209,24 @@ def metrics(rounds: Iterable[Json]) -> pd.DataFrame:
     0      3         2   0.7        0.69             0.5
     """
     rows: list[Json] = []
-    for entry in rounds:
-        for hospital, report in entry["hospitals"].items():
-            row = {
-                "fold": entry["fold"],
-                "round": entry["round"],
-                "final": entry["final"],
+    for recorded_round in rounds:
+        for hospital, report in recorded_round["hospitals"].items():
+            hospital_row = {
+                "fold": recorded_round["fold"],
+                "round": recorded_round["round"],
+                "final": recorded_round["final"],
                 "hospital": int(hospital),
                 "n_rows": report.get("n_rows"),
-                "loss": entry["loss"],
+                "loss": recorded_round["loss"],
             }
             for part in ("train", "test"):
                 measured = report.get(part) or {}
-                for name, value in measured.items():
-                    column = f"{part}_{name}"
-                    row[column] = value
-            left_out = entry["left_out"]
-            row["left_out"] = left_out.get(hospital)
-            rows.append(row)
+                for metric, value in measured.items():
+                    column = f"{part}_{metric}"
+                    hospital_row[column] = value
+            left_out = recorded_round["left_out"]
+            hospital_row["left_out"] = left_out.get(hospital)
+            rows.append(hospital_row)
     columns = [
         "fold",
         "round",
@@ -251,14 +251,14 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
     0    0  training     140   0.4  0.9
     1    0  held_out      60   0.5  NaN
     """
-    lines: list[Json] = []
-    folds = [name for name in summary if name.isdecimal()]
+    fold_lines: list[Json] = []
+    folds = [fold_name for fold_name in summary if fold_name.isdecimal()]
     for fold in sorted(folds, key=int):
         training = dict(summary[fold])
         held_out = training.pop("held_out", None)
         # Sentences are no figures; `Order.warnings` has them.
         training.pop("warnings", None)
-        lines.append(
+        fold_lines.append(
             {
                 "fold": fold,
                 "rows": "training",
@@ -266,7 +266,7 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
             }
         )
         if held_out:
-            lines.append(
+            fold_lines.append(
                 {
                     "fold": fold,
                     "rows": "held_out",
@@ -276,7 +276,7 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
     # With cross-validation the summary itself has one, over all folds.
     overall = summary.get("held_out")
     if overall:
-        lines.append(
+        fold_lines.append(
             {
                 "fold": "all",
                 "rows": "held_out",
@@ -289,7 +289,7 @@ def pooled_metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
         "n_rows",
         "loss",
     ]
-    return _frame(lines, columns)
+    return _frame(fold_lines, columns)
 
 
 def evaluation(summary: Mapping[str, Any]) -> pd.Series:
@@ -321,15 +321,15 @@ def flow_numbers(summary: Mapping[str, Any]) -> pd.DataFrame:
     """
     rows = dict(summary.get("rows", {}))
     of_hospitals = rows.pop("hospitals", {})
-    lines: list[Json] = []
+    hospital_lines: list[Json] = []
     if rows:
-        line = {"hospital": "all", **rows}
-        lines.append(line)
+        hospital_line = {"hospital": "all", **rows}
+        hospital_lines.append(hospital_line)
     for hospital, numbers in of_hospitals.items():
-        line = {"hospital": hospital, **numbers}
-        lines.append(line)
+        hospital_line = {"hospital": hospital, **numbers}
+        hospital_lines.append(hospital_line)
     counts = ["selected", "left_out", "used"]
-    frame = _frame(lines, ["hospital", *counts])
+    frame = _frame(hospital_lines, ["hospital", *counts])
     # Beside a missing number pandas makes floats of whole ones, but not of these.
     types = dict.fromkeys(counts, "Int64")
     return frame.astype(types)
@@ -345,12 +345,12 @@ def by_hospital(scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     4          NaN
     """
     columns = {}
-    for name, values in scores.items():
-        columns[name] = pd.Series(values, dtype=float)
+    for score_name, hospital_values in scores.items():
+        columns[score_name] = pd.Series(hospital_values, dtype=float)
     frame = pd.DataFrame(columns)
     # As texts hospital 10 would come before 2.
-    users = frame.index.astype(int)
-    frame.index = users.rename("hospital")
+    hospitals = frame.index.astype(int)
+    frame.index = hospitals.rename("hospital")
     return frame.sort_index()
 
 
@@ -363,26 +363,26 @@ def by_score(
     """
     first_scores = next(iter(report.values()))
     columns: dict[str, Json] = {}
-    for name in first_scores:
-        column = columns[name] = {}
+    for score_name in first_scores:
+        column = columns[score_name] = {}
         for hospital, scores in report.items():
-            column[hospital] = scores[name][aspect]
+            column[hospital] = scores[score_name][aspect]
     return by_hospital(columns)
 
 
 def arrays(by_layer: Mapping[str, Any]) -> dict[str, Floats]:
     """{layer: values} as arrays."""
     layer_arrays = {}
-    for layer, values in by_layer.items():
-        layer_arrays[layer] = np.array(values, dtype=np.float64)
+    for layer, layer_values in by_layer.items():
+        layer_arrays[layer] = np.array(layer_values, dtype=np.float64)
     return layer_arrays
 
 
 def lists(by_layer: Mapping[str, Any]) -> dict[str, list[float]]:
     """The same as lists, which JSON has."""
     layer_lists = {}
-    for layer, values in by_layer.items():
-        vector = np.asarray(values, dtype=np.float64)
+    for layer, layer_values in by_layer.items():
+        vector = np.asarray(layer_values, dtype=np.float64)
         layer_lists[layer] = vector.ravel().tolist()
     return layer_lists
 
@@ -403,8 +403,8 @@ def predictions(rows: Iterable[Json]) -> pd.DataFrame:
             "label": row["label"],
         }
         probabilities = row.get("probabilities") or {}
-        for name, probability in probabilities.items():
-            column = f"probability_{name}"
+        for class_name, probability in probabilities.items():
+            column = f"probability_{class_name}"
             patient[column] = probability
         if "reason" in row:
             patient["reason"] = row["reason"]

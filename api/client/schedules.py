@@ -119,10 +119,10 @@ class Schedule:
         NotFound (code no_answer) where none of its last 100 times has one.
         """
         since: list[Json] = []
-        for row in self._runs(limit=100):
-            if row["state"] == "success":
-                return self._opened(row, since)
-            since.append(row)
+        for run in self._runs(limit=100):
+            if run["state"] == "success":
+                return self._opened(run, since)
+            since.append(run)
         why = f" {_why_none(since)}" if since else ""
         raise NotFound(
             f"Schedule {self.schedule_id} has no answer yet.{why}",
@@ -139,7 +139,7 @@ class Schedule:
             notes.append(f"This is no answer of the newest time. {_why_none(since)}")
         withheld = content.get("notes", {}).get("withheld")
         if withheld:
-            rules = ", ".join(sorted({entry["rule"] for entry in withheld}))
+            rules = ", ".join(sorted({group["rule"] for group in withheld}))
             notes.append(f"Groups are withheld: {len(withheld)} ({rules}).")
         if run["repeats"] is not None:
             notes.append(

@@ -44,18 +44,18 @@ def forest_numbers(
     """
     ratios = [ratio for ratio in RATIOS if ratio in report]
     if ratios:
-        name = ratios[0]
-        low = f"{name}_low"
-        high = f"{name}_high"
+        drawn_column = ratios[0]
+        low_column = f"{drawn_column}_low"
+        high_column = f"{drawn_column}_high"
     else:
-        name = "estimate"
-        low = "low"
-        high = "high"
+        drawn_column = "estimate"
+        low_column = "low"
+        high_column = "high"
     estimates = pd.DataFrame(
         {
-            "value": report[name],
-            "low": report[low],
-            "high": report[high],
+            "value": report[drawn_column],
+            "low": report[low_column],
+            "high": report[high_column],
         }
     )
     if terms is None:
@@ -64,7 +64,7 @@ def forest_numbers(
         estimates = estimates.loc[list(terms)]
     # An offset, or a penalised model's term, has no interval.
     estimates = estimates.dropna().astype(float)
-    estimates.attrs["of"] = name
+    estimates.attrs["of"] = drawn_column
     return estimates
 
 
@@ -117,11 +117,11 @@ def group_names(points: pd.DataFrame) -> list[str]:
 
 def risk_table(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """How many are at risk: a line for each group, a column for each time."""
-    lines = {}
-    for name, rows in groups.items():
+    group_lines = {}
+    for group_name, rows in groups.items():
         by_time = rows.set_index("time")
-        lines[name] = by_time["at_risk"]
-    table = pd.DataFrame(lines).T
+        group_lines[group_name] = by_time["at_risk"]
+    table = pd.DataFrame(group_lines).T
     # A group that is not followed so long has no number at that time.
     return table.astype("Int64")
 
@@ -142,8 +142,8 @@ def histogram_numbers(
     columns = list(counts.columns)
     n_names = columns.index("lower")
     if not value:
-        place = columns.index("upper")
-        value = columns[place + 1]
+        upper_place = columns.index("upper")
+        value = columns[upper_place + 1]
     bar = ["lower", "upper", value]
     bars = counts[[*columns[:n_names], *bar]]
     known_bars = bars.dropna(subset=bar)

@@ -75,12 +75,12 @@ def forest(
     is_ratio = estimates.attrs["of"] != "estimate"
     if axes is None:
         axes = _axes(height=1.5 + 0.35 * len(estimates))
-    places = range(len(estimates))
+    term_places = range(len(estimates))
     below = estimates["value"] - estimates["low"]
     above = estimates["high"] - estimates["value"]
     axes.errorbar(
         estimates["value"],
-        places,
+        term_places,
         xerr=[below, above],
         fmt="s",
         color="C0",
@@ -91,7 +91,7 @@ def forest(
     if is_ratio:
         axes.set_xscale("log")
         _tick_ratios(axes, estimates)
-    axes.set_yticks(list(places), list(estimates.index))
+    axes.set_yticks(list(term_places), list(estimates.index))
     # Upside down, so that the first term stands at the top.
     axes.set_ylim(len(estimates) - 0.5, -0.5)
     quantity = str(estimates.attrs["of"])
@@ -186,8 +186,8 @@ def kaplan_meier(
     groups = _groups(kaplan_meier_numbers(curves))
     if axes is None:
         axes = _axes(height=4.0 + 0.3 * len(groups))
-    for number, (name, rows) in enumerate(groups.items()):
-        _draw_curve(axes, name, rows, color=f"C{number}")
+    for number, (group_name, rows) in enumerate(groups.items()):
+        _draw_curve(axes, group_name, rows, color=f"C{number}")
     axes.set(ylim=(0, 1.02), xlabel="time", ylabel="survival", title=title)
     if len(groups) > 1:
         axes.legend()
@@ -225,31 +225,31 @@ def _draw_at_risk(
     step = math.ceil(len(times) / MOST_TIMES)
     shown_times = times[::step]
     axes.set_xticks(shown_times, [f"{time:g}" for time in shown_times])
-    below = FIRST_LINE_POINTS
+    points_below = FIRST_LINE_POINTS
     _write_below(
         axes,
         0.0,
-        below,
+        points_below,
         "At risk",
         is_label=True,
     )
-    for name, numbers in at_risk.iterrows():
-        below += LINE_POINTS
+    for group_name, numbers in at_risk.iterrows():
+        points_below += LINE_POINTS
         _write_below(
             axes,
             0.0,
-            below,
-            str(name),
+            points_below,
+            str(group_name),
             is_label=True,
         )
         for time in shown_times:
             number = numbers[time]
-            text = "-" if pd.isna(number) else str(number)
+            number_text = "-" if pd.isna(number) else str(number)
             _write_below(
                 axes,
                 float(time),
-                below,
-                text,
+                points_below,
+                number_text,
             )
 
 
@@ -317,9 +317,9 @@ def histogram(
     if groups:
         named_rows = []
         for labels, rows in numbers.groupby(groups, dropna=False):
-            name = ", ".join(str(label) for label in labels)
-            named_rows.append((name, rows))
-    for number, (name, rows) in enumerate(named_rows):
+            group_name = ", ".join(str(label) for label in labels)
+            named_rows.append((group_name, rows))
+    for number, (group_name, rows) in enumerate(named_rows):
         edges = [float(edge) for edge in rows["lower"]]
         upper = rows["upper"].astype(float)
         widths = [float(width) for width in upper - edges]
@@ -331,7 +331,7 @@ def histogram(
             align="edge",
             alpha=0.5,
             color=f"C{number}",
-            label=name,
+            label=group_name,
         )
     if groups:
         axes.legend(title=", ".join(groups))

@@ -50,14 +50,14 @@ class FirstTable(pd.DataFrame):
         stage\_x & II & 80 (25.0 \%) \\
         """
         n_names = self.index.nlevels
-        left = "l" * n_names
-        right = "r" * len(self.columns)
-        layout = left + right
+        name_layout = "l" * n_names
+        column_layout = "r" * len(self.columns)
+        layout = name_layout + column_layout
         heads = []
-        for name in self.index.names:
-            if name is None:
-                name = ""
-            heads.append(str(name))
+        for index_name in self.index.names:
+            if index_name is None:
+                index_name = ""
+            heads.append(str(index_name))
         heads.extend(self.columns)
         lines = [rf"\begin{{tabular}}{{{layout}}}"]
         lines.append(r"\hline")
@@ -70,20 +70,20 @@ class FirstTable(pd.DataFrame):
             strict=True,
         ):
             labels = label if n_names > 1 else (label,)
-            line = [*labels, *cells]
-            lines.append(_latex_row(line))
+            labelled_cells = [*labels, *cells]
+            lines.append(_latex_row(labelled_cells))
         lines.append(r"\hline")
         lines.append(r"\end{tabular}")
-        text = "\n".join(lines) + "\n"
+        latex_text = "\n".join(lines) + "\n"
         if buf is None:
-            return text
-        Path(buf).write_text(text, "utf-8")
+            return latex_text
+        Path(buf).write_text(latex_text, "utf-8")
         return None
 
 
 def _latex_row(cells: list[Any]) -> str:
-    texts = [_escaped(str(cell)) for cell in cells]
-    line = " & ".join(texts)
+    cell_texts = [_escaped(str(cell)) for cell in cells]
+    line = " & ".join(cell_texts)
     return line + r" \\"
 
 
@@ -106,19 +106,19 @@ def first_table(
     the column of values, else the one behind `quantity`.
     """
     cells = _cells(described, value)
-    names = _group_columns(cells)
+    group_names = _group_columns(cells)
     table = {}
-    for (column, level), line in cells.items():
-        of_groups = [line.get(name, {}) for name in names]
+    for (column, level), by_group in cells.items():
+        of_groups = [by_group.get(group_name, {}) for group_name in group_names]
         table[column, level] = [_cell(quantities) for quantities in of_groups]
-        if any("median" in quantities for quantities in line.values()):
+        if any("median" in quantities for quantities in by_group.values()):
             table[column, MEDIAN] = [_median(quantities) for quantities in of_groups]
-    lines = pd.MultiIndex.from_tuples(
+    row_index = pd.MultiIndex.from_tuples(
         table,
         names=["", "level"],
     )
     rows = list(table.values())
-    return FirstTable(rows, index=lines, columns=names)
+    return FirstTable(rows, index=row_index, columns=group_names)
 
 
 def first_table_numbers(
@@ -128,25 +128,25 @@ def first_table_numbers(
     its cells, by column, level and group; null where it is withheld or does not apply.
     """
     cells = _cells(described, value)
-    names = _group_columns(cells)
+    group_names = _group_columns(cells)
     rows = []
     row_keys: set[str] = set()
-    for (column, level), line in cells.items():
-        for name in names:
-            if name not in line:
+    for (column, level), by_group in cells.items():
+        for group_name in group_names:
+            if group_name not in by_group:
                 continue
             row = {
                 "column": column,
                 "level": level,
-                "group": name,
-                **line[name],
+                "group": group_name,
+                **by_group[group_name],
             }
             rows.append(row)
             row_keys.update(row)
-    place = ["column", "level", "group"]
-    quantities = [name for name in QUANTITIES if name in row_keys]
-    frame = pd.DataFrame(rows, columns=[*place, *quantities])
-    return frame.set_index(place)
+    index_columns = ["column", "level", "group"]
+    quantities = [quantity for quantity in QUANTITIES if quantity in row_keys]
+    frame = pd.DataFrame(rows, columns=[*index_columns, *quantities])
+    return frame.set_index(index_columns)
 
 
 # By column and level: by the name of a group, its quantities.
@@ -156,33 +156,33 @@ Cells = dict[tuple[str, str], dict[str, dict[str, Any]]]
 def _cells(described: pd.DataFrame, value: str | None) -> Cells:
     columns = list(described.columns)
     value = value or _column_after(columns, "quantity")
-    group = _group_column(columns)
+    group_column = _group_column(columns)
     cells: Cells = {}
     has_mean = described["quantity"] == "mean"
     numbers = set(described.loc[has_mean, "column"])
-    for row in described.to_dict("records"):
-        column = row["column"]
+    for described_row in described.to_dict("records"):
+        column = described_row["column"]
         level = ""
-        if not pd.isna(row["level"]):
-            level = str(row["level"])
+        if not pd.isna(described_row["level"]):
+            level = str(described_row["level"])
         # The bins of a histogram: a paper's table has none.
         if level and column in numbers:
             continue
-        place = (str(column), level)
-        line = cells.setdefault(place, {})
-        name = _column_name(row, group)
-        quantities = line.setdefault(name, {})
-        quantity = row["quantity"]
-        quantities[quantity] = row[value]
+        row_place = (str(column), level)
+        by_group = cells.setdefault(row_place, {})
+        group_name = _column_name(described_row, group_column)
+        quantities = by_group.setdefault(group_name, {})
+        quantity = described_row["quantity"]
+        quantities[quantity] = described_row[value]
     return cells
 
 
 def _group_columns(cells: Cells) -> list[str]:
     """All groups in one order: everyone, the groups, their difference."""
-    names: set[str] = set()
-    for line in cells.values():
-        names |= set(line)
-    return sorted(names, key=_order)
+    group_names: set[str] = set()
+    for by_group in cells.values():
+        group_names |= set(by_group)
+    return sorted(group_names, key=_order)
 
 
 def _group_column(columns: list[str]) -> str | None:
@@ -192,8 +192,8 @@ def _group_column(columns: list[str]) -> str | None:
 
 
 def _column_after(columns: list[str], name: str) -> str:
-    place = columns.index(name)
-    return columns[place + 1]
+    column_place = columns.index(name)
+    return columns[column_place + 1]
 
 
 def _column_name(
@@ -219,17 +219,17 @@ def _number(
     quantities: dict[str, Any],
     name: str,
 ) -> float | None:
-    value = quantities.get(name)
-    if value is None or pd.isna(value):
+    quantity = quantities.get(name)
+    if quantity is None or pd.isna(quantity):
         return None
-    return float(value)
+    return float(quantity)
 
 
 def _median(quantities: dict[str, Any]) -> str:
     """60.5 [54, 67.25]; nothing beside a group's difference."""
     if "median" not in quantities:
         return ""
-    quartiles = [_number(quantities, name) for name in QUARTILES]
+    quartiles = [_number(quantities, quartile) for quartile in QUARTILES]
     first, middle, third = quartiles
     if first is None or middle is None or third is None:
         return "-"

@@ -38,22 +38,22 @@ def lines(
 ) -> dict[str, Any]:
     """A line for each name; the one called `bold` is broad and pale, behind the others."""
     drawn_lines = []
-    for name, values in series.items():
-        is_bold = name == bold
+    for line_name, line_values in series.items():
+        is_bold = line_name == bold
         style = {"width": 1.75}
         if is_bold:
             style = {"width": 7, "opacity": 0.35}
-        line = {
+        drawn_line = {
             "type": "line",
-            "name": name,
-            "data": list(values),
+            "name": line_name,
+            "data": list(line_values),
             "showSymbol": len(x) < 2,
             "symbolSize": 8,
             "lineStyle": style,
             "emphasis": {"focus": "series"},
             "z": 1 if is_bold else 2,
         }
-        drawn_lines.append(line)
+        drawn_lines.append(drawn_line)
     zoom = []
     if len(x) > MANY_POINTS:
         zoom.append({"type": "inside"})
@@ -196,7 +196,7 @@ def _stacked(
     """The gaps and the bars behind them, by series, then by lane. Lanes with fewer
     parts end with empty ones.
     """
-    start = min((part.began for lane in lanes for part in lane), default=0.0)
+    earliest = min((part.began for lane in lanes for part in lane), default=0.0)
     n_series = max((len(lane) for lane in lanes), default=0)
     gaps: list[list[Any]] = []
     bars: list[list[Any]] = []
@@ -205,16 +205,16 @@ def _stacked(
         bars.append([None] * len(lanes))
     for column, lane in enumerate(lanes):
         in_time = sorted(lane, key=lambda part: part.began)
-        end = start
+        lane_end = earliest
         for row, part in enumerate(in_time):
             # A stack cannot go back: what overlaps begins where the part before it
             # ends.
-            began = max(part.began, end)
-            gaps[row][column] = began - end
-            end = max(part.ended, began)
+            began = max(part.began, lane_end)
+            gaps[row][column] = began - lane_end
+            lane_end = max(part.ended, began)
             bars[row][column] = {
                 "name": part.what,
-                "value": round(end - began, 3),
+                "value": round(lane_end - began, 3),
                 "itemStyle": {"color": colours[part.what]},
             }
     return gaps, bars
@@ -231,8 +231,8 @@ def heat_map(
     """A cell for each y (row) and x (column); cells without a value stay empty."""
     points = []
     known_values: list[float] = []
-    for row, line in enumerate(cells):
-        for column, value in enumerate(line):
+    for row, row_cells in enumerate(cells):
+        for column, value in enumerate(row_cells):
             if value is not None:
                 points.append([column, row, value])
                 known_values.append(value)
@@ -267,14 +267,14 @@ def heat_map(
 
 def _colour_scale(values: Sequence[float], is_dark: bool) -> dict[str, Any]:
     """From the lowest to the highest value, below the picture."""
-    low = min(values, default=0.0)
-    high = max(values, default=1.0)
+    lowest = min(values, default=0.0)
+    highest = max(values, default=1.0)
     # A scale of no length would have no colours.
-    if high <= low:
-        high = low + 1
+    if highest <= lowest:
+        highest = lowest + 1
     return {
-        "min": low,
-        "max": high,
+        "min": lowest,
+        "max": highest,
         "precision": 4,
         "orient": "horizontal",
         "left": "center",

@@ -49,22 +49,22 @@ def rows_of(body: Mapping[str, Any]) -> list[ColumnRow]:
     attributes = body.get("attributes")
     attribute_names = []
     if isinstance(attributes, list):
-        attribute_names = [str(name) for name in attributes]
+        attribute_names = [str(attribute) for attribute in attributes]
     rows = []
     # A column that is written twice is one line, at its first place.
-    names = dict.fromkeys([*attribute_names, *categorical])
-    for name in names:
-        row = ColumnRow(name)
-        if name in derived:
+    column_names = dict.fromkeys([*attribute_names, *categorical])
+    for column_name in column_names:
+        row = ColumnRow(column_name)
+        if column_name in derived:
             row.kind = DERIVED
-            row.more = str(derived[name])
-        elif name in categorical:
+            row.more = str(derived[column_name])
+        elif column_name in categorical:
             row.kind = CATEGORY
-            row.more = write_category(categorical[name])
+            row.more = write_category(categorical[column_name])
         rows.append(row)
-    for name, text in derived.items():
-        if name not in attribute_names:
-            row = ColumnRow(name, STEP, str(text))
+    for column_name, expression in derived.items():
+        if column_name not in attribute_names:
+            row = ColumnRow(column_name, STEP, str(expression))
             rows.append(row)
     return rows
 
@@ -79,16 +79,16 @@ def fields_of(rows: Sequence[ColumnRow]) -> dict[str, Any]:
     categorical = {}
     derived = {}
     for row in rows:
-        name = row.name.strip()
+        column_name = row.name.strip()
         more = row.more.strip()
-        if not name:
+        if not column_name:
             continue
         if row.kind != STEP:
-            attributes.append(name)
+            attributes.append(column_name)
         if row.kind == CATEGORY:
-            categorical[name] = read_category(more)
+            categorical[column_name] = read_category(more)
         elif row.kind in (DERIVED, STEP):
-            derived[name] = more
+            derived[column_name] = more
     return {
         "attributes": attributes,
         "categorical": categorical,
@@ -165,10 +165,10 @@ class ColumnEditor:
         written = str(self.names.value or "")
         known_names = {row.name for row in self.rows}
         for piece in written.split(","):
-            name = piece.strip()
-            if name and name not in known_names:
-                self.rows.append(ColumnRow(name))
-                known_names.add(name)
+            column_name = piece.strip()
+            if column_name and column_name not in known_names:
+                self.rows.append(ColumnRow(column_name))
+                known_names.add(column_name)
         self.names.value = ""
         self.show()
         self.tell()
@@ -177,33 +177,33 @@ class ColumnEditor:
         """Writes the lines into the draft."""
         body = self.draft.body
         fields = fields_of(self.rows)
-        for name, value in fields.items():
-            if value or name == "attributes":
-                body[name] = value
+        for field_name, field_value in fields.items():
+            if field_value or field_name == "attributes":
+                body[field_name] = field_value
             else:
-                body.pop(name, None)
+                body.pop(field_name, None)
         self.draft.tell()
 
     def _line(self, row: ColumnRow) -> None:
         t = self.visit.t
-        kinds = {}
+        kind_labels = {}
         for kind_name, kind_label in KINDS.items():
-            kinds[kind_name] = t(kind_label)
+            kind_labels[kind_name] = t(kind_label)
         removes = t("Remove")
         with box("line"):
-            name = ui.input(
+            name_input = ui.input(
                 t("Column"),
                 value=row.name,
             )
-            kind = ui.select(
-                kinds,
+            kind_input = ui.select(
+                kind_labels,
                 label=t("Is"),
                 value=row.kind,
             )
             more = ui.input("", value=row.more)
             drop = ui.button("×")
-        name.props("dense")
-        kind.props("dense")
+        name_input.props("dense")
+        kind_input.props("dense")
         more.props("dense")
         drop.props("flat dense round")
         drop.props(f'aria-label="{removes} {row.name}"')
@@ -216,8 +216,8 @@ class ColumnEditor:
             more.set_visibility(row.kind != NUMBER)
 
         def change() -> None:
-            row.name = str(name.value or "")
-            row.kind = kind.value
+            row.name = str(name_input.value or "")
+            row.kind = kind_input.value
             row.more = str(more.value or "")
             label()
             self.tell()
@@ -228,6 +228,6 @@ class ColumnEditor:
             self.tell()
 
         label()
-        for field in (name, kind, more):
+        for field in (name_input, kind_input, more):
             field.on_value_change(change)
         drop.on_click(remove)

@@ -46,12 +46,12 @@ class Draft:
 
     def get(self, path: Path) -> Any:
         """A part of the body; None where it has none."""
-        value: Any = self.body
-        for name in path:
-            if not isinstance(value, dict):
+        draft_part: Any = self.body
+        for field_name in path:
+            if not isinstance(draft_part, dict):
                 return None
-            value = value.get(name)
-        return value
+            draft_part = draft_part.get(field_name)
+        return draft_part
 
     def members(self, name: str) -> list[Any]:
         """The members of a list of the body; none where people have written no list."""
@@ -67,18 +67,18 @@ class Draft:
 
     def put(self, path: Path, value: Any) -> None:
         """Sets a part; None and empty texts are left out."""
-        *outer, last = path
-        place = self.body
-        for name in outer:
-            inner = place.get(name)
+        *outer, last_field = path
+        draft_part = self.body
+        for field_name in outer:
+            inner = draft_part.get(field_name)
             if not isinstance(inner, dict):
                 inner = {}
-                place[name] = inner
-            place = inner
+                draft_part[field_name] = inner
+            draft_part = inner
         if value in NOTHING:
-            place.pop(last, None)
+            draft_part.pop(last_field, None)
         else:
-            place[last] = value
+            draft_part[last_field] = value
         self.tell()
 
     def replace(self, body: dict[str, Any]) -> None:
@@ -166,14 +166,14 @@ class Fields:
         left out, which means `unsaid`, a value of the API.
         """
         if isinstance(options, Mapping):
-            names = dict(options)
+            labels = dict(options)
         else:
-            names = {value: str(value) for value in options}
-            if None in names:
-                names[None] = self.visit.t("as the default")
+            labels = {option: str(option) for option in options}
+            if None in labels:
+                labels[None] = self.visit.t("as the default")
                 if unsaid:
-                    names[None] = self.visit.t("{value} (default)", value=unsaid)
-        field: Any = ui.select(names, label=label)
+                    labels[None] = self.visit.t("{value} (default)", value=unsaid)
+        field: Any = ui.select(labels, label=label)
         return self._bind(
             field,
             path,
@@ -256,12 +256,12 @@ class Fields:
 
         def show() -> None:
             drafted = self.draft.get(path)
-            value = write(drafted)
+            shown_value = write(drafted)
             # A list, of a person who wrote one by hand, is in no set of choices.
-            is_known = known is None or value in list(known())
+            is_known = known is None or shown_value in list(known())
             if not is_known:
-                value = None
-            field.value = value
+                shown_value = None
+            field.value = shown_value
 
         def change(event: Any) -> None:
             if not self.draft.is_telling:
@@ -307,9 +307,9 @@ def write_lines(
     lines: list[str] = []
     for name, value in values.items():
         line = name
-        text = write(value)
-        if text:
-            line = f"{name} = {text}"
+        value_text = write(value)
+        if value_text:
+            line = f"{name} = {value_text}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -345,14 +345,14 @@ def show_body(
     body_part = ui.expansion(title, value=is_beside)
     with body_part.classes("wide"):
         address = html("")
-        text = ui.textarea(label="JSON", value=_pretty(draft.body))
-        text.props("autogrow spellcheck=false")
-        text.style("width:100%;font-family:monospace")
+        body_input = ui.textarea(label="JSON", value=_pretty(draft.body))
+        body_input.props("autogrow spellcheck=false")
+        body_input.style("width:100%;font-family:monospace")
         wrong = html("")
 
         def take() -> None:
             try:
-                body = json.loads(text.value or "")
+                body = json.loads(body_input.value or "")
                 if not isinstance(body, dict):
                     raise ValueError
             except (ValueError, RecursionError):
@@ -367,7 +367,7 @@ def show_body(
         def take_body_along() -> None:
             ui.clipboard.write(_pretty(draft.body))
 
-        text.on("blur", take)
+        body_input.on("blur", take)
         copy_body = ui.button(t("Copy the body"), on_click=take_body_along)
         copy_body.props("no-caps outline dense")
 
@@ -384,7 +384,7 @@ def show_body(
         copy.props("no-caps outline dense")
 
     def show() -> None:
-        text.value = _pretty(draft.body)
+        body_input.value = _pretty(draft.body)
         called = shown(path())
         address.set_content(f"<code>POST {called}</code>")
         typed = shown(command())

@@ -150,17 +150,17 @@ def table(
 ) -> Safe:
     """A table that becomes cards on a narrow screen."""
     head = "".join(f'<th scope="col">{shown(name)}</th>' for name in heads)
-    body = ""
+    body_rows = ""
     for row in rows:
         cells = ""
         for name, cell in zip(heads, row, strict=True):
             # On a narrow screen the head is hidden, and each cell has its name beside
             # it.
             cells += f'<td data-label="{escape(name)}"><span>{shown(cell)}</span></td>'
-        body += f"<tr>{cells}</tr>"
+        body_rows += f"<tr>{cells}</tr>"
     about = f"<caption>{shown(caption)}</caption>" if caption else ""
     return Safe(
-        f'<table class="grid">{about}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f'<table class="grid">{about}<thead><tr>{head}</tr></thead><tbody>{body_rows}</tbody></table>'
     )
 
 
@@ -238,14 +238,14 @@ def _head(visit: Visit, title: str) -> None:
     language = "zh-CN" if visit.language == "zh" else "en"
     script = f'document.documentElement.lang="{language}"'
     ui.add_head_html(f"<style>{style}</style><script>{script}</script>")
-    path = visit.here.split("?")[0]
+    page_path = visit.here.split("?")[0]
     # /page/orders/new is a view of its own below /page/orders.
-    around = [view for view in VIEWS if path.startswith(view)]
+    around = [view for view in VIEWS if page_path.startswith(view)]
     current = max(around, key=len, default="/page/orders")
     links = ""
-    for view, name in VIEWS.items():
+    for view, view_name in VIEWS.items():
         mark = " class=on aria-current=page" if view == current else ""
-        links += f'<a href="{view}"{mark}>{shown(visit.t(name))}</a>'
+        links += f'<a href="{view}"{mark}>{shown(visit.t(view_name))}</a>'
     html(
         f'<a class="skip" href="#main">{shown(visit.t("To the content"))}</a><nav class="top" '
         f'aria-label="Consilium"><b>Consilium</b>{links}<span class="end">{_switches(visit)}</span></nav>'
@@ -371,11 +371,11 @@ class Figure:
 
     def save_picture(self) -> None:
         paper = "#12181f" if self.visit.is_dark else "#ffffff"
-        file = json.dumps(f"{self.name}.png")
+        file_name = json.dumps(f"{self.name}.png")
         ui.run_javascript(
             f"const c=getElement({self.chart.id}).chart,a=document.createElement('a');"
             f"a.href=c.getDataURL({{type:'png',pixelRatio:2,backgroundColor:'{paper}'}});"
-            f"a.download={file};a.click()"
+            f"a.download={file_name};a.click()"
         )
 
     def save_numbers(self) -> None:
@@ -386,12 +386,12 @@ def save_rows(name: str, rows: Sequence[Sequence[Any]]) -> None:
     """The rows as a CSV file, for a spreadsheet to open: no cell of it is taken for a
     formula.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
+    csv_text = io.StringIO()
+    writer = csv.writer(csv_text)
     for row in rows:
-        writer.writerow([_cell(value) for value in row])
+        writer.writerow([_cell(cell) for cell in row])
     # Without this mark spreadsheets take UTF-8 for another encoding.
-    ui.download.content("\ufeff" + text.getvalue(), f"{name}.csv", "text/csv")
+    ui.download.content("\ufeff" + csv_text.getvalue(), f"{name}.csv", "text/csv")
 
 
 def _cell(value: Any) -> Any:

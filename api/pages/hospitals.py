@@ -104,7 +104,7 @@ async def _rows(visit: Visit) -> list[dict[str, Any]]:
 
 
 def _tiles(visit: Visit, hospitals: list[dict[str, Any]]) -> Safe:
-    online = [row for row in hospitals if row["online"]]
+    online = [hospital for hospital in hospitals if hospital["online"]]
     return facts([(visit.t("Online"), f"{len(online)} / {len(hospitals)}")])
 
 
@@ -149,13 +149,13 @@ def _state(visit: Visit, hospital: dict[str, Any]) -> Safe:
     sentences.
     """
     if hospital["online"]:
-        state = "online"
+        state_name = "online"
     elif hospital["last_seen"]:
-        state = "away"
+        state_name = "away"
     else:
-        state = "never connected"
+        state_name = "never connected"
     troubles = [visit.waiting(trouble) for trouble in hospital["troubles"]]
-    return _lines([chip(visit, state), *troubles])
+    return _lines([chip(visit, state_name), *troubles])
 
 
 def _policies(visit: Visit, hospitals: list[dict[str, Any]]) -> Safe:
@@ -174,16 +174,16 @@ def _policies(visit: Visit, hospitals: list[dict[str, Any]]) -> Safe:
     for hospital in hospitals:
         policy = told_policy(hospital["policy"])
         if policy is None:
-            cells = [t("nothing told")] * 5
+            rule_cells = [t("nothing told")] * 5
         else:
-            cells = [
+            rule_cells = [
                 _lines(order_lines(visit, policy.orders, names)),
                 _scores(visit, policy.orders),
                 _inference(visit, policy.inference),
                 _statistics(visit, policy.statistics),
                 _cohorts(visit, policy.cohorts),
             ]
-        rows.append([hospital["name"], *cells])
+        rows.append([hospital["name"], *rule_cells])
     grid = table([t(head) for head in heads], rows)
     return Safe(f'<div class="even">{grid}</div>')
 
@@ -271,9 +271,9 @@ def _statistics(visit: Visit, rules: StatisticsTold | None) -> Safe:
         t("The same people compared once in {n} days", n=rules.threshold_days),
     ]
     allowed = rules.model_dump()
-    for name, text in MORE.items():
-        if allowed[name]:
-            lines.append(t(text))
+    for rule_name, rule_text in MORE.items():
+        if allowed[rule_name]:
+            lines.append(t(rule_text))
     return _lines(lines)
 
 
@@ -292,7 +292,7 @@ def cohort_lines(cohorts: Sequence[CohortTold]) -> list[str]:
 
 
 def _users(visit: Visit, users: Sequence[int], names: dict[int, str]) -> str:
-    user_names = [names.get(user, str(user)) for user in users]
+    user_names = [names.get(user_id, str(user_id)) for user_id in users]
     return _words(visit, user_names)
 
 
@@ -306,10 +306,10 @@ def _lines(lines: list[str]) -> Safe:
 
 def _numbers(hospitals: list[dict[str, Any]]) -> list[list[Any]]:
     """The rows of the CSV file: as the API gives them, a policy as one cell of JSON."""
-    names = list(hospitals[0]) if hospitals else []
-    rows: list[list[Any]] = [names]
+    field_names = list(hospitals[0]) if hospitals else []
+    rows: list[list[Any]] = [field_names]
     for hospital in hospitals:
-        rows.append([_plain(hospital[name]) for name in names])
+        rows.append([_plain(hospital[field_name]) for field_name in field_names])
     return rows
 
 

@@ -144,12 +144,12 @@ def earlier_studies(
     """
     asked_type = str(body.get("model_type"))
     studies = []
-    for row in orders:
-        if row["kind"] != "train" or row["state"] != "success":
+    for order in orders:
+        if order["kind"] != "train" or order["state"] != "success":
             continue
-        model_type = str(row["model_type"])
+        model_type = str(order["model_type"])
         if model_type.lower() == asked_type.lower():
-            studies.append(row)
+            studies.append(order)
     return studies
 
 
@@ -168,21 +168,21 @@ class EstimateFields:
         t = self.fields.visit.t
         title = t("More about the estimates: standard errors, hospitals, comparison")
         more = ui.expansion(title)
-        with more.classes("wide") as part:
+        with more.classes("wide") as estimates_part:
             with box("fields"):
                 self._show_survival()
                 self._show_errors()
                 self._show_hospitals()
                 self._show_comparison()
-            notes = html("")
-        self._only_for(part, STUDIED)
+            caution_notes = html("")
+        self._only_for(estimates_part, STUDIED)
 
         def follow() -> None:
             sentences = ""
             for sentence in cautions(self.fields.draft.body):
                 caution = shown(t(sentence))
                 sentences += f'<p class="soft">{caution}</p>'
-            notes.set_content(sentences)
+            caution_notes.set_content(sentences)
 
         follow()
         self.fields.draft.watch(follow)
@@ -317,10 +317,10 @@ class EstimateFields:
 
         def follow() -> None:
             offered = self._offered()
-            value = draft.body.get("compare")
-            if value not in offered:
-                value = None
-            choice.set_options(offered, value=value)
+            compared_order = draft.body.get("compare")
+            if compared_order not in offered:
+                compared_order = None
+            choice.set_options(offered, value=compared_order)
 
         draft.watch(follow)
 
@@ -328,9 +328,9 @@ class EstimateFields:
         t = self.fields.visit.t
         body = self.fields.draft.body
         offered: dict[Any, str] = {}
-        for row in earlier_studies(self.orders, body):
-            order_id = row["order_id"]
-            members = members_of(row)
+        for order in earlier_studies(self.orders, body):
+            order_id = order["order_id"]
+            members = members_of(order)
             n_hospitals = t("{n} hospitals", n=len(members))
             offered[order_id] = f"{order_id}: {n_hospitals}"
         # One that was written by hand, and is not among the newest.

@@ -79,9 +79,9 @@ def example_order(user_id: int | None, hospitals: list[int]) -> dict[str, Any]:
         initiator = GUEST if GUEST in hospitals else min(hospitals, default=GUEST)
     others = sorted({*hospitals} - {initiator})
     data_info = {}
-    for user in sorted([initiator, *others]):
-        sql = GUEST_SQL if user == GUEST else HOST_SQL
-        data_info[str(user)] = sql
+    for hospital in sorted([initiator, *others]):
+        sql = GUEST_SQL if hospital == GUEST else HOST_SQL
+        data_info[str(hospital)] = sql
     parties = {
         "user_id": initiator,
         "party_id": others,
@@ -168,9 +168,9 @@ class OrderForm:
         self._only_for(model, (*STUDIED, *_TRAINED))
         html(heading(4, t("Hospitals and their rows")))
         self._show_parties()
-        with box("fields") as start:
+        with box("fields") as start_fields:
             self.fields.start()
-        self._only_for(start, (*STUDIED, *_TRAINED))
+        self._only_for(start_fields, (*STUDIED, *_TRAINED))
         html(heading(5, t("Send")))
         label = t("Purpose (stands in every hospital's ledger)")
         purpose = self.fields.text(("purpose",), label)
@@ -205,9 +205,9 @@ class OrderForm:
     def _kinds_of(self, group: str) -> dict[str, str]:
         t = self.visit.t
         labels = {}
-        for name, kind in KINDS.items():
+        for kind_name, kind in KINDS.items():
             if kind.group == group:
-                labels[name] = f"{t(kind.name)}: {t(kind.about)}"
+                labels[kind_name] = f"{t(kind.name)}: {t(kind.about)}"
         return labels
 
     def _choose_group(self, group: str | None) -> None:
@@ -225,13 +225,13 @@ class OrderForm:
 
     def _follow_kind(self) -> None:
         """A body that was written by hand may be of no kind of ours."""
-        name = kind_of(self.draft.body)
-        kind = KINDS.get(name)
+        kind_name = kind_of(self.draft.body)
+        kind = KINDS.get(kind_name)
         if kind is None:
             self.group.value = None
             return
         self.group.value = kind.group
-        self.kind.set_options(self._kinds_of(kind.group), value=name)
+        self.kind.set_options(self._kinds_of(kind.group), value=kind_name)
 
     # A model that is evaluated
 
@@ -241,16 +241,16 @@ class OrderForm:
         self.earlier_orders = answer["orders"]
         self.hospitals_of: dict[int, Any] = {}
         models = {}
-        for row in self.earlier_orders:
-            order_id = row["order_id"]
-            members = members_of(row)
+        for order in self.earlier_orders:
+            order_id = order["order_id"]
+            members = members_of(order)
             self.hospitals_of[order_id] = members
-            is_model = row["kind"] == "train" and row["state"] == "success"
-            model_type = str(row["model_type"])
+            is_model = order["kind"] == "train" and order["state"] == "success"
+            model_type = str(order["model_type"])
             if is_model and model_type.lower() in EVALUATED:
                 n_hospitals = t("{n} hospitals", n=len(members))
                 models[order_id] = f"{order_id}: {model_type}, {n_hospitals}"
-        with box("part") as part:
+        with box("part") as model_part:
             html(heading(2, t("Which model")))
             with box("fields"):
                 if models:
@@ -264,7 +264,7 @@ class OrderForm:
                 self.fields.text(("group_by",), t("Subgroups by column"))
                 label = t("Estimate the slope of the calibration")
                 self.fields.flag(("calibration_slope",), label)
-        self._only_for(part, ["evaluate"])
+        self._only_for(model_part, ["evaluate"])
 
     def _take_model(self, model_id: int | None) -> None:
         """The hospitals of an evaluation are among those that hold the model."""
@@ -274,10 +274,10 @@ class OrderForm:
         body = self.draft.body
         initiator = body.get("user_id")
         sql = self.draft.parts("data_info")
-        body["party_id"] = [user for user in holders if user != initiator]
+        body["party_id"] = [holder for holder in holders if holder != initiator]
         data_info = {}
-        for user in sorted({*holders, initiator}):
-            data_info[str(user)] = sql.get(str(user), HOST_SQL)
+        for user_id in sorted({*holders, initiator}):
+            data_info[str(user_id)] = sql.get(str(user_id), HOST_SQL)
         body["data_info"] = data_info
         self.draft.tell()
 
@@ -439,12 +439,12 @@ class OrderForm:
     # Hospitals, and what they would refuse
 
     def _show_parties(self) -> None:
-        names = {}
-        for row in self.hospitals:
-            user = row["user_id"]
-            names[user] = row["name"]
-        for row in self.hospitals:
-            party = PartyFields(self.fields, row, names)
+        hospital_names = {}
+        for hospital in self.hospitals:
+            user_id = hospital["user_id"]
+            hospital_names[user_id] = hospital["name"]
+        for hospital in self.hospitals:
+            party = PartyFields(self.fields, hospital, hospital_names)
             party.build()
             self.parties.append(party)
 
@@ -477,8 +477,8 @@ class OrderForm:
         if order is None:
             return
         if refusing:
-            names = ", ".join(refusing)
-            said = t("{names} would refuse this.", names=names)
+            refusing_names = ", ".join(refusing)
+            said = t("{names} would refuse this.", names=refusing_names)
             self.foreseen.set_content(note(said, "bad"))
         else:
             self.foreseen.set_content(note(t(NOTHING_FORESEEN), "good"))

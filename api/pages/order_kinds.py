@@ -167,9 +167,9 @@ def with_kind(
     new_body["model_params"] = params
     columns = body if "attributes" in body else earlier
     for field_name in _OF_ROWS:
-        value = columns.get(field_name, COLUMNS.get(field_name))
-        if value is not None:
-            new_body[field_name] = value
+        field_value = columns.get(field_name, COLUMNS.get(field_name))
+        if field_value is not None:
+            new_body[field_name] = field_value
     _name_outcome(new_body, kind, columns)
     return new_body
 

@@ -69,7 +69,7 @@ async def show_orders(visit: Visit, before: int | None) -> None:
 async def hospital_names(visit: Visit) -> dict[int, str]:
     """Names by user id, as the API lists them."""
     answer = await visit.data("/hospitals")
-    return {row["user_id"]: row["name"] for row in answer["hospitals"]}
+    return {hospital["user_id"]: hospital["name"] for hospital in answer["hospitals"]}
 
 
 def named(visit: Visit, user_id: int | None, names: dict[int, str]) -> str:
@@ -120,12 +120,12 @@ def _page(
     rows = []
     for order in listing["orders"]:
         order_id = order["order_id"]
-        kind = t(KINDS.get(order["kind"], order["kind"]))
+        kind_label = t(KINDS.get(order["kind"], order["kind"]))
         if order["name"]:
-            kind = f"{kind}: {order['name']}"
+            kind_label = f"{kind_label}: {order['name']}"
         row = (
             link(f"/page/orders/{order_id}", order_id),
-            kind,
+            kind_label,
             chip(visit, order["state"]),
             progress(visit, order),
             named(visit, order["user_id"], names),
@@ -163,7 +163,7 @@ def _page_links(visit: Visit, older: int | None, before: int | None) -> str:
 
 
 def _numbers(listing: dict[str, Any]) -> list[list[Any]]:
-    names = [
+    field_names = [
         "order_id",
         "kind",
         "name",
@@ -175,9 +175,9 @@ def _numbers(listing: dict[str, Any]) -> list[list[Any]]:
         "created",
         "updated",
     ]
-    rows = [names]
+    rows = [field_names]
     for order in listing["orders"]:
-        row = {name: order[name] for name in names}
+        row = {field_name: order[field_name] for field_name in field_names}
         row["hospitals"] = " ".join(map(str, order["hospitals"]))
         rows.append(list(row.values()))
     return rows

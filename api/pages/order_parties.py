@@ -60,10 +60,10 @@ class PartyFields:
             draft.watch(self.follow)
 
     def _presence(self) -> Safe:
-        state = "away"
+        state_name = "away"
         if self.hospital["online"]:
-            state = "online"
-        return chip(self.fields.visit, state)
+            state_name = "online"
+        return chip(self.fields.visit, state_name)
 
     def _allowed(self) -> Safe:
         """What it has told of its policy, but for who may order: that is seen where it
@@ -74,12 +74,12 @@ class PartyFields:
         cohorts = []
         if self.policy is not None:
             # Its first two lines say who may order and who gets results.
-            _, _, *lines = order_lines(
+            _, _, *rule_lines = order_lines(
                 visit,
                 self.policy.orders,
                 self.names,
             )
-            rules = " · ".join(lines)
+            rules = " · ".join(rule_lines)
             cohorts = cohort_lines(self.policy.cohorts)
         caption = shown(visit.t("Allows"))
         items = shown(rules)
@@ -143,13 +143,13 @@ class PartyFields:
         if draft.is_telling:
             return
         party_ids = []
-        for user in draft.members("party_id"):
-            if user != self.user:
-                party_ids.append(user)
+        for party_id in draft.members("party_id"):
+            if party_id != self.user:
+                party_ids.append(party_id)
         if is_in:
             party_ids.append(self.user)
         # People may have written something else among them, which has no order.
-        if all(isinstance(user, int) for user in party_ids):
+        if all(isinstance(party_id, int) for party_id in party_ids):
             party_ids.sort()
         sql = draft.parts("data_info")
         user_key = str(self.user)

@@ -47,7 +47,7 @@ def asked_of(visit: Visit, info: Mapping[str, Any] | None) -> Safe:
     if info is None:
         return Safe("")
     params = info["model_params"]
-    columns = [str(name) for name in params["attributes"]]
+    columns = [str(attribute) for attribute in params["attributes"]]
     listed = ", ".join(columns[:12])
     if len(columns) > 12:
         listed += visit.t(" and {n} more", n=len(columns) - 12)
@@ -72,8 +72,8 @@ def is_by_newton(order: Mapping[str, Any]) -> bool:
     """Whether its hospitals withhold metrics because they train by newton."""
     for round_ in order["rounds"][-1:]:
         for report in round_["hospitals"].values():
-            rule = report.get("withheld", {}).get("train") or {}
-            if rule.get("rule") == BY_NEWTON:
+            withheld = report.get("withheld", {}).get("train") or {}
+            if withheld.get("rule") == BY_NEWTON:
                 return True
     return False
 
@@ -86,15 +86,15 @@ def refused(visit: Visit, refusal: Mapping[str, Any]) -> Safe:
     also = refusal.get("detail", {}).get("also", [])
     if not also:
         return note(visit.error(error), "bad")
-    other_sentences = [entry["sentence"] for entry in also]
+    other_sentences = [other["sentence"] for other in also]
     # The store has put the sentences of the others behind the first one.
     first_sentence = error.sentence.removesuffix(" " + " ".join(other_sentences))
     items = "".join(
         f"<li>{shown(sentence)}</li>" for sentence in (first_sentence, *other_sentences)
     )
     chinese = CHINESE_ERRORS.get(error.code, "") if visit.language == "zh" else ""
-    text = f"{shown(chinese)}<ul>{items}</ul>{shown(error.remedy)}"
-    return note(Safe(text), "bad")
+    refusal_html = f"{shown(chinese)}<ul>{items}</ul>{shown(error.remedy)}"
+    return note(Safe(refusal_html), "bad")
 
 
 def where_numbers_are(visit: Visit, order: Mapping[str, Any]) -> Safe:
@@ -103,8 +103,8 @@ def where_numbers_are(visit: Visit, order: Mapping[str, Any]) -> Safe:
         return Safe("")
     order_id = order["order_id"]
     if order["kind"] == "train":
-        text = REPORT if is_by_newton(order) else MODEL
-        return note(visit.t(text, n=order_id), "good")
+        sentence = REPORT if is_by_newton(order) else MODEL
+        return note(visit.t(sentence, n=order_id), "good")
     if order["kind"] == "evaluate":
         return note(visit.t(CURVES, n=order_id), "good")
     return Safe("")

@@ -63,10 +63,10 @@ class Timeline:
             )
             self.choice.style("min-width:260px")
         self.below = html("")
-        name = f"order-{self.order_id}-timeline"
+        file_name = f"order-{self.order_id}-timeline"
         self.figure = figure(
             visit,
-            name,
+            file_name,
             *self._picture([]),
             label=t("Which part ran where and when"),
         )
@@ -89,11 +89,11 @@ class Timeline:
         """
         self.rounds = rounds
         self.is_over = order["state"] in ENDED
-        value = self._newest()
+        shown_choice = self._newest()
         if self.is_chosen:
-            value = self.choice.value
+            shown_choice = self.choice.value
         options = self._options()
-        self.choice.set_options(options, value=value)
+        self.choice.set_options(options, value=shown_choice)
 
     async def choose(self) -> None:
         self.is_chosen = self.choice.value != self._newest()
@@ -146,22 +146,22 @@ class Timeline:
         around = t("The whole order")
         if self.has_rounds:
             around = t("Before and after the rounds")
-        names = {AROUND: around}
-        for entry in reversed(self.rounds):
-            name = t("Round {n}", n=entry["round"])
-            if entry["final"]:
-                name = t("Final metrics")
-            if entry["fold"]:
-                of_fold = t("Fold {n}", n=entry["fold"])
-                name = f"{of_fold}: {name}"
-            names[_choice_of(entry)] = name
-        return names
+        round_labels = {AROUND: around}
+        for recorded_round in reversed(self.rounds):
+            round_label = t("Round {n}", n=recorded_round["round"])
+            if recorded_round["final"]:
+                round_label = t("Final metrics")
+            if recorded_round["fold"]:
+                of_fold = t("Fold {n}", n=recorded_round["fold"])
+                round_label = f"{of_fold}: {round_label}"
+            round_labels[_choice_of(recorded_round)] = round_label
+        return round_labels
 
     def _newest(self) -> str:
         """The newest round that trained something."""
-        for entry in reversed(self.rounds):
-            if not entry["final"]:
-                return _choice_of(entry)
+        for recorded_round in reversed(self.rounds):
+            if not recorded_round["final"]:
+                return _choice_of(recorded_round)
         return AROUND
 
     def _picture(self, parts: list[dict[str, Any]]) -> Drawing:
@@ -174,22 +174,22 @@ class Timeline:
                 ended = _seconds(part["ended"])
             else:
                 ended = time.time()
-            kind = self.visit.t(part["what"])
+            part_label = self.visit.t(part["what"])
             span = Span(
                 who=self._who(part),
-                what=kind,
+                what=part_label,
                 began=began,
                 ended=ended,
             )
             spans.append(span)
-            row = [
+            part_row = [
                 part["user_id"],
                 part["what"],
                 part["began"],
                 part["ended"],
                 part["state"],
             ]
-            rows.append(row)
+            rows.append(part_row)
         options = charts.spans(
             spans,
             x_name=self.visit.t("seconds"),
@@ -198,10 +198,10 @@ class Timeline:
         return Drawing(options, rows)
 
     def _who(self, part: dict[str, Any]) -> str:
-        user = part["user_id"]
-        if not user:
+        user_id = part["user_id"]
+        if not user_id:
             return self.visit.t("coordinator")
-        return named(self.visit, user, self.names)
+        return named(self.visit, user_id, self.names)
 
 
 def _choice_of(entry: dict[str, Any]) -> str:
@@ -223,17 +223,17 @@ def happened(
     sent_at = moment(order["created"])
     rows = [(sent_at, t("Sent by {name}", name=sender))]
     counted = []
-    for user, n_rows in order["data_volum"].items():
+    for user_id, n_rows in order["data_volum"].items():
         if n_rows is not None:
-            hospital = named(visit, int(user), names)
+            hospital = named(visit, int(user_id), names)
             counted.append(hospital)
     if counted and order["kind"] != "external":
         all_names = ", ".join(counted)
         rows.append(("-", t("Rows counted by {names}", names=all_names)))
     if order["late"]:
         late = []
-        for user in order["late"]:
-            late.append(named(visit, user, names))
+        for user_id in order["late"]:
+            late.append(named(visit, user_id, names))
         all_names = ", ".join(late)
         rows.append(("-", t("Began without {names}", names=all_names)))
     if rounds:
@@ -245,9 +245,9 @@ def happened(
         newest_round = t("Newest round: {n}", n=newest["round"])
         rows.append((went_on, newest_round))
     if order["state"] in ENDED:
-        state = t(order["state"])
+        state_label = t(order["state"])
         ended = moment(order["updated"])
-        rows.append((ended, t("Ended: {state}", state=state)))
+        rows.append((ended, t("Ended: {state}", state=state_label)))
     return rows
 
 
@@ -256,22 +256,22 @@ def pace_figure(
     rounds: list[dict[str, Any]],
 ) -> Drawing:
     """The seconds from the record of one round to the next, by fold and round."""
-    names = []
+    round_labels = []
     seconds = []
     rows: list[list[Any]] = [["round", "seconds"]]
-    for previous, entry in itertools.pairwise(rounds):
+    for previous, recorded_round in itertools.pairwise(rounds):
         began = datetime.fromisoformat(previous["recorded"])
-        ended = datetime.fromisoformat(entry["recorded"])
+        ended = datetime.fromisoformat(recorded_round["recorded"])
         duration = ended - began
         lasted = round(duration.total_seconds(), 3)
-        name = str(entry["round"])
-        if entry["fold"]:
-            name = _choice_of(entry)
-        names.append(name)
+        round_label = str(recorded_round["round"])
+        if recorded_round["fold"]:
+            round_label = _choice_of(recorded_round)
+        round_labels.append(round_label)
         seconds.append(lasted)
-        rows.append([name, lasted])
+        rows.append([round_label, lasted])
     options = charts.bars(
-        names,
+        round_labels,
         seconds,
         x_name=visit.t("Round"),
         y_name=visit.t("seconds"),
@@ -289,18 +289,18 @@ def _legend(
     t = visit.t
     # The order of first mention, in which charts.spans gives out the colours.
     mentioned = [t(part["what"]) for part in parts]
-    kinds = list(dict.fromkeys(mentioned))
+    part_labels = list(dict.fromkeys(mentioned))
     if deleted is not None:
         when = moment(deleted)
         return note(t(RUN_DELETED, when=when))
-    if not kinds:
+    if not part_labels:
         return note(t("Prefect has recorded no part of it yet."))
     marks = ""
-    for place, kind in enumerate(kinds):
-        colour = charts.colour(place)
+    for colour_place, part_label in enumerate(part_labels):
+        colour = charts.colour(colour_place)
         style = f"display:inline-block;width:.8em;height:.8em;background:{colour}"
-        name = shown(kind)
-        marks += f'<span><i style="{style}"></i> {name}</span>'
+        shown_label = shown(part_label)
+        marks += f'<span><i style="{style}"></i> {shown_label}</span>'
     return Safe(f'<p class="row">{marks}</p>')
 
 

@@ -70,11 +70,11 @@ def prefect_run(visit: Visit, address: str) -> Safe:
     hardly ever is; an address that an operator publishes needs no word.
     """
     label = visit.t("The run in Prefect")
-    run = link(address, label, is_new=True)
+    run_link = link(address, label, is_new=True)
     if urlsplit(address).hostname not in LOOPBACK:
-        return run
+        return run_link
     hint = shown(visit.t(THROUGH_TUNNEL))
-    return Safe(f'{run} <span class="soft">({hint})</span>')
+    return Safe(f'{run_link} <span class="soft">({hint})</span>')
 
 
 class OrderView:
@@ -109,7 +109,7 @@ class OrderView:
     def build(self) -> None:
         t = self.visit.t
         kind = self.order["kind"]
-        name = f"order-{self.order['order_id']}"
+        file_name = f"order-{self.order['order_id']}"
         self.parts["top"] = html(self.top())
         self._buttons()
         if kind in ("train", "evaluate", "external"):
@@ -120,7 +120,7 @@ class OrderView:
                 self._choices()
                 self.figures["metric"] = figure(
                     self.visit,
-                    name,
+                    file_name,
                     *self.metric_figure(),
                     label=t("A chosen metric of each hospital by round"),
                 )
@@ -138,7 +138,7 @@ class OrderView:
                 html(_head(label))
                 self.figures["pace"] = figure(
                     self.visit,
-                    f"{name}-rounds",
+                    f"{file_name}-rounds",
                     *pace_figure(self.visit, self.rounds),
                     label=label,
                 )
@@ -182,21 +182,21 @@ class OrderView:
         notes.append(sealed_to(self.visit, order))
         notes.append(warning_notes(self.visit, order))
         notes.append(asked_of(self.visit, self.info))
-        below = "".join(notes)
-        return Safe(facts(pairs) + below)
+        all_notes = "".join(notes)
+        return Safe(facts(pairs) + all_notes)
 
     def _named(self, user: int | None) -> str:
         return named(self.visit, user, self.names)
 
     def waiting(self) -> str:
         """Who is waited for, and why, in the API's own sentences."""
-        names = []
+        awaited_names = []
         reasons = []
         for hospital in self.order["waiting_for"]:
-            name = str(hospital["name"] or hospital["user_id"])
-            names.append(self.visit.t(name))
+            awaited_name = str(hospital["name"] or hospital["user_id"])
+            awaited_names.append(self.visit.t(awaited_name))
             reasons.append(self.visit.waiting(hospital))
-        all_names = ", ".join(names)
+        all_names = ", ".join(awaited_names)
         sentence = self.visit.t("Waiting for {names}.", names=all_names)
         return " ".join([sentence, *reasons])
 
@@ -213,13 +213,13 @@ class OrderView:
         # rounds.
         n_rows_of = self.order["data_volum"] or dict.fromkeys(newest)
         rows = []
-        for user, n_rows in n_rows_of.items():
-            measured = measured_of(newest, user, self.part)
-            hospital = self._named(int(user))
-            row = [hospital, number(n_rows)]
-            for name in metrics:
-                row.append(number(measured.get(name)))
-            rows.append(row)
+        for user_id, n_rows in n_rows_of.items():
+            measured = measured_of(newest, user_id, self.part)
+            hospital = self._named(int(user_id))
+            hospital_row = [hospital, number(n_rows)]
+            for metric in metrics:
+                hospital_row.append(number(measured.get(metric)))
+            rows.append(hospital_row)
         heads = [t("Hospital"), t("Rows")]
         heads.extend(map(t, metrics))
         counted = [n_rows for n_rows in n_rows_of.values() if n_rows is not None]
@@ -254,8 +254,8 @@ class OrderView:
         )
         links = []
         if order["prefect_run"]:
-            run = prefect_run(self.visit, order["prefect_run"])
-            links.append(run)
+            run_link = prefect_run(self.visit, order["prefect_run"])
+            links.append(run_link)
         if order["prefect_run_deleted"]:
             deleted = moment(order["prefect_run_deleted"])
             sentence = shown(t(RUN_DELETED, when=deleted))
@@ -270,16 +270,16 @@ class OrderView:
             links.append(link(address, t("Scores of this order")))
         heads = [t("When"), t("What")]
         grid = table(heads, rows)
-        line = " ".join(links)
-        return Safe(f'{grid}<p class="row">{line}</p>')
+        all_links = " ".join(links)
+        return Safe(f'{grid}<p class="row">{all_links}</p>')
 
     # Its figures
 
     def shown_rounds(self) -> list[dict[str, Any]]:
         rounds = []
-        for entry in self.rounds:
-            if entry["fold"] == self.fold:
-                rounds.append(entry)
+        for recorded_round in self.rounds:
+            if recorded_round["fold"] == self.fold:
+                rounds.append(recorded_round)
         return rounds
 
     def metric_figure(self) -> Drawing:
@@ -287,33 +287,33 @@ class OrderView:
         training.
         """
         rounds = self.shown_rounds()
-        numbers = [entry["round"] for entry in rounds]
-        users: set[str] = set()
-        for entry in rounds:
-            users.update(entry["hospitals"])
+        numbers = [recorded_round["round"] for recorded_round in rounds]
+        user_ids: set[str] = set()
+        for recorded_round in rounds:
+            user_ids.update(recorded_round["hospitals"])
         series: dict[str, list[float | None]] = {}
-        joint = self.visit.t("all")
+        joint_label = self.visit.t("all")
         if self.metric == "loss" and self.part == "train":
-            series[joint] = [entry["loss"] for entry in rounds]
-        for user in sorted(users, key=int):
-            values = []
-            for entry in rounds:
-                measured = measured_of(entry["hospitals"], user, self.part)
-                value = measured.get(self.metric)
-                values.append(as_drawn(value))
-            hospital = self._named(int(user))
-            series[hospital] = values
+            series[joint_label] = [recorded_round["loss"] for recorded_round in rounds]
+        for user_id in sorted(user_ids, key=int):
+            metric_values = []
+            for recorded_round in rounds:
+                measured = measured_of(recorded_round["hospitals"], user_id, self.part)
+                metric_value = measured.get(self.metric)
+                metric_values.append(as_drawn(metric_value))
+            hospital = self._named(int(user_id))
+            series[hospital] = metric_values
         options = charts.lines(
             numbers,
             series,
             x_name=self.visit.t("Round"),
             y_name=self.visit.t(self.metric),
             is_dark=self.visit.is_dark,
-            bold=joint,
+            bold=joint_label,
         )
         rows: list[list[Any]] = [["round", *series]]
-        for place, round_ in enumerate(numbers):
-            values_then = [column[place] for column in series.values()]
+        for round_place, round_ in enumerate(numbers):
+            values_then = [column[round_place] for column in series.values()]
             rows.append([round_, *values_then])
         return Drawing(options, rows)
 
@@ -341,27 +341,27 @@ class OrderView:
                 label=t("Part"),
                 on_change=self.choose,
             )
-            for name in ("metric", "part", "fold"):
-                self.parts[name].style("min-width:150px")
+            for part_name in ("metric", "part", "fold"):
+                self.parts[part_name].style("min-width:150px")
 
     def metrics(self) -> dict[str, str]:
         """The metrics of the newest round; the loss before there is one."""
-        names = ["loss"]
+        metric_names = ["loss"]
         if self.rounds:
-            names += metrics_of(self.rounds[-1]["hospitals"])
+            metric_names += metrics_of(self.rounds[-1]["hospitals"])
         labels = {}
-        for name in names:
-            labels[name] = self.visit.t(name)
+        for metric_name in metric_names:
+            labels[metric_name] = self.visit.t(metric_name)
         return labels
 
     def folds(self) -> dict[int, str]:
         """The final model, which is fold 0, and the folds that have begun."""
-        numbers = {entry["fold"] for entry in self.rounds}
-        names = {0: self.visit.t("Final model")}
+        numbers = {recorded_round["fold"] for recorded_round in self.rounds}
+        fold_labels = {0: self.visit.t("Final model")}
         begun = numbers - {0}
         for fold in sorted(begun):
-            names[fold] = self.visit.t("Fold {n}", n=fold)
-        return names
+            fold_labels[fold] = self.visit.t("Fold {n}", n=fold)
+        return fold_labels
 
     def choose(self) -> None:
         self.metric = self.parts["metric"].value
@@ -418,23 +418,23 @@ class OrderView:
 
     async def refresh(self) -> bool:
         """Fetches what is new; False when the order has ended and all of it is here."""
-        state = self.order["state"]
+        earlier_state = self.order["state"]
         n_rounds = len(self.rounds)
-        was_ended = state in ENDED
-        path = f"/orders/{self.order['order_id']}"
+        was_ended = earlier_state in ENDED
+        order_path = f"/orders/{self.order['order_id']}"
         if was_ended:
             # Once more after the end, and whole: what was recorded last may have come
             # in between.
-            self.order = await self.visit.data(path)
+            self.order = await self.visit.data(order_path)
             self.rounds = self.order["rounds"]
         else:
-            self.order = await self.visit.data(path, rounds_from=n_rounds)
+            self.order = await self.visit.data(order_path, rounds_from=n_rounds)
             new_rounds = self.order["rounds"]
             self.rounds = [*self.rounds, *new_rounds]
         self.parts["top"].set_content(self.top())
         self.parts["events"].set_content(self.events())
         self._allow()
-        has_new_state = self.order["state"] != state
+        has_new_state = self.order["state"] != earlier_state
         if has_new_state or len(self.rounds) != n_rounds:
             self.draw()
             if self.timeline:
@@ -481,9 +481,9 @@ async def show_order(visit: Visit, order_id: int) -> None:
     with frame(visit, visit.t("Order {n}", n=order_id)):
         order = await visit.data(f"/orders/{order_id}")
         names = await hospital_names(visit)
-        info = None
+        model_info = None
         if order["kind"] == "train":
-            info = await visit.data("/model/info", model_id=order_id)
-        view = OrderView(visit, order, names, info)
+            model_info = await visit.data("/model/info", model_id=order_id)
+        view = OrderView(visit, order, names, model_info)
         if order["state"] not in ENDED:
             follow(visit, ("order", order_id), view.refresh)

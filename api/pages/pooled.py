@@ -54,17 +54,17 @@ def pooled_metrics(visit: Visit, summary: Mapping[str, Any]) -> Safe:
     has_held_out = False
     for line in lines:
         has_held_out = has_held_out or line.which == t("held-out rows")
-        for name, value in line.metrics.items():
+        for metric, value in line.metrics.items():
             if value is not None:
-                measured.add(name)
+                measured.add(metric)
     # A set of texts has another order after each start.
-    names = [name for name in METRICS if name in measured]
+    metrics = [metric for metric in METRICS if metric in measured]
     rows = []
     for line in lines:
         n_rows = number(line.metrics["n_rows"])
-        values = [number(line.metrics.get(name)) for name in names]
+        values = [number(line.metrics.get(metric)) for metric in metrics]
         rows.append([line.model, line.which, n_rows, *values])
-    heads = [t("Model"), t("On"), t("Rows"), *map(t, names)]
+    heads = [t("Model"), t("On"), t("Rows"), *map(t, metrics)]
     caption = ""
     if has_held_out:
         caption = t(
@@ -95,7 +95,7 @@ def _lines(visit: Visit, summary: Mapping[str, Any]) -> Iterator[Line]:
     if evaluation:
         measured = {"n_rows": evaluation["n_rows"], **evaluation["metrics"]}
         yield Line(t("Model {n}", n=evaluation["model_id"]), t("new rows"), measured)
-    folds = [int(name) for name in summary if name.isdecimal()]
+    folds = [int(fold_name) for fold_name in summary if fold_name.isdecimal()]
     for fold in sorted(folds):
         training = summary[str(fold)]
         model = t("Fold {n}", n=fold) if fold else t("Final model")

@@ -99,12 +99,12 @@ def protection_words(
         # Of statistics alone.
         "receivers": ", ".join(map(named, statement.get("receivers", []))),
     }
-    sentences = [visit.t(text, **values) for text in WORDS.get(words_of, [])]
+    sentences = [visit.t(template, **values) for template in WORDS.get(words_of, [])]
     # With None the coordinator sees the gradients anyway, as a sentence above says.
     if method != "None":
-        for level, text in LEARNT.items():
+        for level, template in LEARNT.items():
             if statement.get("scoring") == SCORED[level]:
-                sentences.append(visit.t(text))
+                sentences.append(visit.t(template))
     items = "".join(f"<li>{shown(sentence)}</li>" for sentence in sentences)
     sentence_of_api = f"{shown(method)}: {shown(statement['who_could_decrypt'])}"
     if visit.language == "zh" and sentences:
@@ -115,9 +115,9 @@ def protection_words(
 def suppression_words(visit: Visit, withheld: dict[str, Any]) -> str:
     """Why a rule of a hospital's policy withheld groups."""
     rule = withheld["rule"]
-    text = WITHHELD.get(
+    template = WITHHELD.get(
         rule, "{n} group(s) withheld by the rule {rule} (threshold {threshold})."
     )
     return visit.t(
-        text, n=withheld["groups"], rule=rule, threshold=withheld["threshold"]
+        template, n=withheld["groups"], rule=rule, threshold=withheld["threshold"]
     )

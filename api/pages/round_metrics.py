@@ -30,10 +30,10 @@ def measured_of(hospitals: dict[str, Any], user: str, part: str) -> dict[str, An
 
 def metrics_of(hospitals: dict[str, Any]) -> list[str]:
     """The metrics that some hospital has of its training rows."""
-    names: set[str] = set()
+    told_metrics: set[str] = set()
     for user in hospitals:
-        names.update(measured_of(hospitals, user, "train"))
-    return [name for name in FIRST if name in names]
+        told_metrics.update(measured_of(hospitals, user, "train"))
+    return [metric for metric in FIRST if metric in told_metrics]
 
 
 def as_drawn(value: Any) -> float | None:

@@ -65,10 +65,10 @@ class ScoresQuery:
             self.score = DEFAULT_SCORE
         self.layers = question.text("layers")
         self.given: dict[str, str] = {}
-        for name in PARAMETERS:
-            text = question.text(name)
-            if text:
-                self.given[name] = text
+        for parameter in PARAMETERS:
+            given_text = question.text(parameter)
+            if given_text:
+                self.given[parameter] = given_text
 
     def address(self, **changes: Any) -> str:
         """The address of this page with other choices; empty ones are left out."""
@@ -82,9 +82,9 @@ class ScoresQuery:
             **changes,
         }
         chosen = {}
-        for name, value in choices.items():
-            if value not in (None, ""):
-                chosen[name] = value
+        for parameter, choice in choices.items():
+            if choice not in (None, ""):
+                chosen[parameter] = choice
         question = urlencode(chosen)
         return f"/page/scores?{question}"
 
@@ -181,14 +181,14 @@ class ScoreView:
         t = self.visit.t
         chosen = self.asked.order_id
         offered: dict[Any, str] = {}
-        for row in orders:
-            kind = row["kind"]
+        for order in orders:
+            kind = order["kind"]
             if kind in ("train", "external"):
-                order_id = row["order_id"]
+                order_id = order["order_id"]
                 kind_label = t(KINDS[kind])
-                method = method_words(self.visit, row)
-                state = t(row["state"])
-                offered[order_id] = f"{order_id}: {kind_label}, {method}, {state}"
+                method = method_words(self.visit, order)
+                state_label = t(order["state"])
+                offered[order_id] = f"{order_id}: {kind_label}, {method}, {state_label}"
         offered.setdefault(chosen, str(chosen))
         forgotten = dict.fromkeys(("round", "last", "layers"), "")
         with ui.element("div").classes("row"):
@@ -210,7 +210,7 @@ class ScoreView:
         numbers = {entry["round"]: str(entry["round"]) for entry in self.rounds}
         # Another score takes other arguments.
         forgotten = dict.fromkeys(PARAMETERS, "")
-        scores = {name: score_name(self.visit, name) for name in SCORES}
+        scores = {score: score_name(self.visit, score) for score in SCORES}
         with ui.element("div").classes("row"):
             choice = self._select(
                 t("Score"),
@@ -223,14 +223,14 @@ class ScoreView:
             if len(layers) > 1:
                 choices = {"": t("as the default")}
                 choices[",".join(layers)] = t("all layers")
-                choices |= {name: name for name in layers}
+                choices |= {layer: layer for layer in layers}
                 self._select(t("Layers"), choices, asked.layers, "layers")
-            for name in SCORES[asked.score].takes:
-                self._entry(name)
+            for argument in SCORES[asked.score].takes:
+                self._entry(argument)
             self._select(t("Round side by side"), numbers, asked.round, "round")
             if len(self.rounds) > MOST_ROUNDS:
-                last = [entry["round"] for entry in self.rounds[::MOST_ROUNDS]]
-                ends = {number_: str(number_) for number_ in last}
+                last_rounds = [entry["round"] for entry in self.rounds[::MOST_ROUNDS]]
+                ends = {number_: str(number_) for number_ in last_rounds}
                 self._select(t("100 rounds that end with"), ends, asked.last, "last")
 
     def _select(
@@ -255,22 +255,22 @@ class ScoreView:
         """The same for an argument that is typed."""
         t = self.visit.t
         label = t(ARGUMENTS[name][self.asked.score])
-        entry = ui.input(
+        argument_input = ui.input(
             label,
             value=self.asked.given.get(name, ""),
             placeholder=t("as the default"),
         )
 
         def go() -> None:
-            ui.navigate.to(self.asked.address(**{name: entry.value}))
+            ui.navigate.to(self.asked.address(**{name: argument_input.value}))
 
-        entry.style("width:260px").on("change", go)
+        argument_input.style("width:260px").on("change", go)
 
     def explained(self) -> Safe:
         t = self.visit.t
         score = SCORES[self.asked.score]
-        name = shown(score_name(self.visit, self.asked.score))
-        sees = f"<p><b>{name}</b> {shown(t('sees:'))} {shown(t(score.sees))}</p>"
+        score_label = shown(score_name(self.visit, self.asked.score))
+        sees = f"<p><b>{score_label}</b> {shown(t('sees:'))} {shown(t(score.sees))}</p>"
         misses = f"<p><b>{shown(t('Does not see:'))}</b> {shown(t(score.misses))}</p>"
         return note(Safe(f"{sees}{misses}"))
 
@@ -278,16 +278,16 @@ class ScoreView:
         """The heat map, once the page is there: each round is a call of the API, and of a
         hundred a bar says how many have come.
         """
-        name = score_name(self.visit, self.asked.score)
-        label = self.visit.t("{score} by hospital and round", score=name)
+        score_label = score_name(self.visit, self.asked.score)
+        label = self.visit.t("{score} by hospital and round", score=score_label)
         html(f"<h2>{shown(label)}</h2>")
         client = ui.context.client
-        with ui.element("div").classes("part") as place:
+        with ui.element("div").classes("part") as picture_place:
             coming = html("").props('aria-live="polite"')
 
         async def fill() -> None:
             await client.connected()
-            with place:
+            with picture_place:
                 await self.by_round(label, defaults, coming)
                 coming.delete()
 
@@ -313,36 +313,36 @@ class ScoreView:
         if not clients and missing:
             html(note(reasons[0], "bad"))
             return
-        names = []
+        client_names = []
         cells = []
         rows: list[list[Any]] = [["hospital", *numbers]]
         for client in sorted(clients):
             name = self.name(client)
-            line = [column.get(str(client)) for column in columns]
-            names.append(name)
-            cells.append(line)
-            rows.append([name, *line])
+            client_scores = [column.get(str(client)) for column in columns]
+            client_names.append(name)
+            cells.append(client_scores)
+            rows.append([name, *client_scores])
         options = charts.heat_map(
             numbers,
-            names,
+            client_names,
             cells,
             x_name=t("Round"),
             is_dark=self.visit.is_dark,
         )
 
         def go(event: Any) -> None:
-            place = event.value[0]
-            ui.navigate.to(asked.address(round=numbers[place]))
+            round_place = event.value[0]
+            ui.navigate.to(asked.address(round=numbers[round_place]))
 
-        file = f"order-{asked.order_id}-{asked.score}"
-        picture = figure(self.visit, file, options, rows, label=label, on_click=go)
-        height = max(260, 130 + 22 * len(names))
+        file_name = f"order-{asked.order_id}-{asked.score}"
+        picture = figure(self.visit, file_name, options, rows, label=label, on_click=go)
+        height = max(260, 130 + 22 * len(client_names))
         picture.chart.style(f"height:{height}px")
         if missing:
             caption = shown(t("Rounds without a score:"))
             without = shown(", ".join(map(str, missing)))
-            first = shown(reasons[0])
-            html(f'<p class="soft">{caption} {without}. {first}</p>')
+            first_reason = shown(reasons[0])
+            html(f'<p class="soft">{caption} {without}. {first_reason}</p>')
 
     async def _scores_of(
         self,
@@ -379,7 +379,7 @@ class ScoreView:
         data = report["data"]
         round_ = report["round"]
         clients = sorted(data, key=int)
-        names = [self.name(int(client)) for client in clients]
+        client_names = [self.name(int(client)) for client in clients]
         kinds = list(next(iter(data.values()), {}))
         label = t("All scores of round {n}", n=round_)
         html(f"<h2>{shown(label)}</h2>")
@@ -388,11 +388,11 @@ class ScoreView:
         by_kind = {}
         for kind in kinds:
             by_kind[kind] = [data[client][kind]["score"] for client in clients]
-        scaled = [charts.from_low_to_high(values) for values in by_kind.values()]
+        scaled = [charts.from_low_to_high(scores) for scores in by_kind.values()]
         by_client = [list(line) for line in zip(*scaled, strict=True)]
         options = charts.heat_map(
             kinds,
-            names,
+            client_names,
             by_client,
             x_name="",
             is_dark=self.visit.is_dark,
@@ -401,17 +401,17 @@ class ScoreView:
         turned = {"rotate": 35, "hideOverlap": False, "interval": 0}
         options["xAxis"]["axisLabel"] |= turned
         file_rows: list[list[Any]] = [["hospital", *kinds]]
-        for name, *values in zip(names, *by_kind.values(), strict=True):
-            file_rows.append([name, *values])
-        file = f"order-{self.asked.order_id}-round-{round_}"
-        picture = figure(self.visit, file, options, file_rows, label=label)
-        height = max(320, 190 + 22 * len(names))
+        for name, *client_scores in zip(client_names, *by_kind.values(), strict=True):
+            file_rows.append([name, *client_scores])
+        file_name = f"order-{self.asked.order_id}-round-{round_}"
+        picture = figure(self.visit, file_name, options, file_rows, label=label)
+        height = max(320, 190 + 22 * len(client_names))
         picture.chart.style(f"height:{height}px")
-        html(self.figures(data, clients, names, by_kind))
+        html(self.figures(data, clients, client_names, by_kind))
         reasons = ""
-        for kind, text in report["unavailable"].items():
+        for kind, reason in report["unavailable"].items():
             name = shown(self._called(kind))
-            reasons += f"<li>{name}: {shown(text)}</li>"
+            reasons += f"<li>{name}: {shown(reason)}</li>"
         if reasons:
             without = shown(t("Scores that this round does not have:"))
             html(f'<div class="soft">{without}<ul>{reasons}</ul></div>')
@@ -449,20 +449,20 @@ class ScoreView:
         """
         t = self.visit.t
         cells: dict[str, list[str]] = {}
-        for kind, values in by_kind.items():
-            sizes = [abs(value) for value in values if value is not None]
+        for kind, scores in by_kind.items():
+            sizes = [abs(score) for score in scores if score is not None]
             largest = max(sizes, default=0)
-            line = []
-            for client, value in zip(clients, values, strict=True):
-                digits = _short(value, largest)
+            score_cells = []
+            for client, score in zip(clients, scores, strict=True):
+                digits = _short(score, largest)
                 rank = data[client][kind]["rank"] or "-"
-                line.append(f"{digits} ({rank})")
-            cells[kind] = line
+                score_cells.append(f"{digits} ({rank})")
+            cells[kind] = score_cells
         caption = t("Score, and its rank; 1 is the most anomalous")
         if len(clients) <= FEW:
             rows = []
-            for kind, line in cells.items():
-                rows.append([self._called(kind), *line])
+            for kind, score_cells in cells.items():
+                rows.append([self._called(kind), *score_cells])
             return table([t("Score"), *names], rows, caption=caption)
         by_client = zip(names, *cells.values(), strict=True)
         return table([t("Hospital"), *cells], by_client, caption=caption)

@@ -141,14 +141,14 @@ async def _no_such_page(request: Request) -> Response:
     sentence = escape(translated(NO_SUCH_PAGE, language))
     orders = escape(translated("Orders", language))
     dark = " class=body--dark" if theme == "dark" else ""
-    text = (
+    page_html = (
         f'<!doctype html><html lang="{language}"><head><title>Consilium</title>'
         '<meta name="viewport" content="width=device-width">'
         f"<style>{STYLE}</style></head><body{dark}>"
         f'<div id="main" role="main"><h1>{sentence}</h1><p><a href="/page/orders">{orders}</a></p></div>'
         "</body></html>"
     )
-    return HTMLResponse(text, status_code=404)
+    return HTMLResponse(page_html, status_code=404)
 
 
 class AddressQuery:
@@ -161,11 +161,11 @@ class AddressQuery:
         return self.given.get(name, default)
 
     def number(self, name: str) -> int | None:
-        text = self.given.get(name, "")
-        is_plain = text.isdecimal() and text.isascii()
-        if not is_plain or len(text) > LONGEST_NUMBER:
+        number_text = self.given.get(name, "")
+        is_plain = number_text.isdecimal() and number_text.isascii()
+        if not is_plain or len(number_text) > LONGEST_NUMBER:
             return None
-        return int(text)
+        return int(number_text)
 
 
 Show = Callable[[Visit, AddressQuery], Awaitable[None]]
@@ -223,8 +223,8 @@ def _add_doors(app: FastAPI, door: VisitorDoor) -> None:
     @router.post("/page/sign-in", include_in_schema=False)
     async def sign_in(request: Request) -> Response:
         body = await request.body()
-        fields = parse_qs(body.decode("utf-8", "replace"))
-        form = {name: values[0] for name, values in fields.items()}
+        form_fields = parse_qs(body.decode("utf-8", "replace"))
+        form = {name: values[0] for name, values in form_fields.items()}
         token = form.get("token", "").strip()
         back = local(form.get("back"))
         # Before the token is looked at: who listens must not learn whether it is good.

@@ -57,8 +57,8 @@ def link_to_provider(app: FastAPI, request: Request, language: str) -> str:
         return ""
     page = _own_page(request.query_params.get("back"))
     back = quote(page, safe="")
-    text = escape(translated(WITH_ACCOUNT, language))
-    return f'<p><a href="/page/sign-in/begin?back={back}">{text}</a></p>'
+    link_text = escape(translated(WITH_ACCOUNT, language))
+    return f'<p><a href="/page/sign-in/begin?back={back}">{link_text}</a></p>'
 
 
 def _own_page(address: str | None) -> str:
@@ -86,8 +86,8 @@ class BegunCookie:
         response: Response,
         begun: Begun,
     ) -> None:
-        text = json.dumps(begun)
-        sealed = self._box.encrypt(text.encode())
+        begun_text = json.dumps(begun)
+        sealed = self._box.encrypt(begun_text.encode())
         is_secure = not is_on_loopback(request)
         response.set_cookie(
             _begun_name(request),
@@ -101,8 +101,8 @@ class BegunCookie:
         """NotSignedIn (begun) without one, or after ten minutes."""
         cookie = request.cookies.get(_begun_name(request), "")
         try:
-            text = self._box.decrypt(cookie.encode(), ttl=BEGUN_SECONDS)
-            return Begun(*json.loads(text))
+            begun_text = self._box.decrypt(cookie.encode(), ttl=BEGUN_SECONDS)
+            return Begun(*json.loads(begun_text))
         except (InvalidToken, ValueError, TypeError):
             raise NotSignedIn("begun", "no cookie") from None
 
@@ -180,7 +180,7 @@ async def _let_in(
         person = Caller(HOSPITAL, user_id)
     else:
         raise NotSignedIn("unregistered", f"hospital {user_id}")
-    text = await door.begin_person(person)
+    sealed_session = await door.begin_person(person)
     log.info("A person has signed in as %s", person.name)
     # A browser that another site has sent here sends no strict cookie, however often it
     # is sent on; it does from a page of ours.
@@ -191,7 +191,7 @@ async def _let_in(
     )
     response.set_cookie(
         session_name(request),
-        text,
+        sealed_session,
         max_age=SESSION_SECONDS,
         secure=not is_on_loopback(request),
         **COOKIE,

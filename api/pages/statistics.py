@@ -43,27 +43,27 @@ async def show_statistics(
         )
         ask.props("no-caps").style("align-self:flex-start")
         names = await hospital_names(visit)
-        runs = await _runs(visit, schedule_id, before)
+        history = await _runs(visit, schedule_id, before)
         title = t("Questions and answers")
         if schedule_id:
             title = t("Runs of schedule {n}", n=schedule_id)
         html(f"<h2>{shown(title)}</h2>")
-        grid = html(_grid(visit, runs, names, schedule_id, before))
+        grid = html(_grid(visit, history, names, schedule_id, before))
         save = ui.button(
             t("Save numbers (CSV)"),
-            on_click=lambda: save_rows("statistics", _numbers(runs)),
+            on_click=lambda: save_rows("statistics", _numbers(history)),
         )
         save.props("no-caps outline dense").style("align-self:flex-start")
-        save.set_visibility(bool(runs["runs"]))
+        save.set_visibility(bool(history["runs"]))
         html(f"<h2>{shown(t('Schedules'))}</h2>")
         schedules = Schedules(visit, names)
         await schedules.build()
 
         async def refresh() -> None:
             # In place, since the button saves these very runs.
-            runs.update(await _runs(visit, schedule_id, before))
-            grid.set_content(_grid(visit, runs, names, schedule_id, before))
-            save.set_visibility(bool(runs["runs"]))
+            history.update(await _runs(visit, schedule_id, before))
+            grid.set_content(_grid(visit, history, names, schedule_id, before))
+            save.set_visibility(bool(history["runs"]))
 
         follow(visit, "order", refresh)
 
@@ -156,7 +156,7 @@ def _soft(text: str) -> str:
 
 
 def _numbers(history: dict[str, Any]) -> list[list[Any]]:
-    names = [
+    field_names = [
         "order_id",
         "state",
         "scheduled",
@@ -170,9 +170,9 @@ def _numbers(history: dict[str, Any]) -> list[list[Any]]:
         "repeats",
         "sentence",
     ]
-    rows = [names]
+    rows = [field_names]
     for run in history["runs"]:
-        row = {name: run[name] for name in names}
+        row = {field_name: run[field_name] for field_name in field_names}
         # An object, which takes one cell of the file.
         if isinstance(row["rows_used"], dict):
             row["rows_used"] = str(row["rows_used"])
@@ -204,11 +204,11 @@ def cron_words(visit: Visit, cron: str) -> str:
     if days == "*":
         phrase = t("each day at {time}", time=time)
     else:
-        first, _, last = days.partition("-")
+        first_day, _, last_day = days.partition("-")
         # In cron 7 is Sunday too.
-        named_days = t(WEEKDAYS[int(first) % 7])
-        if last:
-            named_days += f" - {t(WEEKDAYS[int(last) % 7])}"
+        named_days = t(WEEKDAYS[int(first_day) % 7])
+        if last_day:
+            named_days += f" - {t(WEEKDAYS[int(last_day) % 7])}"
         phrase = t("{days} at {time}", days=named_days, time=time)
     return f"{phrase}, {cron}"
 
@@ -246,34 +246,34 @@ class Schedules:
         t = self.visit.t
         number = schedule["schedule_id"]
         request, timing = schedule["request"], schedule["schedule"]
-        times = t("every {n} seconds", n=timing.get("interval_seconds"))
+        timing_words = t("every {n} seconds", n=timing.get("interval_seconds"))
         if timing.get("cron"):
-            times = cron_words(self.visit, timing["cron"])
+            timing_words = cron_words(self.visit, timing["cron"])
         zone = timing.get("timezone", "UTC")
         next_run = schedule["next_runs"][0] if schedule["next_runs"] else None
-        runs = link(
+        runs_link = link(
             f"/page/statistics?schedule_id={number}", t("what became of each time")
         )
         question = f"{t(METHODS.get(request['method'], request['method']))}: {request['result_alias']}"
         pairs = [
             (t("Question"), question),
             (t("Asked by"), named(self.visit, schedule["user_id"], self.names)),
-            (t("When"), f"{times} ({zone})"),
+            (t("When"), f"{timing_words} ({zone})"),
             (t("Next time"), moment(next_run)),
-            (t("Runs"), runs),
+            (t("Runs"), runs_link),
         ]
         state_name = "active" if schedule["active"] else "paused"
-        state = chip(self.visit, state_name)
-        title = Safe(f"<b>{number} {shown(schedule['name'])}</b> {state}")
+        state_chip = chip(self.visit, state_name)
+        title = Safe(f"<b>{number} {shown(schedule['name'])}</b> {state_chip}")
         caller = self.visit.caller
         is_owner = caller.user_id == schedule["user_id"] or caller.role == "open"
         with ui.element("section").classes("note"):
-            lines = ""
-            for name, value in pairs:
-                lines += (
-                    f'<p><span class="soft">{shown(name)}:</span> {shown(value)}</p>'
+            pair_lines = ""
+            for label, value in pairs:
+                pair_lines += (
+                    f'<p><span class="soft">{shown(label)}:</span> {shown(value)}</p>'
                 )
-            html(f"{title}{lines}")
+            html(f"{title}{pair_lines}")
             if is_owner:
                 self.buttons(number, is_active=schedule["active"])
 

@@ -66,12 +66,12 @@ def example_question(
     if not own_name:
         own_name = next(iter(names.values()), "")
     providers = []
-    for user, name in names.items():
-        kind = "parquet" if user == KEEPS_PARQUET else "csv"
+    for hospital_id, hospital_name in names.items():
+        file_type = "parquet" if hospital_id == KEEPS_PARQUET else "csv"
         provider = {
-            "name": name,
-            "data_path": f"lab_values.{kind}",
-            "data_type": kind,
+            "name": hospital_name,
+            "data_path": f"lab_values.{file_type}",
+            "data_type": file_type,
             "key_column": "glucose",
         }
         providers.append(provider)
@@ -96,22 +96,22 @@ async def check_question(
 
     ConsiliumError says what is wrong.
     """
-    kind = ScheduleRequest if "schedule" in body else StatisticsRequest
+    request_class = ScheduleRequest if "schedule" in body else StatisticsRequest
     try:
-        sent = kind.model_validate(body)
+        sent_request = request_class.model_validate(body)
     except ValidationError as error:
         raise describe(error) from None
-    if isinstance(sent, ScheduleRequest):
+    if isinstance(sent_request, ScheduleRequest):
         _, question = await schedules.checked(
             visit.services,
             visit.caller,
-            sent,
+            sent_request,
         )
     else:
         question = await statistics.resolved(
             visit.services,
             visit.caller,
-            sent,
+            sent_request,
         )
     await statistics.seal_places(visit.services, question)
 
@@ -121,12 +121,12 @@ async def show_statistics_form(visit: Visit) -> None:
     with frame(visit, t("Ask a question")):
         answer = await visit.data("/hospitals")
         # One without a fingerprint has never connected.
-        names = {}
-        for row in answer["hospitals"]:
-            if row["fingerprint"]:
-                user = row["user_id"]
-                names[user] = row["name"]
-        example = example_question(visit.caller.user_id, names)
+        hospital_names = {}
+        for hospital in answer["hospitals"]:
+            if hospital["fingerprint"]:
+                user_id = hospital["user_id"]
+                hospital_names[user_id] = hospital["name"]
+        example = example_question(visit.caller.user_id, hospital_names)
         draft = Draft(example)
         if visit.caller.role == "operator":
             sentence = t(
@@ -136,7 +136,7 @@ async def show_statistics_form(visit: Visit) -> None:
         fields = Fields(visit, draft)
         with box("two"):
             with box("part"):
-                QuestionForm(fields, names).build()
+                QuestionForm(fields, hospital_names).build()
             with box("part beside"):
                 show_body(
                     visit,
@@ -171,8 +171,8 @@ class QuestionForm:
         ):
             self._show_rows()
         html(heading(2, t("Hospitals and their rows")))
-        for name in self.names.values():
-            ProviderFields(self.fields, name).build()
+        for hospital_name in self.names.values():
+            ProviderFields(self.fields, hospital_name).build()
         with box("fields"):
             self.fields.start()
         html(heading(3, t("Once, or again and again")))
@@ -387,8 +387,8 @@ class ProviderFields:
         self.follow()
         self._on_change(self.brings, self.bring)
         self._on_change(self.gets, self.get)
-        for key, field in self.inputs.items():
-            self._on_change(field, functools.partial(self.put, key))
+        for field_name, field in self.inputs.items():
+            self._on_change(field, functools.partial(self.put, field_name))
         self.fields.draft.watch(self.follow)
 
     def _on_change(
@@ -431,12 +431,12 @@ class ProviderFields:
         self.gets.value = self.is_receiver
         self.place.set_visibility(own is not None)
         own_values = own or {}
-        for key, field in self.inputs.items():
-            value = own_values.get(key)
+        for field_name, field in self.inputs.items():
+            field_value = own_values.get(field_name)
             # A choice cannot show a type that it has not.
-            if key == "data_type" and value not in DATA_TYPES:
-                value = "csv"
-            field.value = value
+            if field_name == "data_type" and field_value not in DATA_TYPES:
+                field_value = "csv"
+            field.value = field_value
         t = self.fields.visit.t
         method = self.fields.draft.body.get("method")
         caption = t("Column that is computed")
@@ -472,9 +472,9 @@ class ProviderFields:
         """Whether the hospital gets the result."""
         draft = self.fields.draft
         receivers = []
-        for name in draft.members("result_receivers"):
-            if name != self.name:
-                receivers.append(name)
+        for receiver in draft.members("result_receivers"):
+            if receiver != self.name:
+                receivers.append(receiver)
         if is_in:
             receivers.append(self.name)
         draft.body["result_receivers"] = receivers

@@ -229,8 +229,8 @@ class VisitorDoor:
         return self.seal(secret, secret)
 
     def seal(self, token: str, secret: str) -> str:
-        text = json.dumps([token, secret])
-        sealed = self._box.encrypt(text.encode())
+        session_text = json.dumps([token, secret])
+        sealed = self._box.encrypt(session_text.encode())
         return sealed.decode()
 
     async def end(self, request: Request) -> None:
@@ -272,8 +272,8 @@ class VisitorDoor:
             return None, None
         try:
             # The browser forgets it after max_age; who has copied it does not.
-            text = self._box.decrypt(cookie.encode(), ttl=SESSION_SECONDS)
-            token, secret = json.loads(text)
+            session_text = self._box.decrypt(cookie.encode(), ttl=SESSION_SECONDS)
+            token, secret = json.loads(session_text)
         except (InvalidToken, ValueError):
             raise _ended() from None
         return str(token), session_digest(str(secret))
@@ -315,8 +315,8 @@ def session_name(request: Request) -> str:
 
 
 def session_cookie(request: Request) -> str | None:
-    name = session_name(request)
-    return request.cookies.get(name)
+    cookie_name = session_name(request)
+    return request.cookies.get(cookie_name)
 
 
 def preferences(request: Request) -> tuple[str, str]:

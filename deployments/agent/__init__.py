@@ -74,10 +74,10 @@ def main(arguments: list[str]) -> int:
         ):  # what a task group makes of its first task's error
             cause = cause.exceptions[0]
         # Kind and place, never the error's own text: it may hold a value of a row.
-        kind = type(cause).__name__
+        error_kind = type(cause).__name__
         place = traceback.extract_tb(cause.__traceback__)[-1]
         say(
-            f"An unplanned error ({kind}) in {Path(place.filename).name}, line {place.lineno}."
+            f"An unplanned error ({error_kind}) in {Path(place.filename).name}, line {place.lineno}."
         )
     return 2
 
@@ -89,19 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     add_site(parser)
     parser.set_defaults(run=_with_settings(start), failed=ExitCode.NOT_READY)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, entry in _COMMANDS.items():
+    for command_name, entry in _COMMANDS.items():
         command = commands.add_parser(
-            name,
+            command_name,
             help=entry.words,
             description=entry.words,
             allow_abbrev=False,
         )
         add_site(command)
-        add_options(command, name)
+        add_options(command, command_name)
         command.set_defaults(
             run=entry.run,
-            failed=ExitCode.NOT_READY if name == "start" else 2,
-            approve=name == "approve",
+            failed=ExitCode.NOT_READY if command_name == "start" else 2,
+            approve=command_name == "approve",
         )
     return parser
 

@@ -72,21 +72,21 @@ def _infer_once(
 
     ledger = Ledger(settings.ledger)
     try:
-        entries = _predictions(settings, options.model, sql)
+        predictions = _predictions(settings, options.model, sql)
     except ConsiliumError as error:
         ledger.write(
             "refused", model_id=options.model, rule=error.code, sentence=error.sentence
         )
         raise
     into = {} if target is None else {"into": options.into}
-    ledger.write("inferred", model_id=options.model, n_rows=len(entries), **into)
+    ledger.write("inferred", model_id=options.model, n_rows=len(predictions), **into)
     if target is not None:
-        write_predictions(entries, target, model_id=options.model)
-        say(f"Wrote {len(entries)} predictions into {options.into}.")
+        write_predictions(predictions, target, model_id=options.model)
+        say(f"Wrote {len(predictions)} predictions into {options.into}.")
     elif options.csv:
-        print_csv(entries)
+        print_csv(predictions)
     else:
-        print_json(entries)
+        print_json(predictions)
 
 
 def due_times(cron: str, zone: str) -> Iterator[datetime]:

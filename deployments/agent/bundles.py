@@ -43,11 +43,11 @@ def unpack(bundle: Path, folder: Path, signers: Path) -> None:
         # the signature is looked at.
         with tarfile.open(bundle, "r:") as archive:
             entries = _entries(archive)
-            for name in sorted(names & set(entries)):
-                _take(archive, entries[name], folder / name)
+            for file_name in sorted(names & set(entries)):
+                _take(archive, entries[file_name], folder / file_name)
             check_signature(folder, signers)
-            for name in sorted(set(entries) - names):
-                _take(archive, entries[name], folder / name)
+            for file_name in sorted(set(entries) - names):
+                _take(archive, entries[file_name], folder / file_name)
     except tarfile.TarError:
         raise altered(f"{bundle} is no bundle.") from None
     except OSError as error:
@@ -64,18 +64,18 @@ def _entries(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     """By name below the one folder; nothing but files, each once."""
     entries: dict[str, tarfile.TarInfo] = {}
     tops = set()
-    for entry in archive:
-        top, _, name = entry.name.partition("/")
+    for tar_entry in archive:
+        top, _, file_name = tar_entry.name.partition("/")
         tops.add(top)
-        is_plain = _FILE.fullmatch(name) is not None and ".." not in name
+        is_plain = _FILE.fullmatch(file_name) is not None and ".." not in file_name
         # A sparse entry of a few bytes could fill the disk before its digest is taken.
-        is_file = entry.isreg() and not entry.issparse()
+        is_file = tar_entry.isreg() and not tar_entry.issparse()
         # Of a list that comes twice one could be checked, and the other one used.
-        if not is_file or not is_plain or name in entries or len(tops) > 1:
+        if not is_file or not is_plain or file_name in entries or len(tops) > 1:
             raise altered("It holds other things than files, or one of them twice.")
-        if name in (SUMS, SIGNATURE) and entry.size > LARGEST_LIST_BYTES:
-            raise altered(f"Its {name} is too long.")
-        entries[name] = entry
+        if file_name in (SUMS, SIGNATURE) and tar_entry.size > LARGEST_LIST_BYTES:
+            raise altered(f"Its {file_name} is too long.")
+        entries[file_name] = tar_entry
     return entries
 
 

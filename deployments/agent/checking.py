@@ -59,5 +59,5 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     width = max([_LEAST_WIDTH, *[len(finding.check) for finding in all_findings]])
     for finding in all_findings:
         word = finding.state.upper() if finding.state == WRONG else finding.state
-        text = f"{finding.sentence} {finding.remedy}".rstrip()
-        yield f"{word:5}  {finding.check:{width}}  {text}"
+        finding_text = f"{finding.sentence} {finding.remedy}".rstrip()
+        yield f"{word:5}  {finding.check:{width}}  {finding_text}"

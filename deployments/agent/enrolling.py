@@ -70,7 +70,7 @@ def read_enrolment(path: Path, *, now: datetime) -> EnrolmentFile:
     """BadRequest (codes enrolment_file, enrolment_expired) names what is wrong."""
     try:
         mode = path.stat().st_mode
-        values = tomllib.loads(path.read_text("utf-8"))
+        enrolment_values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         sentence = f"{path} is no enrolment file ({type(error).__name__})."
         raise _wrong_file(
@@ -80,13 +80,13 @@ def read_enrolment(path: Path, *, now: datetime) -> EnrolmentFile:
     if mode & 0o077:
         remedy = f"If others use this machine, ask the operator for a new file; else run: chmod 600 {path}"
         raise _wrong_file(f"{path} can be read by others.", remedy)
-    faults = _faults(values)
+    faults = _faults(enrolment_values)
     if faults:
         sentence = f"{path} is no enrolment file: {', '.join(faults)}."
         raise _wrong_file(
             sentence, "Take it as the operator wrote it, or ask for a new one."
         )
-    expires = values["expires"]
+    expires = enrolment_values["expires"]
     # First the zone: a time without one cannot be compared, which would be a TypeError.
     if expires.tzinfo is None or expires < now:
         raise BadRequest(
@@ -94,7 +94,7 @@ def read_enrolment(path: Path, *, now: datetime) -> EnrolmentFile:
             remedy="Ask the operator for a new file (./run server enrol), and look whether the clock here is right.",
             code="enrolment_expired",
         )
-    return EnrolmentFile(path, **values)
+    return EnrolmentFile(path, **enrolment_values)
 
 
 def _faults(values: dict[str, Any]) -> list[str]:
@@ -193,7 +193,7 @@ def _write_beside(file: EnrolmentFile, site: Path, state: Path) -> list[Path]:
     """The new settings in a folder of their own, and the authority where they say."""
     make_private_folder(site)
     make_private_folder(site / ".new")
-    lines = [
+    settings_lines = [
         "# Every key: docs/settings.md. Pins of partners follow below, one [[partners]] each.",
         f"user_id = {file.user_id}",
         f"name = {toml_string(file.name)}",
@@ -205,16 +205,16 @@ def _write_beside(file: EnrolmentFile, site: Path, state: Path) -> list[Path]:
     if file.ca is not None:
         authority = site / "coordinator-ca.pem"
         write_durably(authority, file.ca.encode())
-        lines.append(f"ca_file = {toml_string(str(authority))}")
+        settings_lines.append(f"ca_file = {toml_string(str(authority))}")
         written.append(authority)
     # After the authority, whose file these settings name.
-    write_durably(written[0], ("\n".join(lines) + "\n").encode())
+    write_durably(written[0], ("\n".join(settings_lines) + "\n").encode())
     return written
 
 
 def _remove(written: list[Path], site: Path, *, was_there: bool) -> None:
-    for path in written:
-        path.unlink(missing_ok=True)
+    for written_path in written:
+        written_path.unlink(missing_ok=True)
     # Empty folders only: what somebody has put there meanwhile is not taken away.
     (site / ".new").rmdir()
     if not was_there:
@@ -227,9 +227,9 @@ def _join(file: EnrolmentFile, settings: SiteSettings) -> None:
     It is on disk before: who dies in between runs `init` again, and the coordinator
     knows the same token again.
     """
-    path = settings.state / "token"
-    if not path.exists():
-        write_durably(path, secrets.token_urlsafe(TOKEN_BYTES).encode())
+    token_path = settings.state / "token"
+    if not token_path.exists():
+        write_durably(token_path, secrets.token_urlsafe(TOKEN_BYTES).encode())
     # The digest alone travels: a log or a proxy on the way has no token of the agent.
     # It is of what was read back, which is what the agent will send.
     digest = hashlib.sha256(settings.secret("token").encode()).hexdigest()
@@ -300,8 +300,8 @@ def unit_text(settings: SiteSettings) -> str:
         _is_in_a_home(path) for path in (settings.site, settings.state, _program_file())
     ):
         text = _with_line(text, "ProtectHome", "false")
-    user = user_name()
-    return text if user == "root" else _with_line(text, "User", user)
+    unit_user = user_name()
+    return text if unit_user == "root" else _with_line(text, "User", unit_user)
 
 
 def owner_to_give(settings: SiteSettings) -> str | None:
@@ -362,10 +362,10 @@ def _escaped(path: Path) -> str:
 
 def _word(path: Path) -> str:
     """One word of a line of systemd's."""
-    text = _escaped(path)
-    if not re.search(r"[\s\"'\\]", text):
-        return text
-    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    escaped_path = _escaped(path)
+    if not re.search(r"[\s\"'\\]", escaped_path):
+        return escaped_path
+    quoted = escaped_path.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{quoted}"'
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def show_keys(_options: argparse.Namespace, settings: SiteSettings) -> int:
     """Prints who this hospital is; the first call makes its keys."""
     fingerprint = Vault(settings.vault).identity().public.fingerprint
-    name = json.dumps(settings.name, ensure_ascii=False)
+    quoted_name = json.dumps(settings.name, ensure_ascii=False)
     print_lines(
         [
             f"user_id      {settings.user_id}",
@@ -39,7 +39,7 @@ def show_keys(_options: argparse.Namespace, settings: SiteSettings) -> int:
             "# For each partner's settings.toml, once it has compared the fingerprint with you by telephone:",
             "[[partners]]",
             f"user_id = {settings.user_id}",
-            f"name = {name}",
+            f"name = {quoted_name}",
             f'fingerprint = "{fingerprint}"',
         ]
     )
@@ -53,9 +53,9 @@ def show_ledger(options: argparse.Namespace, settings: SiteSettings) -> int:
     ledger = Ledger(settings.ledger)
     show_entry = json.dumps if options.json else _entry_line
     show_verdict = say if options.json else print_line
-    for entry in ledger.entries():
-        if _is_about(entry, options.order):
-            print_line(show_entry(entry))
+    for ledger_entry in ledger.entries():
+        if _is_about(ledger_entry, options.order):
+            print_line(show_entry(ledger_entry))
 
     broken = ledger.first_broken_line()
     if broken is None:
@@ -94,7 +94,7 @@ def _entry_line(entry: dict[str, Any]) -> str:
         columns.append(f"{entry['n_bytes']} bytes")
     if event == "opens":
         opened = "; ".join(str(total) for total in entry.get("totals", []))
-        receivers = ", ".join(str(user) for user in entry.get("receivers", []))
+        receivers = ", ".join(str(receiver) for receiver in entry.get("receivers", []))
         columns.append(f"{opened}, to {receivers}")
     sentence = str(entry.get("sentence", ""))
     if sentence:
@@ -195,15 +195,15 @@ def show_results(options: argparse.Namespace, settings: SiteSettings) -> int:
 
 def _list_results(results: list[Result], *, as_json: bool) -> None:
     if as_json:
-        entries = []
+        result_entries = []
         for result in results:
-            entry = {
+            result_entry = {
                 "order_id": result.order_id,
                 "path": str(result.path),
                 "notes": result.notes,
             }
-            entries.append(entry)
-        print_json(entries)
+            result_entries.append(result_entry)
+        print_json(result_entries)
         return
     for result in results:
         method = result.notes.get("method", "")
@@ -212,19 +212,19 @@ def _list_results(results: list[Result], *, as_json: bool) -> None:
 
 def _show_result(result: Result, *, as_json: bool) -> None:
     if as_json:
-        entry = {
+        result_entry = {
             "order_id": result.order_id,
             "path": str(result.path),
             "type": result.type,
             "rows": result.rows(),
             "notes": result.notes,
         }
-        print_json(entry)
+        print_json(result_entry)
         return
-    text = result.path.read_text("utf-8")
+    result_text = result.path.read_text("utf-8")
     # split, not splitlines: that ends a line at other characters, too, which the name
     # of a group may have.
-    print_lines(text.rstrip("\n").split("\n"))
+    print_lines(result_text.rstrip("\n").split("\n"))
     for name, value in result.notes.items():
         printed = (
             value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -22,7 +22,7 @@ def named_entries(settings: SiteSettings) -> list[dict[str, Any]]:
     it, or why its last refresh kept the rows of before.
     """
     policy = _readable_policy(settings)
-    return [_entry(settings, policy, name) for name in policy.cohorts]
+    return [_entry(settings, policy, cohort_name) for cohort_name in policy.cohorts]
 
 
 def _entry(settings: SiteSettings, policy: Policy, name: str) -> dict[str, Any]:

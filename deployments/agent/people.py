@@ -29,8 +29,8 @@ def run_readers(options: argparse.Namespace, settings: SiteSettings) -> int:
     from agents.site.policy import load_policy
     from agents.site.readers_file import add_reader, remove_reader
 
-    name, fingerprint = options.name, options.fingerprint
-    n_given = len([word for word in (name, fingerprint) if word is not None])
+    reader_name, fingerprint = options.name, options.fingerprint
+    n_given = len([word for word in (reader_name, fingerprint) if word is not None])
     if n_given != {"list": 0, "add": 2, "remove": 1}[options.action]:
         raise BadRequest(
             "Names and fingerprints are not those that this takes.",
@@ -47,16 +47,16 @@ def run_readers(options: argparse.Namespace, settings: SiteSettings) -> int:
 
     def note(listed: str) -> None:
         nonlocal sentence
-        sentence = f"No answer is sealed to {name} any more, {listed}."
+        sentence = f"No answer is sealed to {reader_name} any more, {listed}."
         if options.action == "add":
-            sentence = f"Answers may be sealed to {name}, {listed}."
+            sentence = f"Answers may be sealed to {reader_name}, {listed}."
         # The name that the kernel remembers through sudo: nobody gives another's.
         Ledger(settings.ledger).write("readers", person=person(), sentence=sentence)
 
     if options.action == "remove":
-        remove_reader(settings.policy, name, note=note)
-    elif not add_reader(settings.policy, name, fingerprint, note=note):
-        say(f"{name} is listed already.")
+        remove_reader(settings.policy, reader_name, note=note)
+    elif not add_reader(settings.policy, reader_name, fingerprint, note=note):
+        say(f"{reader_name} is listed already.")
         return 0
     print_line(sentence)
     return 0

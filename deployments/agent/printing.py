@@ -17,7 +17,7 @@ def print_csv(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         classes = classes or list(entry.get("probabilities") or {})
     has_reasons = any("reason" in entry for entry in entries)
-    head = ["id", "label", *[f"probability_{name}" for name in classes]]
+    head = ["id", "label", *[f"probability_{class_name}" for class_name in classes]]
     if has_reasons:
         head.append("reason")
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -27,7 +27,7 @@ def print_csv(entries: list[dict[str, Any]]) -> None:
         row = [
             entry["id"],
             entry["label"],
-            *[probabilities.get(name) for name in classes],
+            *[probabilities.get(class_name) for class_name in classes],
         ]
         if has_reasons:
             row.append(entry.get("reason"))

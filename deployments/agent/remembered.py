@@ -179,8 +179,8 @@ def _check_rows(options: argparse.Namespace, settings: SiteSettings) -> int:
     from agents.order.party import hospital_to_read
     from agents.training.rows_check import check_rows
 
-    receivers = [name for name in options.receiver if name.isdecimal()]
-    receivers += [name for name in options.receiver if name == COORDINATOR]
+    receivers = [receiver for receiver in options.receiver if receiver.isdecimal()]
+    receivers += [receiver for receiver in options.receiver if receiver == COORDINATOR]
     if options.sql is None or not receivers or len(receivers) < len(options.receiver):
         raise BadRequest(
             "Rows are checked by their SQL, and for the order's other hospitals.",

@@ -67,11 +67,11 @@ def take_environment(settings: SiteSettings) -> None:
     says which proxy is taken, for all of them.
     """
     # A list of the names: they are taken out while it is gone through.
-    for name in [*os.environ]:
+    for variable in [*os.environ]:
         # In capitals and in small letters: libraries read both.
-        is_proxy = name.lower().endswith("_proxy")
-        if is_proxy or name in NEVER_READ:
-            del os.environ[name]
+        is_proxy = variable.lower().endswith("_proxy")
+        if is_proxy or variable in NEVER_READ:
+            del os.environ[variable]
     os.environ.update(settings.environment())
 
 
@@ -82,5 +82,5 @@ def _log_findings(site: Path) -> None:
     log_to_stderr()
     for finding in check_locally(load_settings(site)):
         if finding.state != OK:
-            (line,) = finding_lines([finding])
-            log.warning("%s", printable(line))
+            (finding_line,) = finding_lines([finding])
+            log.warning("%s", printable(finding_line))

@@ -252,9 +252,9 @@ def _install(folder: Path, home: Path, version: str, lock: int) -> None:
         check=False,
     )
     if process.returncode or not is_whole(home, version):
-        last = process.stderr.strip().splitlines()[-1:] or ["no reason is given"]
+        last_lines = process.stderr.strip().splitlines()[-1:] or ["no reason is given"]
         raise Refused(
-            f"{version} cannot be installed: {last[0]}",
+            f"{version} cannot be installed: {last_lines[0]}",
             remedy=f"{running_version(home)} runs as before; once the cause is gone, run this again.",
             code="upgrade",
         )

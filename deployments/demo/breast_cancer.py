@@ -27,24 +27,24 @@ def breast_cancer_tables() -> dict[str, pd.DataFrame]:
     from sklearn.datasets import load_breast_cancer
 
     everything = load_breast_cancer()
-    values = everything.data
-    mean = values.mean(axis=0)
-    deviation = values.std(axis=0)
-    scores = (values - mean) / deviation
+    measurements = everything.data
+    mean = measurements.mean(axis=0)
+    deviation = measurements.std(axis=0)
+    scores = (measurements - mean) / deviation
     # scikit-learn's order: means, standard errors, worst.
     means = scores[:, 0:10]
     standard_errors = scores[:, 10:20]
     worst = scores[:, 20:30]
     columns = np.hstack([worst, means, standard_errors])
     n_columns = columns.shape[1]
-    names = [f"x{number}" for number in range(n_columns)]
+    column_names = [f"x{number}" for number in range(n_columns)]
     rounded = np.round(columns, 6)
-    frame = pd.DataFrame(rounded, columns=names)
+    frame = pd.DataFrame(rounded, columns=column_names)
     numbers = np.arange(len(frame))
     frame.insert(0, "id", numbers)
     frame.insert(1, "y", everything.target)
-    text = _SPLIT.read_text()
-    split = json.loads(text)
+    split_text = _SPLIT.read_text()
+    split = json.loads(split_text)
     tables = {}
     for part, ids in split.items():
         rows = frame.iloc[ids]
@@ -68,9 +68,9 @@ def make_database(
     unfinished.unlink(missing_ok=True)
     with duckdb.connect(str(unfinished)) as connection:
         connection.execute("CREATE SCHEMA data")
-        for name, frame in tables.items():
+        for table_name, frame in tables.items():
             connection.register("frame", frame)
-            copy = f'CREATE TABLE data."{name}" AS SELECT * FROM frame'  # noqa: S608
+            copy = f'CREATE TABLE data."{table_name}" AS SELECT * FROM frame'  # noqa: S608
             connection.execute(copy)
             connection.unregister("frame")
     put_in_place(unfinished, path)

@@ -55,20 +55,20 @@ def digits_tables(
     frame.insert(1, "y", digits)
     owner = _owners(digits, len(hospitals))
     tables = {}
-    for place, user in enumerate(hospitals):
-        rows = frame[owner == place]
-        tables[user] = _tables(rows)
+    for hospital_place, user_id in enumerate(hospitals):
+        rows = frame[owner == hospital_place]
+        tables[user_id] = _tables(rows)
     return tables
 
 
 def _owners(digits: Any, n_hospitals: int) -> Any:
     """Which hospital, counted from 0, has each row."""
     owner = np.empty(len(digits), dtype=np.int64)
-    places = np.arange(n_hospitals)
+    hospital_places = np.arange(n_hospitals)
     for digit in range(10):
-        is_favourite = (digit - places) % 10 < 3
+        is_favourite = (digit - hospital_places) % 10 < 3
         favour = np.where(is_favourite, 4, 1)
-        weights = (20 + places) * favour
+        weights = (20 + hospital_places) * favour
         rows = np.flatnonzero(digits == digit)
         n_rows = len(rows)
         # Hospital k has the rows up to ends[k], from where the one before it ends.
@@ -101,9 +101,9 @@ def digits_order(
 
     The first hospital orders; `params` replace those of the recipe.
     """
-    users = [str(user) for user in hospitals]
-    trained = dict.fromkeys(users, "SELECT * FROM data.digits")
-    tested = dict.fromkeys(users, "SELECT * FROM data.digits_test")
+    user_ids = [str(user_id) for user_id in hospitals]
+    trained = dict.fromkeys(user_ids, "SELECT * FROM data.digits")
+    tested = dict.fromkeys(user_ids, "SELECT * FROM data.digits_test")
     initiator, *others = hospitals
     return {
         "user_id": initiator,

@@ -24,13 +24,13 @@ def search_disk(
     n_files = n_bytes = 0
     matches = set()
     for folder in folders:
-        for path in folder.rglob("*"):
-            if not path.is_file():
+        for file_path in folder.rglob("*"):
+            if not file_path.is_file():
                 continue
-            content = path.read_bytes()
+            content = file_path.read_bytes()
             n_files += 1
             n_bytes += len(content)
-            for name, needle in needles.items():
+            for needle_name, needle in needles.items():
                 if needle in content:
-                    matches.add(name)
+                    matches.add(needle_name)
     return n_files, n_bytes, sorted(matches)

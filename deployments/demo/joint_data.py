@@ -39,26 +39,26 @@ def make_data_files(folder: Path, user_id: int) -> None:
 
     None for a hospital other than the three.
     """
-    for name in _file_names(user_id):
-        path = folder / name
-        if path.exists():
+    for file_name in _file_names(user_id):
+        file_path = folder / file_name
+        if file_path.exists():
             continue
         make_private_folder(folder)
-        unfinished = path.with_name(f".{name}.new")
-        frame = _file(name, user_id)
-        is_parquet = path.suffix == ".parquet"
+        unfinished = file_path.with_name(f".{file_name}.new")
+        frame = _file(file_name, user_id)
+        is_parquet = file_path.suffix == ".parquet"
         _write(frame, unfinished, as_parquet=is_parquet)
-        put_in_place(unfinished, path)
+        put_in_place(unfinished, file_path)
 
 
 def _file_names(user_id: int) -> list[str]:
     if user_id not in LAB_VALUES:
         return []
-    names = [LAB_VALUES[user_id], UNITS]
+    file_names = [LAB_VALUES[user_id], UNITS]
     # One hospital has the price: a product needs two hospitals' columns.
     if user_id == min(LAB_VALUES):
-        names.append(PRICES)
-    return names
+        file_names.append(PRICES)
+    return file_names
 
 
 def _file(name: str, user_id: int) -> pd.DataFrame:
@@ -91,22 +91,22 @@ def _lab_values(user_id: int) -> pd.DataFrame:
     # A second of a processor, which no start needs that finds its files made.
     from sklearn.datasets import load_diabetes
 
-    table = load_diabetes(scaled=False, as_frame=True).frame
-    age = table["age"].astype(int)
+    published = load_diabetes(scaled=False, as_frame=True).frame
+    age = published["age"].astype(int)
     decade_begins = age // 10 * 10
     decade_ends = decade_begins + 9
     decade = decade_begins.astype(str) + "-" + decade_ends.astype(str)
     columns = {
-        "patient": np.arange(len(table)),
+        "patient": np.arange(len(published)),
         "age": age,
         "age_group": decade,
-        "sex": table["sex"].astype(int),
-        "glucose": table["s6"],
-        "ldl": table["s2"],
+        "sex": published["sex"].astype(int),
+        "glucose": published["s6"],
+        "ldl": published["s2"],
     }
     frame = pd.DataFrame(columns)
-    place = user_id - min(LAB_VALUES)
-    is_own = frame["patient"] % 3 == place
+    hospital_place = user_id - min(LAB_VALUES)
+    is_own = frame["patient"] % 3 == hospital_place
     rows = frame[is_own]
     return rows.reset_index(drop=True)
 

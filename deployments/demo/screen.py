@@ -57,9 +57,9 @@ def say_request(console: Console, request: str, description: str) -> None:
 
 def say_answer(console: Console, status: int, data: Any, *, wrap: bool = False) -> None:
     """In colour and cut off at the right, or whole over several lines."""
-    text = json.dumps(data, ensure_ascii=False)
+    answer_text = json.dumps(data, ensure_ascii=False)
     if wrap:
-        console.print(f"[bold]{status}[/] {escape(text)}")
+        console.print(f"[bold]{status}[/] {escape(answer_text)}")
     else:
         console.print(f"[bold]{status}[/] ", end="")
-        console.print_json(text, indent=None)
+        console.print_json(answer_text, indent=None)

@@ -83,9 +83,9 @@ def pooled_request(
 ) -> dict[str, Any]:
     """One statistic of a laboratory value over all three, for the last of them."""
     providers = []
-    for user, name in names.items():
+    for user_id, hospital_name in names.items():
         provider = {
-            **_place(name, LAB_VALUES[user]),
+            **_place(hospital_name, LAB_VALUES[user_id]),
             "key_column": column,
         }
         providers.append(provider)
@@ -102,9 +102,9 @@ def pooled_request(
 def threshold_request(names: Names) -> dict[str, Any]:
     """Whose units at all three hospitals together reach the dose limit."""
     providers = []
-    for name in names.values():
+    for hospital_name in names.values():
         provider = {
-            **_place(name, UNITS),
+            **_place(hospital_name, UNITS),
             "key_column": "id_col",
             "value_column": "units",
         }
@@ -128,8 +128,8 @@ def _place(name: str, file: str) -> dict[str, str]:
 
 
 def questions(names: Names) -> list[DemoQuestion]:
-    first = min(names)
-    last = max(names)
+    first_hospital = min(names)
+    last_hospital = max(names)
     by_age = pooled_request(
         names,
         "avg",
@@ -141,16 +141,16 @@ def questions(names: Names) -> list[DemoQuestion]:
     variance = pooled_request(names, "var", "ldl")
     reached = threshold_request(names)
     return [
-        DemoQuestion(first, "df1.unit_price * df2.units", products),
-        DemoQuestion(last, "avg of ldl", mean),
-        DemoQuestion(last, "var of ldl", variance),
+        DemoQuestion(first_hospital, "df1.unit_price * df2.units", products),
+        DemoQuestion(last_hospital, "avg of ldl", mean),
+        DemoQuestion(last_hospital, "var of ldl", variance),
         DemoQuestion(
-            last,
+            last_hospital,
             "avg of glucose by age",
             by_age,
             after_schedule=True,
         ),
-        DemoQuestion(last, f"units at all three reach {DOSE_LIMIT}", reached),
+        DemoQuestion(last_hospital, f"units at all three reach {DOSE_LIMIT}", reached),
     ]
 
 
@@ -175,15 +175,15 @@ async def show(
         trust_env=False,
     ) as client:
         asked_questions = questions(names)
-        first = asked_questions[0]
-        asks_first = names[first.user_id]
+        first_question = asked_questions[0]
+        asks_first = names[first_question.user_id]
         say_request(
             console,
             f"POST {url}{PATH}",
             f"the request document's own, asked by {asks_first}",
         )
-        body = json.dumps(first.body)
-        console.print(f"{body}\n", markup=False)
+        body_text = json.dumps(first_question.body)
+        console.print(f"{body_text}\n", markup=False)
         answers, runs = await _ask_all(
             console,
             client,
@@ -226,8 +226,8 @@ async def _ask_all(
         title = f"sum of glucose, every {INTERVAL_SECONDS} seconds, {N_RUNS} times"
         timed = progress.add_task(title, total=1)
         body = pooled_request(names, "sum", "glucose")
-        last = max(names)
-        scheduled = asyncio.create_task(_schedule(client, headers[last], body))
+        last_hospital = max(names)
+        scheduled = asyncio.create_task(_schedule(client, headers[last_hospital], body))
 
         def has_ended(task: asyncio.Task[Any]) -> None:
             is_answered = not task.cancelled()
@@ -241,10 +241,10 @@ async def _ask_all(
                     await asyncio.wait([scheduled])
                 asks = question.user_id
                 title = f"{question.title}, asked by {names[asks]}"
-                line = progress.add_task(title, total=1)
+                progress_line = progress.add_task(title, total=1)
                 answer = await _ask(client, headers[asks], question.body)
                 answers.append(answer)
-                progress.update(line, completed=1)
+                progress.update(progress_line, completed=1)
             return answers, await scheduled
         finally:
             # It deletes the schedule.

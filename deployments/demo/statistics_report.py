@@ -86,8 +86,8 @@ class AnswerTables:
         n_files, n_bytes, matches = search_disk(folders, self._found)
         held = "[bold green]no answer[/]"
         if matches:
-            places = ", ".join(matches)
-            held = f"[bold red]answers[/] ({places})"
+            found_places = ", ".join(matches)
+            held = f"[bold red]answers[/] ({found_places})"
         mebibytes = n_bytes / 2**20
         self._console.print(
             f"The coordinator's disk ({n_files} files, {mebibytes:.1f} MiB) was searched for average and "
@@ -104,8 +104,8 @@ class AnswerTables:
         return read_result(site.results_folder, extra["order_id"])
 
     def _title(self, result: Result) -> str:
-        users = result.notes["receivers"]
-        receivers = " and ".join(self._sites[user].name for user in users)
+        receiver_ids = result.notes["receivers"]
+        receivers = " and ".join(self._sites[user_id].name for user_id in receiver_ids)
         return f"{result.relative_path} at {receivers}"
 
     def _frame(
@@ -114,18 +114,18 @@ class AnswerTables:
         file: str,
         **options: Any,
     ) -> pd.DataFrame:
-        path = self._sites[user_id].data_folder / file
+        file_path = self._sites[user_id].data_folder / file
         frame: pd.DataFrame
-        if path.suffix == ".parquet":
-            frame = duckdb.read_parquet(str(path)).df()
+        if file_path.suffix == ".parquet":
+            frame = duckdb.read_parquet(str(file_path)).df()
         else:
-            frame = pd.read_csv(path, **options)
+            frame = pd.read_csv(file_path, **options)
         return frame
 
     def _pooled(self, **options: Any) -> list[pd.DataFrame]:
         frames = []
-        for user, file in LAB_VALUES.items():
-            frames.append(self._frame(user, file, **options))
+        for user_id, file in LAB_VALUES.items():
+            frames.append(self._frame(user_id, file, **options))
         return frames
 
     # One table for each kind of question
@@ -141,22 +141,22 @@ class AnswerTables:
         table = make_table(self._title(result))
         for column in ("id_col", "unit_price", "units", "total_value", "pandas"):
             table.add_column(column, justify="right")
-        for row in rows[:N_SHOWN]:
-            price, units = joined.loc[row["id_col"]]
+        for result_row in rows[:N_SHOWN]:
+            price, units = joined.loc[result_row["id_col"]]
             by_pandas = repr(float(price) * int(units))
             table.add_row(
-                row["id_col"],
+                result_row["id_col"],
                 price,
                 units,
-                f"[bold]{row['total_value']}[/]",
+                f"[bold]{result_row['total_value']}[/]",
                 by_pandas,
             )
         self._console.print(table)
         n_exact = 0
-        for row in rows:
-            price, units = joined.loc[row["id_col"]]
+        for result_row in rows:
+            price, units = joined.loc[result_row["id_col"]]
             product = Fraction(price) * int(units)
-            if Fraction(row["total_value"]) == product:
+            if Fraction(result_row["total_value"]) == product:
                 n_exact += 1
         n_rows = len(rows)
         self._console.print(
@@ -177,7 +177,7 @@ class AnswerTables:
         exact_ldl = self._exact("ldl")
         n_rows = len(exact_ldl)
         mean_ldl = sum(exact_ldl, Fraction(0)) / n_rows
-        deviations = [(value - mean_ldl) ** 2 for value in exact_ldl]
+        deviations = [(ldl - mean_ldl) ** 2 for ldl in exact_ldl]
         squares = sum(deviations, Fraction(0))
         variance_ldl = squares / (n_rows - 1)
         total_glucose = sum(self._exact("glucose"), Fraction(0))
@@ -204,11 +204,11 @@ class AnswerTables:
         results_folder = mean.path.parents[1]
         for run in runs:
             time_of_day = run["scheduled"][11:19]
-            result = read_result(results_folder, run["order_id"])
+            run_result = read_result(results_folder, run["order_id"])
             self._add(
                 table,
                 f"sum, {time_of_day}",
-                result,
+                run_result,
                 float(pooled["glucose"].sum()),
                 total_glucose,
             )
@@ -218,10 +218,10 @@ class AnswerTables:
         """Every value as its file has it: decimals in text, doubles in parquet."""
         exact = []
         for frame in self._pooled(dtype=str):
-            for value in frame[column]:
-                if not isinstance(value, str):
-                    value = float(value)
-                exact.append(Fraction(value))
+            for cell_value in frame[column]:
+                if not isinstance(cell_value, str):
+                    cell_value = float(cell_value)
+                exact.append(Fraction(cell_value))
         return exact
 
     def _add(
@@ -233,13 +233,13 @@ class AnswerTables:
         exact: Fraction,
     ) -> None:
         first_row = result.rows()[0]
-        joint = float(first_row[result.alias])
-        if len(repr(joint)) > MOST_DIGITS_BY_CHANCE:
-            self._found.append(joint)
+        joint_number = float(first_row[result.alias])
+        if len(repr(joint_number)) > MOST_DIGITS_BY_CHANCE:
+            self._found.append(joint_number)
         table.add_row(
             name,
             result.relative_path,
-            f"[bold]{joint!r}[/]",
+            f"[bold]{joint_number!r}[/]",
             repr(pandas),
             repr(float(exact)),
         )
@@ -253,17 +253,17 @@ class AnswerTables:
         table.add_column("joint answer", justify="right")
         table.add_column("pandas", justify="right")
         table.add_column("withheld", justify="left")
-        for row in result.rows():
-            name = row["age_group"]
-            joint = row[result.alias] or ""
+        for result_row in result.rows():
+            age_group = result_row["age_group"]
+            joint_mean = result_row[result.alias] or ""
             pandas = ""
-            if joint:
-                pandas = repr(float(by_pandas[name]))
+            if joint_mean:
+                pandas = repr(float(by_pandas[age_group]))
             table.add_row(
-                name,
-                f"[bold]{joint}[/]",
+                age_group,
+                f"[bold]{joint_mean}[/]",
                 pandas,
-                row.get("withheld") or "",
+                result_row.get("withheld") or "",
             )
         self._console.print(table)
         sentences = list(result.notes["notes"])
@@ -275,8 +275,8 @@ class AnswerTables:
 
     def _reached(self, result: Result) -> None:
         units = []
-        for user in self._sites:
-            by_patient = self._frame(user, UNITS).set_index("id_col")
+        for user_id in self._sites:
+            by_patient = self._frame(user_id, UNITS).set_index("id_col")
             units.append(by_patient["units"])
         side_by_side = pd.concat(
             units,
@@ -287,13 +287,13 @@ class AnswerTables:
         reached: list[dict[str, Any]] = []
         not_reached: list[dict[str, Any]] = []
         n_agreed = 0
-        for row in result.rows():
-            patient = int(row["id_col"])
-            reaches = row[result.alias] == "true"
+        for result_row in result.rows():
+            patient = int(result_row["id_col"])
+            reaches = result_row[result.alias] == "true"
             if reaches:
-                reached.append(row)
+                reached.append(result_row)
             else:
-                not_reached.append(row)
+                not_reached.append(result_row)
             if reaches == (sums[patient] >= DOSE_LIMIT):
                 n_agreed += 1
         rows = [*reached, *not_reached]
@@ -302,12 +302,12 @@ class AnswerTables:
             table.add_column(column, justify="right")
         n_rows = len(rows)
         # Some of each kind, from the first to the last.
-        step = math.ceil(n_rows / N_SHOWN)
-        for row in rows[::step]:
-            patient = int(row["id_col"])
+        row_step = math.ceil(n_rows / N_SHOWN)
+        for result_row in rows[::row_step]:
+            patient = int(result_row["id_col"])
             table.add_row(
-                row["id_col"],
-                f"[bold]{row[result.alias]}[/]",
+                result_row["id_col"],
+                f"[bold]{result_row[result.alias]}[/]",
                 str(sums[patient]),
             )
         self._console.print(table)

@@ -66,20 +66,20 @@ class Study:
         )
         add_reader(own_site.site / "policy.toml", READER, self.federation.reader)
         tables = study_tables()
-        self._patients = {user: tables[user]["patients"] for user in tables}
-        self._followup = {user: tables[user]["followup"] for user in tables}
+        self._patients = {user_id: tables[user_id]["patients"] for user_id in tables}
+        self._followup = {user_id: tables[user_id]["followup"] for user_id in tables}
         # Joint and pooled, of every number that was compared.
         self.compared: Pairs = []
 
     def run(self) -> None:
-        for user, site in self._sites.items():
+        for user_id, site in self._sites.items():
             kind = kind_of(site.data_url)
             n_patients, n_followed = (
-                len(self._patients[user]),
-                len(self._followup[user]),
+                len(self._patients[user_id]),
+                len(self._followup[user_id]),
             )
             self._console.print(
-                f"  {site.name} ({user}): {n_patients} patients and {n_followed} followed up, in {kind}"
+                f"  {site.name} ({user_id}): {n_patients} patients and {n_followed} followed up, in {kind}"
             )
         self._console.print(
             f"\nReader [bold]{self.federation.reader}[/], listed in the policy of {self._sites[INITIATOR].name}: "
@@ -99,20 +99,20 @@ class Study:
     # What is sent
 
     def _sql(self, table: str, hospitals: Sequence[int]) -> dict[int | str, str]:
-        texts: dict[int | str, str] = {}
-        for user in hospitals:
-            schema = schema_of(self._sites[user].data_url)
-            texts[str(user)] = f"SELECT * FROM {schema}.{table}"  # noqa: S608
-        return texts
+        sql_texts: dict[int | str, str] = {}
+        for user_id in hospitals:
+            schema = schema_of(self._sites[user_id].data_url)
+            sql_texts[str(user_id)] = f"SELECT * FROM {schema}.{table}"  # noqa: S608
+        return sql_texts
 
     def _providers(self, table: str, key: str) -> list[dict[str, str]]:
         providers = []
         for site in self._sites.values():
-            place = f"{schema_of(site.data_url)}.{table}"
+            data_path = f"{schema_of(site.data_url)}.{table}"
             providers.append(
                 {
                     "name": site.name,
-                    "data_path": place,
+                    "data_path": data_path,
                     "data_type": "table",
                     "key_column": key,
                 }
@@ -128,7 +128,7 @@ class Study:
         )
 
     def _trained(self, table: str, **fields: Any) -> Any:
-        others = [user for user in TRAINED if user != INITIATOR]
+        others = [user_id for user_id in TRAINED if user_id != INITIATOR]
         order = self.federation.submit(
             party_id=others,
             data_info=self._sql(table, TRAINED),
@@ -156,8 +156,8 @@ class Study:
         frame = answer.frame()
         everyone = pd.concat(self._patients.values())
         table = make_table(f"Table 1, {len(everyone)} patients of four hospitals")
-        for name in ("", "all", "high = 0", "high = 1", "SMD"):
-            table.add_column(name, justify="right" if name else "left")
+        for heading in ("", "all", "high = 0", "high = 1", "SMD"):
+            table.add_column(heading, justify="right" if heading else "left")
         for line in study_beside.table_1(frame, everyone, self.compared):
             table.add_row(*line)
         self._console.print(table)
@@ -176,14 +176,14 @@ class Study:
                 missing="drop",
             ),
         )
-        rows = pd.concat(self._patients[user] for user in TRAINED)
+        rows = pd.concat(self._patients[user_id] for user_id in TRAINED)
         rows = rows.dropna(subset=COVARIATES)
         X = rows[COVARIATES].assign(sex=(rows["sex"] == "M").astype(float))
-        names = ["(Intercept)", "age", "sex[M]", "bmi", "bp"]
+        term_names = ["(Intercept)", "age", "sex[M]", "bmi", "bp"]
         estimates = beside(X.to_numpy(float), rows[label].to_numpy(float))
         self._terms(
             order.report(),
-            dict(zip(names, estimates, strict=True)),
+            dict(zip(term_names, estimates, strict=True)),
             f"{kind} of {label}",
         )
         return order
@@ -202,7 +202,7 @@ class Study:
                 event_name="died",
             ),
         )
-        frames = [self._followup[user] for user in TRAINED]
+        frames = [self._followup[user_id] for user_id in TRAINED]
         estimates = study_beside.cox(frames)
         beside = dict(zip(["age", "arm[b]"], estimates, strict=True))
         self._terms(order.report(), beside, "cox, a baseline for each hospital")
@@ -216,7 +216,7 @@ class Study:
         n_rows = report.attrs["n"]
         table = make_table(f"{title}: {n_rows} rows, {report.attrs['rounds']} rounds")
         table.add_column("")
-        for name in (
+        for heading in (
             "estimate",
             "95 % interval",
             "ratio",
@@ -224,21 +224,21 @@ class Study:
             "one table's",
             "its SE",
         ):
-            table.add_column(name, justify="right")
+            table.add_column(heading, justify="right")
         ratios = [name for name in ("odds_ratio", "hazard_ratio") if name in report]
-        for term, line in report.iterrows():
+        for term, report_row in report.iterrows():
             pooled = beside[str(term)]
             self.compared += [
-                (line["estimate"], pooled.value),
-                (line["se"], pooled.error),
+                (report_row["estimate"], pooled.value),
+                (report_row["se"], pooled.error),
             ]
-            ratio = line[ratios[0]] if ratios else None
+            ratio = report_row[ratios[0]] if ratios else None
             table.add_row(
                 escape(str(term)),  # sex[M] is no markup
-                f"[bold]{line['estimate']:.{SIGNIFICANT}g}[/]",
-                f"{line['low']:.4g} to {line['high']:.4g}",
+                f"[bold]{report_row['estimate']:.{SIGNIFICANT}g}[/]",
+                f"{report_row['low']:.4g} to {report_row['high']:.4g}",
                 "" if ratio is None or pd.isna(ratio) else f"{ratio:.3g}",
-                f"{line['p']:.2g}",
+                f"{report_row['p']:.2g}",
                 f"{pooled.value:.{SIGNIFICANT}g}",
                 f"{pooled.error:.4g}",
             )
@@ -262,8 +262,8 @@ class Study:
             draw_survival(self._figures, answer.frame())
         everyone = pd.concat(self._followup.values())
         table = make_table("Survival, counted between given times")
-        for name in ("arm", "days", "survival", "at risk", "one table's"):
-            table.add_column(name, justify="right")
+        for heading in ("arm", "days", "survival", "at risk", "one table's"):
+            table.add_column(heading, justify="right")
         for line in study_beside.curves(answer.frame(), everyone, self.compared):
             table.add_row(*line)
         self._console.print(table)
@@ -303,12 +303,12 @@ class Study:
         table = make_table("Evaluation; one of the four has not trained the model")
         for name in ("", "joint", "one table's"):
             table.add_column(name, justify="right" if name else "left")
-        for name, value in pooled.items():
-            self.compared.append((metrics[name], value))
+        for name, pooled_value in pooled.items():
+            self.compared.append((metrics[name], pooled_value))
             table.add_row(
                 name,
                 f"[bold]{metrics[name]:.{SIGNIFICANT}f}[/]",
-                f"{value:.{SIGNIFICANT}f}",
+                f"{pooled_value:.{SIGNIFICANT}f}",
             )
         self._console.print(table)
 

@@ -70,8 +70,8 @@ def logistic(X: Floats, y: Floats) -> list[Estimate]:
         weighted = design * variances[:, None]
         information = design.T @ weighted
         score = design.T @ (y - mu)
-        step = np.linalg.solve(information, score)
-        coef = coef + step
+        newton_step = np.linalg.solve(information, score)
+        coef = coef + newton_step
     covariance = np.linalg.inv(information)
     return _estimates(coef, _errors(covariance))
 
@@ -112,7 +112,7 @@ def cox(hospitals: Sequence[pd.DataFrame]) -> list[Estimate]:
         }
         frames.append(pd.DataFrame(columns))
     rows = pd.concat(frames, ignore_index=True)
-    names = ["age", "b"]
+    term_names = ["age", "b"]
     if _has_lifelines():
         lifelines: Any = importlib.import_module("lifelines")
         fitter = lifelines.CoxPHFitter()
@@ -128,17 +128,17 @@ def cox(hospitals: Sequence[pd.DataFrame]) -> list[Estimate]:
                 "max_steps": 100,
             },
         )
-        estimates = fitter.params_[names]
-        errors = fitter.standard_errors_[names]
+        estimates = fitter.params_[term_names]
+        errors = fitter.standard_errors_[term_names]
         return _estimates(estimates, errors)
     # Coefficients do not change by it, and exponentials stay near 1.
-    center = rows[names].mean()
+    center = rows[term_names].mean()
     coef = np.zeros(2)
     for _ in range(_STEPS):
         score = np.zeros(2)
         information = np.zeros((2, 2))
         for _, stratum in rows.groupby("hospital"):
-            centered = stratum[names] - center
+            centered = stratum[term_names] - center
             own_score, own_information = _efron(
                 centered.to_numpy(float),
                 stratum["days"],
@@ -147,8 +147,8 @@ def cox(hospitals: Sequence[pd.DataFrame]) -> list[Estimate]:
             )
             score += own_score
             information += own_information
-        step = np.linalg.solve(information, score)
-        coef = coef + step
+        newton_step = np.linalg.solve(information, score)
+        coef = coef + newton_step
     covariance = np.linalg.inv(information)
     return _estimates(coef, _errors(covariance))
 
@@ -176,11 +176,11 @@ def _efron(
             # Of n who leave at one time the k-th finds k / n of each of them gone.
             gone = place / n_leaving * risk * leaves
             weights = risk * at_risk - gone
-            total = weights.sum()
-            mean = weights @ X / total
+            total_weight = weights.sum()
+            mean = weights @ X / total_weight
             score -= mean
             weighted = X * weights[:, None]
-            second_moment = X.T @ weighted / total
+            second_moment = X.T @ weighted / total_weight
             information += second_moment - np.outer(mean, mean)
     return score, information
 
@@ -226,10 +226,10 @@ def table_1(
         "0": rows[high == 0],
         "1": rows[high == 1],
     }
-    sizes = [str(len(members)) for members in groups.values()]
-    lines = [["n", *sizes, ""]]
-    for name in ("age", "bmi", "bp"):
-        lines.append(_mean_line(joint, name, groups, compared))
+    group_sizes = [str(len(members)) for members in groups.values()]
+    lines = [["n", *group_sizes, ""]]
+    for column in ("age", "bmi", "bp"):
+        lines.append(_mean_line(joint, column, groups, compared))
     lines.append(_women_line(joint, groups, compared))
     return lines
 
@@ -326,27 +326,27 @@ def curves(
     """
     lines = []
     is_curve = joint["kind"].isin(["exact", "life_table"])
-    for _, line in joint[is_curve].iterrows():
-        told_at_risk = line["at_risk"]
+    for _, curve_row in joint[is_curve].iterrows():
+        told_at_risk = curve_row["at_risk"]
         if told_at_risk is None or pd.isna(told_at_risk):
             continue
-        arm = line["arm"]
+        arm = curve_row["arm"]
         arm_rows = everyone[everyone["arm"] == arm]
-        time = float(line["time"])
+        time = float(curve_row["time"])
         is_later = arm_rows["days"] > time
         n_at_risk = int(is_later.sum())
         curve = _kaplan_meier(arm_rows, time)
         joint_at_risk = float(told_at_risk)
         compared.append((joint_at_risk, n_at_risk))
-        survival = float(line["survival"])
-        kind = line["kind"]
-        if kind == "exact":
+        survival = float(curve_row["survival"])
+        curve_kind = curve_row["kind"]
+        if curve_kind == "exact":
             compared.append((survival, curve))
         lines.append(
             [
                 str(arm),
                 f"{time:.0f}",
-                f"{survival:.4f} ({kind})",
+                f"{survival:.4f} ({curve_kind})",
                 f"{joint_at_risk:.0f}",
                 f"{curve:.4f}",
             ]
@@ -400,14 +400,14 @@ def judged(
     """
     rows = everyone.dropna(subset=["bmi", "bp"])
     is_male = rows["sex"] == "M"
-    total = (
+    weighted_sum = (
         terms["(Intercept)"]
         + terms["age"] * rows["age"]
         + terms["sex[M]"] * is_male
         + terms["bmi"] * rows["bmi"]
         + terms["bp"] * rows["bp"]
     )
-    predictors = total.to_numpy(float)
+    predictors = weighted_sum.to_numpy(float)
     y = rows["high"].to_numpy(float)
     odds = np.exp(predictors)
     inverse_odds = np.exp(-predictors)

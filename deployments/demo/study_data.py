@@ -43,15 +43,15 @@ def study_tables() -> dict[int, dict[str, pd.DataFrame]]:
     """By hospital its two tables."""
     patients = _patients()
     tables = {}
-    first = 0
+    first_row = 0
     for hospital in HOSPITALS:
-        last = first + N_PATIENTS[hospital]
-        rows = patients.iloc[first:last]
+        last_row = first_row + N_PATIENTS[hospital]
+        rows = patients.iloc[first_row:last_row]
         tables[hospital] = {
             "patients": rows.reset_index(drop=True),
             "followup": _followup(hospital),
         }
-        first = last
+        first_row = last_row
     return tables
 
 
@@ -64,28 +64,28 @@ def _patients() -> pd.DataFrame:
     n_rows = len(published)
     shuffler = np.random.default_rng(_SEED)
     order = shuffler.permutation(n_rows)
-    table = published.iloc[order]
-    table = table.reset_index(drop=True)
-    is_male = table["sex"] == 1
-    progression = table["target"]
+    shuffled = published.iloc[order]
+    shuffled = shuffled.reset_index(drop=True)
+    is_male = shuffled["sex"] == 1
+    progression = shuffled["target"]
     is_high = progression > progression.median()
     columns = {
         "id": np.arange(1, n_rows + 1),
-        "age": table["age"].astype(int),
+        "age": shuffled["age"].astype(int),
         "sex": np.where(is_male, "M", "F"),
-        "bmi": table["bmi"],
-        "bp": table["bp"],
-        "ldl": table["s2"],
+        "bmi": shuffled["bmi"],
+        "bp": shuffled["bp"],
+        "ldl": shuffled["s2"],
         "progression": progression.astype(int),
         "high": is_high.astype(int),
     }
     frame = pd.DataFrame(columns)
     # Its own draws: gaps stay where they are whatever is drawn for the order of rows.
     generator = np.random.default_rng([_SEED, 1])
-    for name in ("bmi", "bp"):
+    for column in ("bmi", "bp"):
         draws = generator.uniform(size=n_rows)
         is_missing = draws < GAPS
-        frame.loc[is_missing, name] = np.nan
+        frame.loc[is_missing, column] = np.nan
     return frame
 
 
@@ -142,9 +142,9 @@ def put_tables(
             if address.get_backend_name() in _WITH_SCHEMA:
                 schema = "data"
                 connection.execute(sa.text("CREATE SCHEMA IF NOT EXISTS data"))
-            for name, frame in tables.items():
+            for table_name, frame in tables.items():
                 frame.to_sql(
-                    name,
+                    table_name,
                     connection,
                     schema=schema,
                     index=False,

@@ -63,8 +63,8 @@ def document_order(
     """
     ids = sorted(hospitals)
     tables = {
-        user: "breast_homo_guest" if user == INITIATOR else "breast_homo_host"
-        for user in ids
+        user_id: "breast_homo_guest" if user_id == INITIATOR else "breast_homo_host"
+        for user_id in ids
     }
     # The request document's attributes are x1 to x4; the tables' thirty are x0 to x29.
     first_column = 1 if features < N_FEATURES else 0
@@ -86,10 +86,10 @@ def document_order(
             "encrypt_param": {"method": method},
             "cv_param": {"need_cv": False},
         },
-        "party_id": [user for user in ids if user != INITIATOR],
+        "party_id": [user_id for user_id in ids if user_id != INITIATOR],
         "data_info": {
-            str(user): f"SELECT * FROM data.{table};"  # noqa: S608
-            for user, table in tables.items()
+            str(user_id): f"SELECT * FROM data.{table};"  # noqa: S608
+            for user_id, table in tables.items()
         },
         "unique_id": "id",
         "attributes": [
@@ -164,7 +164,7 @@ async def _train(
 def _say_end(
     console: Console, settings: CoordinatorSettings, times: dict[str, float]
 ) -> None:
-    spans = [f"{name} {seconds:.1f} s" for name, seconds in times.items()]
+    spans = [f"{span_name} {seconds:.1f} s" for span_name, seconds in times.items()]
     console.print("Times: " + ", ".join(spans))
     console.print(
         f"Coordinator http://{settings.host}:{settings.port}/docs, Prefect {settings.prefect_page}"
@@ -262,29 +262,29 @@ async def _follow(
         TextColumn("loss {task.fields[loss]}"),
         TimeElapsedColumn(),
     )
-    state = "pending"
+    order_state = "pending"
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=rounds, order=order_id, loss="-")
         async with client.stream("GET", f"/orders/{order_id}/events") as stream:
             event = ""
-            async for line in stream.aiter_lines():
-                if line.startswith("event:"):
-                    event = line.removeprefix("event:").strip()
-                elif line.startswith("data:"):
-                    fields = json.loads(line.removeprefix("data:"))
+            async for event_line in stream.aiter_lines():
+                if event_line.startswith("event:"):
+                    event = event_line.removeprefix("event:").strip()
+                elif event_line.startswith("data:"):
+                    fields = json.loads(event_line.removeprefix("data:"))
                     if event == "round":
                         progress.update(
                             bar, completed=fields["round"], loss=f"{fields['loss']:.6f}"
                         )
                     else:
-                        state = fields["state"]
-        if state == "success":  # it may have converged before its last round
+                        order_state = fields["state"]
+        if order_state == "success":  # it may have converged before its last round
             n_done = progress.tasks[0].completed
             progress.update(bar, completed=n_done, total=n_done)
-    if state != "success":
+    if order_state != "success":
         order = (await client.get(f"/orders/{order_id}")).json()["data"]
         raise ConsiliumError(
-            f"The order ended as {state}: {order['refusal']}", remedy=""
+            f"The order ended as {order_state}: {order['refusal']}", remedy=""
         )
 
 
@@ -297,9 +297,9 @@ def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> 
     )
     for column in ("hospital", "rows", "AUC", "KS", "accuracy", "loss"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
-    for user, report in last_round["hospitals"].items():
+    for user_id, report in last_round["hospitals"].items():
         table.add_row(
-            f"{names[int(user)]} ({user})",
+            f"{names[int(user_id)]} ({user_id})",
             str(report["n_rows"]),
             *_four_digits(report["train"]),
         )
@@ -314,8 +314,8 @@ def _metrics(console: Console, order: dict[str, Any], names: dict[int, str]) -> 
 
 def _four_digits(metrics: dict[str, float | None]) -> list[str]:
     digits = []
-    for name in ("auc", "ks", "accuracy", "loss"):
-        value = metrics[name]
+    for metric in ("auc", "ks", "accuracy", "loss"):
+        value = metrics[metric]
         digits.append("withheld" if value is None else f"{value:.4f}")
     return digits
 
@@ -340,11 +340,11 @@ async def _scores(
     }
     for column in ("hospital", *score_titles.values(), "contribution"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
-    for user, scores in report["data"].items():
-        numbers = [scores[name]["score"] for name in score_titles]
-        numbers.append(contributions.get(user))
+    for user_id, scores in report["data"].items():
+        numbers = [scores[score_name]["score"] for score_name in score_titles]
+        numbers.append(contributions.get(user_id))
         cells = ["-" if number is None else f"{number:.6f}" for number in numbers]
-        table.add_row(names[int(user)], *cells)
+        table.add_row(names[int(user_id)], *cells)
     console.print(table)
 
 
@@ -366,7 +366,7 @@ def _report(
         table.add_column(column, justify="right" if column else "left")
     for name, values in (("federated", weights[INITIATOR]), ("pooled", pooled)):
         shown_weights = [*values[: len(named)], values[-1]]
-        table.add_row(name, *[f"{value:.6f}" for value in shown_weights])
+        table.add_row(name, *[f"{weight:.6f}" for weight in shown_weights])
     console.print(table)
     differences = [
         float(np.abs(own_weights - pooled).max()) for own_weights in weights.values()

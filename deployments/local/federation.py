@@ -63,13 +63,13 @@ def _one_authority(
         or not all(site.data_url.startswith("duckdb:") for site in sites)
     ):
         return {}
-    path = settings.folder / "authority.pem"
+    authority_path = settings.folder / "authority.pem"
     # The first or any other: nothing here speaks TLS.
-    first, end, _ = (
+    first_certificate, end, _ = (
         Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
     )
-    write_secret(path, f"{first}{end}\n")
-    return {"SSL_CERT_FILE": str(path)}
+    write_secret(authority_path, f"{first_certificate}{end}\n")
+    return {"SSL_CERT_FILE": str(authority_path)}
 
 
 def choose_ports(*, any_free: bool) -> CoordinatorSettings:
@@ -82,15 +82,15 @@ def choose_ports(*, any_free: bool) -> CoordinatorSettings:
         ports["CONSILIUM_PREFECT_PORT"] = "4200"
     if positive_number("CONSILIUM_API_PROCESSES", "1", int) > 1:
         ports["CONSILIUM_PAGE_PORT"] = "5001"
-    for name, usual in ports.items():
-        port = port_number(name, usual)
+    for variable, usual in ports.items():
+        port = port_number(variable, usual)
         is_free = port not in chosen and why_not(HERE, port) is None
-        if not is_free and any_free and name not in os.environ:
+        if not is_free and any_free and variable not in os.environ:
             port = _free_port()
         elif port not in chosen:  # load_settings says it of two that are equal
-            check_port(HERE, port, name)
+            check_port(HERE, port, variable)
         # The parts are processes, which read it there.
-        os.environ[name] = str(port)
+        os.environ[variable] = str(port)
         chosen.append(port)
     return load_settings()
 

@@ -74,13 +74,13 @@ class EvaluationOutcome:
 def pin_each_other(sites: Mapping[int, SiteSettings]) -> dict[int, SiteSettings]:
     """Every site pins every other: what people do by telephone, for who owns all sites."""
     partners = {}
-    for user, site in sites.items():
+    for user_id, site in sites.items():
         identity = Vault(site.vault).identity()
         fingerprint = identity.public.fingerprint
-        partners[user] = Partner(user, site.name, fingerprint)
+        partners[user_id] = Partner(user_id, site.name, fingerprint)
     pinned = {}
-    for user, site in sites.items():
-        pinned[user] = replace(site, partners=partners)
+    for user_id, site in sites.items():
+        pinned[user_id] = replace(site, partners=partners)
     return pinned
 
 
@@ -110,11 +110,11 @@ def run_order(
         away=away,
     )
     models = {}
-    for user in request.hospitals:
-        vault = Vault(sites[user].vault)
+    for user_id in request.hospitals:
+        vault = Vault(sites[user_id].vault)
         # One that came late has none.
         if order_id in vault.models():
-            models[user] = vault.model(order_id)
+            models[user_id] = vault.model(order_id)
     return OrderOutcome(models, transport.facts[order_id], transport.traffic)
 
 
@@ -132,8 +132,8 @@ def run_evaluation(
     """
     evaluation = parse_evaluate_request(dict(body))
     of_model = parse_training_request(dict(trained))
-    sent = of_model.model_dump(mode="json", exclude_unset=True)
-    request = evaluation_order(evaluation, sent, trained_by=of_model.hospitals)
+    sent_body = of_model.model_dump(mode="json", exclude_unset=True)
+    request = evaluation_order(evaluation, sent_body, trained_by=of_model.hospitals)
     transport = transport or MemoryTransport()
     _run_training(
         sites,
@@ -142,9 +142,9 @@ def run_evaluation(
         transport,
     )
     evaluations = {}
-    for user in request.hospitals:
-        vault = Vault(sites[user].vault)
-        evaluations[user] = vault.evaluation(order_id)
+    for user_id in request.hospitals:
+        vault = Vault(sites[user_id].vault)
+        evaluations[user_id] = vault.evaluation(order_id)
     last_fact = transport.facts[order_id][-1]
     summary = last_fact["summary"]
     return EvaluationOutcome(evaluations, summary["evaluation"], transport.traffic)
@@ -181,7 +181,7 @@ def _run_training(
         order = training.open_order(order_id, Exchange(transport, COORDINATOR))
         coordinate_training(order, lambda record: None)
 
-    present = [user for user in request.hospitals if user not in away]
+    present = [user_id for user_id in request.hospitals if user_id not in away]
     _run(
         transport,
         order_id,
@@ -218,17 +218,17 @@ def submit(
     The SQL goes sealed to each.
     """
     commitments = {}
-    for user in request.hospitals:
+    for user_id in request.hospitals:
         # The salt keeps others from finding a short query by its commitment.
         salt = secrets.token_bytes(KEY_BYTES)
-        sql = HospitalSql(salt, request.sql_of(user))
+        sql = HospitalSql(salt, request.sql_of(user_id))
         _put_sealed(
             transport,
-            sites[user],
+            sites[user_id],
             order_id,
             sql,
         )
-        commitments[user] = sql.commitment
+        commitments[user_id] = sql.commitment
     protocol = _protocol(sites, request.hospitals, releases)
     document = order_document(
         order_id,
@@ -246,10 +246,10 @@ def _protocol(
 ) -> int:
     """The number that all of them speak, as their agents would have told it."""
     windows = {}
-    for user in hospitals:
-        policy = load_policy(sites[user].policy)
-        release = releases.get(user, SPOKEN)
-        windows[user] = policy.speaks(release)
+    for user_id in hospitals:
+        policy = load_policy(sites[user_id].policy)
+        release = releases.get(user_id, SPOKEN)
+        windows[user_id] = policy.speaks(release)
     return common_protocol(windows)
 
 
@@ -323,7 +323,7 @@ def run_statistics(
         order = statistics.open_order(order_id, Exchange(transport, COORDINATOR))
         coordinate_statistics(order, lambda record: None)
 
-    present = [user for user in request.hospitals if user not in away]
+    present = [user_id for user_id in request.hospitals if user_id not in away]
     _run(
         transport,
         order_id,
@@ -337,7 +337,7 @@ def run_statistics(
 
 
 def _names(sites: Mapping[int, SiteSettings]) -> dict[int, str]:
-    return {user: site.name for user, site in sites.items()}
+    return {user_id: site.name for user_id, site in sites.items()}
 
 
 def submit_statistics(
@@ -351,17 +351,17 @@ def submit_statistics(
 ) -> None:
     """As `submit`: the document for all, where the data are sealed to each provider."""
     commitments = {}
-    for user in request.providers:
+    for user_id in request.providers:
         salt = secrets.token_bytes(KEY_BYTES)
-        place = {"data": request.provider(user).data_path}
-        hospital_sql = HospitalSql(salt, place)
+        data_paths = {"data": request.provider(user_id).data_path}
+        hospital_sql = HospitalSql(salt, data_paths)
         _put_sealed(
             transport,
-            sites[user],
+            sites[user_id],
             order_id,
             hospital_sql,
         )
-        commitments[user] = hospital_sql.commitment
+        commitments[user_id] = hospital_sql.commitment
     protocol = _protocol(sites, request.hospitals, releases)
     document = statistics_document(
         order_id,
@@ -394,8 +394,8 @@ def _run(
             raise
 
     parts: list[Callable[[], None]] = []
-    for user in hospitals:
-        parts.append(functools.partial(hospital, user))
+    for user_id in hospitals:
+        parts.append(functools.partial(hospital, user_id))
     parts.append(coordinator)
     # A thread for each: they wait for each other, and for one without a thread that
     # would be for ever.

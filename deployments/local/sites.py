@@ -55,14 +55,14 @@ def prepare(
     Safe to run again. Leaves `tokens.json` (mode 0600) with the operator's token and
     one for each hospital's user.
     """
-    folders = [sites_folder() / name for name in NAMED]
+    folders = [sites_folder() / folder_name for folder_name in NAMED]
     if n_hospitals > len(NAMED):
         folders = _folders_of_many(settings, n_hospitals)
     folders = folders[: max(n_hospitals, 1)]
     for folder in folders:
-        state = settings.home / "sites" / folder.name
+        state_folder = settings.home / "sites" / folder.name
         # Of an earlier version, which gave Prefect's string to every agent.
-        (state / "prefect_auth").unlink(missing_ok=True)
+        (state_folder / "prefect_auth").unlink(missing_ok=True)
     sites = [load_site(folder) for folder in folders]
     _make_data(sites)
     join(settings, sites)
@@ -92,15 +92,15 @@ def _folders_of_many(settings: CoordinatorSettings, n_hospitals: int) -> list[Pa
     everybody = list(range(FIRST_USER, end))
     copies = settings.home / "site-folders"
     folders = []
-    for user_id, name in itertools.zip_longest(everybody, NAMED):
-        if name is not None:
-            model = sites_folder() / name
-            folder = copies / name
+    for user_id, folder_name in itertools.zip_longest(everybody, NAMED):
+        if folder_name is not None:
+            model = sites_folder() / folder_name
+            folder = copies / folder_name
         else:
             model = sites_folder() / NAMED[0]
             folder = copies / f"hospital-{user_id}"
         own_settings = (model / "settings.toml").read_text()
-        if name is None:
+        if folder_name is None:
             own_settings = _with_line(own_settings, "user_id", str(user_id))
             own_settings = _with_line(own_settings, "name", f'"{folder.name}"')
         write_secret(folder / "settings.toml", own_settings)
@@ -117,8 +117,8 @@ def _folders_of_many(settings: CoordinatorSettings, n_hospitals: int) -> list[Pa
 
 def _with_line(text: str, key: str, value: str) -> str:
     """A TOML text whose line of this key is replaced."""
-    line = rf"(?m)^{key} = .*$"
-    return re.sub(line, f"{key} = {value}", text)
+    line_pattern = rf"(?m)^{key} = .*$"
+    return re.sub(line_pattern, f"{key} = {value}", text)
 
 
 def _make_tokens(
@@ -167,12 +167,12 @@ def _give_agent(
     site: SiteSettings,
 ) -> None:
     """The secret that a hospital's IT gets from the operator."""
-    path = site.state / "token"
-    token = read_secret(path, "Remove it: a new one is made at the next start.")
+    token_path = site.state / "token"
+    token = read_secret(token_path, "Remove it: a new one is made at the next start.")
     if token is None or store.hospitals.caller(token) is None:
         # Who dies between the two gets another at the next start; nobody has this one.
         agent_token = new_token(store, "agent", site.user_id)
-        write_secret(path, agent_token)
+        write_secret(token_path, agent_token)
 
 
 def _make_data(sites: list[SiteSettings]) -> None:
@@ -197,11 +197,11 @@ def _make_data(sites: list[SiteSettings]) -> None:
 
 def _pin(sites: list[SiteSettings]) -> None:
     """What people compare by telephone, written by who owns all sites."""
-    entries = {}
+    partner_entries = {}
     for site in sites:
         identity = Vault(site.vault).identity()
         fingerprint = identity.public.fingerprint
-        entries[site.user_id] = (
+        partner_entries[site.user_id] = (
             f"[[partners]]\n"
             f"user_id = {site.user_id}\n"
             f'name = "{site.name}"\n'
@@ -209,8 +209,8 @@ def _pin(sites: list[SiteSettings]) -> None:
         )
     for site in sites:
         partners = []
-        for user, entry in entries.items():
-            if user != site.user_id:
-                partners.append(entry)
-        text = "\n".join(partners)
-        write_secret(site.state / "partners.toml", text)
+        for user_id, partner_entry in partner_entries.items():
+            if user_id != site.user_id:
+                partners.append(partner_entry)
+        partners_text = "\n".join(partners)
+        write_secret(site.state / "partners.toml", partners_text)

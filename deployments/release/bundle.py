@@ -70,9 +70,9 @@ def glibc_of(names: Iterable[str]) -> tuple[int, int]:
     """The least glibc that all of these wheels take, by their names; (2, 17) where none
     asks for more.
     """
-    most = (2, 17)
-    for name in names:
-        tags = name.removesuffix(".whl").split("-")
+    needed_glibc = (2, 17)
+    for wheel_name in names:
+        tags = wheel_name.removesuffix(".whl").split("-")
         platforms = tags[-1].split(".")
         versions = []
         for platform in platforms:
@@ -81,8 +81,8 @@ def glibc_of(names: Iterable[str]) -> tuple[int, int]:
                 versions.append(version)
         if versions:
             # A wheel of several names takes the oldest of them.
-            most = max(most, min(versions))
-    return most
+            needed_glibc = max(needed_glibc, min(versions))
+    return needed_glibc
 
 
 def _needed(platform: str) -> tuple[int, int] | None:
@@ -91,8 +91,8 @@ def _needed(platform: str) -> tuple[int, int] | None:
         major = int(match[1])
         minor = int(match[2])
         return major, minor
-    name = platform.split("_")[0]
-    return _OLDER.get(name)
+    older_name = platform.split("_")[0]
+    return _OLDER.get(older_name)
 
 
 def describe(
@@ -105,9 +105,9 @@ def describe(
 ) -> None:
     """Writes manifest.json and install.sh beside the wheels."""
     wheels = folder / "wheels"
-    major, minor = glibc_of(path.name for path in wheels.iterdir())
+    major, minor = glibc_of(wheel.name for wheel in wheels.iterdir())
     glibc = f"{major}.{minor}"
-    fields = {
+    manifest_fields = {
         "part": "agent",
         "version": version,
         "commit": commit,
@@ -115,7 +115,7 @@ def describe(
         "machine": machine,
         "glibc": glibc,
     }
-    manifest = json.dumps(fields, indent=2) + "\n"
+    manifest = json.dumps(manifest_fields, indent=2) + "\n"
     (folder / "manifest.json").write_text(manifest)
     script = INSTALL.replace("@PYTHON@", python)
     script = script.replace("@GLIBC@", glibc)
@@ -130,7 +130,7 @@ def pack(
     seconds: int,
 ) -> None:
     """A tar of a folder, whose bytes depend on names, contents and `seconds` alone."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
+    paths = [file_path for file_path in folder.rglob("*") if file_path.is_file()]
     with tarfile.open(
         target,
         "w",
@@ -138,11 +138,11 @@ def pack(
     ) as archive:
         # rglob's order is the disk's, and owner and mode would be the maker's: an entry
         # is made here, so that everybody's release is the same bytes.
-        for path in sorted(paths):
-            place = path.relative_to(folder).as_posix()
-            entry = tarfile.TarInfo(f"{folder.name}/{place}")
-            entry.size = path.stat().st_size
-            entry.mtime = seconds
-            entry.mode = 0o644
-            with path.open("rb") as file:
-                archive.addfile(entry, file)
+        for file_path in sorted(paths):
+            inner_path = file_path.relative_to(folder).as_posix()
+            tar_entry = tarfile.TarInfo(f"{folder.name}/{inner_path}")
+            tar_entry.size = file_path.stat().st_size
+            tar_entry.mtime = seconds
+            tar_entry.mode = 0o644
+            with file_path.open("rb") as file:
+                archive.addfile(tar_entry, file)

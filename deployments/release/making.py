@@ -62,8 +62,8 @@ def make_release(
     build_wheels(source, target)
     for part in (*LOCKED, *EXTRAS, *SERVER_EXTRAS):
         for python in pythons:
-            name = f"requirements-{part}-{python}.txt"
-            (target / name).write_text(lock_for(source.tree, part, python))
+            lock_name = f"requirements-{part}-{python}.txt"
+            (target / lock_name).write_text(lock_for(source.tree, part, python))
     for python in pythons:
         make_bundle(source, target, work, python, key)
     write_sums(target)
@@ -130,11 +130,11 @@ def lock_for(tree: Path, part: str, python: str) -> str:
     for pins in (committed, NEWER):
         command += ["--constraint", pins]
     command.append(f"requirements-{part}.in")
-    text = _run([_uv(), *command], folder=tree)
+    lock_text = _run([_uv(), *command], folder=tree)
     known_hashes: dict[str, set[str]] = {}
     for pins in (committed, NEWER):
         known_hashes |= _pins((tree / pins).read_text("utf-8"))
-    for package, hashes in _pins(text).items():
+    for package, hashes in _pins(lock_text).items():
         # A hash that nobody has committed is refused, too: the registry may have
         # another file under this version by now.
         if package not in known_hashes or not hashes <= known_hashes[package]:
@@ -143,17 +143,17 @@ def lock_for(tree: Path, part: str, python: str) -> str:
                 remedy=f"List it in {NEWER.replace('.txt', '.in')}, run ./run lock, and commit what that changes.",
                 code="cannot_release",
             )
-    return text
+    return lock_text
 
 
 def _pins(text: str) -> dict[str, set[str]]:
     """Of a lock, the hashes of each package at its version."""
     pins = {}
     for block in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE):
-        head = block.split("\\")[0].split("\n")[0].strip()
-        if "==" in head:
-            name = head.split(";")[0].strip()
-            pins[name] = set(re.findall(r"--hash=(sha256:[0-9a-f]{64})", block))
+        first_line = block.split("\\")[0].split("\n")[0].strip()
+        if "==" in first_line:
+            pinned = first_line.split(";")[0].strip()
+            pins[pinned] = set(re.findall(r"--hash=(sha256:[0-9a-f]{64})", block))
     return pins
 
 
@@ -230,9 +230,9 @@ def _run(
         check=False,
     )
     if process.returncode:
-        last = process.stderr.strip().splitlines()[-3:]
+        last_lines = process.stderr.strip().splitlines()[-3:]
         raise ConsiliumError(
-            f"{Path(command[0]).name} {' '.join(command[1:4])} fails: {' '.join(last)}",
+            f"{Path(command[0]).name} {' '.join(command[1:4])} fails: {' '.join(last_lines)}",
             remedy="Read what it says above; a registry has to be reachable.",
             code="cannot_release",
         )

@@ -48,8 +48,8 @@ def bill_of_materials(
 
 def _component(wheel: Path) -> dict[str, Any]:
     metadata = metadata_of(wheel)
-    name = metadata["Name"].lower().replace("_", "-").replace(".", "-")
-    address = f"pkg:pypi/{name}@{metadata['Version']}"
+    package_name = metadata["Name"].lower().replace("_", "-").replace(".", "-")
+    address = f"pkg:pypi/{package_name}@{metadata['Version']}"
     component: dict[str, Any] = {
         "type": "library",
         "bom-ref": address,
@@ -68,10 +68,10 @@ def _component(wheel: Path) -> dict[str, Any]:
 def metadata_of(wheel: Path) -> Message:
     """What a wheel says about itself."""
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = [
+        (metadata_name,) = [
             name
             for name in archive.namelist()
             # At the top alone: a package may hold others, with metadata of their own.
             if name.endswith(".dist-info/METADATA") and name.count("/") == 1
         ]
-        return Parser().parsestr(archive.read(name).decode("utf-8"))
+        return Parser().parsestr(archive.read(metadata_name).decode("utf-8"))

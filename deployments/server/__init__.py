@@ -67,7 +67,7 @@ def _serve(
     # The worker's, which may be started apart.
     coordinator_token(settings, store)
     store.close()
-    auth, key = prefect_auth(settings), page_key(settings)
+    auth, cookie_key = prefect_auth(settings), page_key(settings)
     sockets = None
     if port.is_shared:
         sockets = [shared_socket(settings.host, port.number)]
@@ -95,7 +95,7 @@ def _serve(
     _allow_connections()
     app = create_app(settings, prefect_auth=auth, expected=expected)
     if has_pages:
-        add_pages(app, key)
+        add_pages(app, cookie_key)
     Server(
         uvicorn.Config(
             app,
@@ -113,8 +113,8 @@ def _allow_connections() -> None:
     """As many as the system lets this process have: with the usual 1024, as many silent
     ones would keep everybody out until their time is over.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
 
 
 def serve_worker(settings: CoordinatorSettings) -> None:
@@ -172,16 +172,16 @@ def _add_hospital(settings: CoordinatorSettings, args: argparse.Namespace) -> No
 
 def _enrol(settings: CoordinatorSettings, args: argparse.Namespace) -> None:
     store = open_store(settings)
-    names = store.hospitals.names()
-    if args.user_id not in names:
+    hospital_names = store.hospitals.names()
+    if args.user_id not in hospital_names:
         raise NotFound(
             f"There is no hospital {args.user_id}.",
             remedy="Run: ./run server add-hospital",
             code="user",
         )
-    path = args.into / f"{names[args.user_id]}.enrol.toml"
-    enrolment = read_enrolment(args.address, args.ca, path)
-    write_enrolment(store, enrolment, args.user_id, names[args.user_id])
+    enrolment_path = args.into / f"{hospital_names[args.user_id]}.enrol.toml"
+    enrolment = read_enrolment(args.address, args.ca, enrolment_path)
+    write_enrolment(store, enrolment, args.user_id, hospital_names[args.user_id])
     print(enrolment.path)
 
 
@@ -239,8 +239,8 @@ def _deploy(settings: CoordinatorSettings, *, when_told: bool) -> None:
         ) as client:
             return await deploy(client, open_store(settings).hospitals.names())
 
-    for name in asyncio.run(run()):
-        print(name)
+    for deployment_name in asyncio.run(run()):
+        print(deployment_name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -312,8 +312,8 @@ def main(argv: list[str] | None = None) -> int:
         level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
     # httpx writes a line with its address for each call.
-    for name in ("httpx", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for logger_name in ("httpx", "alembic"):
+        logging.getLogger(logger_name).setLevel(logging.WARNING)
     try:
         if args.command in SERVING:
             require_own_environment()

@@ -38,14 +38,14 @@ def read_enrolment(address: str, ca: Path | None, path: Path) -> Enrolment:
     the file is there already.
     """
     try:
-        parts = urlsplit(address)
+        url = urlsplit(address)
         # Asked for inside try: `port` raises for what is no number of a port.
-        is_usable = bool(parts.hostname) and parts.port != 0
+        is_usable = bool(url.hostname) and url.port != 0
     except ValueError:
         is_usable = False
-    is_https = is_usable and parts.scheme == "https"
+    is_https = is_usable and url.scheme == "https"
     # Over plain http from another machine the token could be read, and used first.
-    is_here = is_usable and parts.scheme == "http" and parts.hostname in LOOPBACK
+    is_here = is_usable and url.scheme == "http" and url.hostname in LOOPBACK
     if not is_https and not is_here:
         raise BadRequest(
             "--address is no https address of a coordinator.",
@@ -63,15 +63,15 @@ def read_enrolment(address: str, ca: Path | None, path: Path) -> Enrolment:
 
 def _authority(path: Path) -> str:
     try:
-        text = path.read_text("ascii")
-        ssl.create_default_context(cadata=text)
+        certificate = path.read_text("ascii")
+        ssl.create_default_context(cadata=certificate)
     except (OSError, UnicodeDecodeError, ValueError):  # an SSLError is an OSError
         raise BadRequest(
             f"{path} holds no certificate.",
             remedy="Give the PEM file of the authority that signed the coordinator's certificate.",
             code="ca_file",
         ) from None
-    return text
+    return certificate
 
 
 def write_enrolment(
@@ -84,7 +84,7 @@ def write_enrolment(
     store.hospitals.revoke_tokens(ENROLMENT, user_id)
     token = new_token(store, ENROLMENT, user_id)
     expires = datetime.now(UTC) + timedelta(days=ENROLMENT_DAYS)
-    lines = [
+    enrolment_lines = [
         f"user_id = {user_id}",
         f"name = {toml_string(name)}",
         f"coordinator_url = {toml_string(enrolment.address)}",
@@ -92,6 +92,6 @@ def write_enrolment(
         f"token = {toml_string(token)}",
     ]
     if enrolment.authority is not None:
-        lines.append(f"ca = {toml_string(enrolment.authority)}")
+        enrolment_lines.append(f"ca = {toml_string(enrolment.authority)}")
     # Last: a file whose token the store did not know would send a hospital in vain.
-    write_secret(enrolment.path.absolute(), HEAD + "\n".join(lines) + "\n")
+    write_secret(enrolment.path.absolute(), HEAD + "\n".join(enrolment_lines) + "\n")
