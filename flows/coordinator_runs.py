@@ -97,8 +97,8 @@ def _coordinate(
     with at_coordinator(order_id) as place:
         # Read first: a document that is none starts no run at a hospital.
         order = open_order(order_id, place.exchange)
-        runs = dispatch(place, hospital_flow, order.hospitals)
-        tell_hospitals_runs(runs)
+        run_ids = dispatch(place, hospital_flow, order.hospitals)
+        tell_hospitals_runs(run_ids)
         with DrawnProgress(picture(order)) as progress:
             coordinate(order, progress.show)
     # Also where the work above has failed: at_coordinator has kept that in the place.

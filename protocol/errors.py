@@ -225,7 +225,7 @@ def who_differ(values: Mapping[int, Hashable]) -> list[int]:
         return []
     counts = Counter(values.values())
     ((common, n_common),) = counts.most_common(1)
-    named = sorted(user for user, value in values.items() if value != common)
+    named = sorted(user_id for user_id, value in values.items() if value != common)
     if named and n_common <= len(named):
         return sorted(values)
     return named
@@ -267,12 +267,12 @@ def _raise_all(errors: Sequence[ConsiliumError]) -> None:
         reasons += error.detail.get("reasons") or [reason_of(error)]
     # The same remedy is not said twice.
     remedies = dict.fromkeys(error.remedy for error in errors)
-    first = errors[0]
-    raise type(first)(
+    first_error = errors[0]
+    raise type(first_error)(
         " ".join(error.sentence for error in errors),
         remedy=" ".join(remedies),
-        code=first.code,
-        **{**first.detail, "reasons": reasons},
+        code=first_error.code,
+        **{**first_error.detail, "reasons": reasons},
     )
 
 

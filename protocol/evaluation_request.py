@@ -97,8 +97,8 @@ def evaluation_order(
     trained: as it was sent, without SQL texts; trained_by: the hospitals of that order.
     Raises BadRequest (code model, threshold; those of a training order).
     """
-    kind = str(trained["model_type"]).lower()
-    _check_kind(body, kind, family=_family_of(trained))
+    model_type = str(trained["model_type"]).lower()
+    _check_kind(body, model_type, family=_family_of(trained))
     request = EvaluationRequest.model_validate(
         {
             **{name: trained[name] for name in _OF_THE_MODEL if name in trained},
@@ -160,7 +160,7 @@ def _check_kind(body: EvaluateRequest, kind: str, *, family: str) -> None:
         )
     if kind == "lr" or family == "binomial":
         return
-    for name, is_given in (
+    for field_name, is_given in (
         ("threshold", body.threshold is not None),
         ("cutoffs", bool(body.cutoffs)),
         ("calibration_slope", body.calibration_slope),
@@ -168,7 +168,7 @@ def _check_kind(body: EvaluateRequest, kind: str, *, family: str) -> None:
         if is_given:
             raise bad_request(
                 "no_score",
-                f"{name} is given, and a model of type {kind} has no single score.",
+                f"{field_name} is given, and a model of type {kind} has no single score.",
                 "Leave it out.",
             )
 
@@ -190,7 +190,7 @@ def _params(body: EvaluateRequest, trained: Mapping[str, Any]) -> dict[str, Any]
         "encrypt_param": encrypt,
         "init_param": {"fit_intercept": fit_intercept},
     }
-    for name in ("hidden", "shape", "family", "link"):
-        if trained.get(name) is not None:
-            params[name] = trained[name]
+    for param_name in ("hidden", "shape", "family", "link"):
+        if trained.get(param_name) is not None:
+            params[param_name] = trained[param_name]
     return params

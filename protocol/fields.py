@@ -140,24 +140,24 @@ class Asked(Strict):
         try:
             return handler(value)
         except ValidationError as error:
-            lines = []
+            details = []
             # Once, however many there are none of.
             known_fields = f" There are {', '.join(cls.model_fields)}"
             for mistake in error.errors(include_url=False, include_context=False):
                 problem = mistake["msg"]
-                place = mistake["loc"]
-                if mistake["type"] == "extra_forbidden" and len(place) == 1:
-                    problem = _unknown_field(str(place[0]), cls) + known_fields
+                field_place = mistake["loc"]
+                if mistake["type"] == "extra_forbidden" and len(field_place) == 1:
+                    problem = _unknown_field(str(field_place[0]), cls) + known_fields
                     known_fields = ""
-                line = InitErrorDetails(
+                detail = InitErrorDetails(
                     type=PydanticCustomError(
                         "mistake", "{problem}", {"problem": problem}
                     ),
-                    loc=place,
+                    loc=field_place,
                     input=None,
                 )
-                lines.append(line)
-            raise ValidationError.from_exception_data(cls.__name__, lines) from None
+                details.append(detail)
+            raise ValidationError.from_exception_data(cls.__name__, details) from None
 
 
 _NAMES_ELSEWHERE = {
@@ -221,11 +221,11 @@ def _unknown_field(name: str, model: type[BaseModel]) -> str:
     owner = _owner_of(name, model)
     if owner is not None:
         return f"stands in {owner}."
-    names = _NAMES_ELSEWHERE
+    names_elsewhere = _NAMES_ELSEWHERE
     if "data_providers" in model.model_fields:
-        names = {**names, **_OF_PROVIDERS}
-    if lowered in names:
-        return f"is no field here: {names[lowered]}."
+        names_elsewhere = {**names_elsewhere, **_OF_PROVIDERS}
+    if lowered in names_elsewhere:
+        return f"is no field here: {names_elsewhere[lowered]}."
     if alike:
         return f"is no field here. Did you mean {alike[0]}?"
     return "is no field here."
@@ -251,7 +251,7 @@ def describe(error: ValidationError) -> ConsiliumError:
     What was sent is not echoed.
     """
     problems = []
-    fields = []
+    field_names = []
     mistakes = error.errors(
         include_input=False, include_url=False, include_context=False
     )
@@ -259,7 +259,7 @@ def describe(error: ValidationError) -> ConsiliumError:
         field_name = _place(mistake["loc"])
         # Once for each model that passed the sentence on.
         problem = mistake["msg"].replace("Value error, ", "")
-        fields.append(field_name)
+        field_names.append(field_name)
         problems.append(f"{field_name}: {problem}")
     n_more = len(mistakes) - len(problems)
     if n_more:
@@ -267,7 +267,7 @@ def describe(error: ValidationError) -> ConsiliumError:
     return InvalidInput(
         "; ".join(problems).removesuffix(".") + ".",
         remedy="See /docs for every field and its range.",
-        fields=fields,
+        fields=field_names,
     )
 
 
@@ -291,7 +291,7 @@ def _shown(field_name: int | str) -> str:
     for letter in str(field_name):
         is_plain = letter.isprintable() and letter != "\ufffd"
         letters.append(letter if is_plain else "?")
-    text = "".join(letters)
-    if len(text) <= 60:
-        return text
-    return f"{text[:60]}..."
+    shown_text = "".join(letters)
+    if len(shown_text) <= 60:
+        return shown_text
+    return f"{shown_text[:60]}..."

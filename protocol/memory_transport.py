@@ -145,17 +145,17 @@ class MemoryTransport:
         self._check_open(address.run)
         messages = {}
         for sender in senders:
-            key = (address, sender, recipient)
-            if key in self._messages:
-                messages[sender] = self._messages[key]
+            message_key = (address, sender, recipient)
+            if message_key in self._messages:
+                messages[sender] = self._messages[message_key]
         return messages
 
     def discard(self, run: int, used: Sequence[Used]) -> None:
         with self._changed:
-            for key in list(self._messages):
-                address, _, recipient = key
+            for message_key in list(self._messages):
+                address, _, recipient = message_key
                 if Used(address, recipient) in used:
-                    del self._messages[key]
+                    del self._messages[message_key]
 
     def refuse(self, run: int, error: ConsiliumError) -> None:
         reason = OrderStopped(

@@ -197,8 +197,8 @@ def plan_of(
 
 def inference_plan(hospital: int, *, most_bytes: int) -> MessagePlan:
     """One box, in as many attempts as somebody asks."""
-    box = Room("all", most_bytes, last_attempt=MOST_ATTEMPTS)
-    kinds = {"predictions": box, TOPIC: Room("all", most_bytes)}
+    box_room = Room("all", most_bytes, last_attempt=MOST_ATTEMPTS)
+    kinds = {"predictions": box_room, TOPIC: Room("all", most_bytes)}
     return MessagePlan((hospital,), hospital, kinds, most_bytes)
 
 
@@ -206,16 +206,16 @@ def training_plan(request: TrainingRequest, *, most_bytes: int) -> MessagePlan:
     """By the number of folds and rounds, and the model's size."""
     last_fold = max(folds(request))
     max_iter = request.model_params.max_iter
-    size = min(_bytes_of_sum(request), most_bytes)
+    room_bytes = min(_bytes_of_sum(request), most_bytes)
     kinds = {}
     for kind, senders in _OF_ORDER.items():
-        kinds[kind] = Room(senders, size)
+        kinds[kind] = Room(senders, room_bytes)
     for kind, senders in _OF_FOLD.items():
-        kinds[kind] = Room(senders, size, last_fold)
+        kinds[kind] = Room(senders, room_bytes, last_fold)
     for kind, senders in _OF_ROUND.items():
-        kinds[kind] = Room(senders, size, last_fold, max_iter)
+        kinds[kind] = Room(senders, room_bytes, last_fold, max_iter)
     # Thresholds on the sum are compared on shares.
-    kinds["opened"] = Room("all", size, last_round=MOST_OPENED)
+    kinds["opened"] = Room("all", room_bytes, last_round=MOST_OPENED)
     # An evaluation's curves are by subgroup, and as long as the hospitals have rows.
     answer_bytes = 0 if request.reader is None else most_bytes
     if answer_bytes:
@@ -229,28 +229,28 @@ def training_plan(request: TrainingRequest, *, most_bytes: int) -> MessagePlan:
         hospitals=tuple(request.hospitals),
         initiator=request.user_id,
         kinds=kinds,
-        held_bytes=n_held * size + answer_bytes,
+        held_bytes=n_held * room_bytes + answer_bytes,
         held_by_dealt=8,
     )
 
 
 def statistics_plan(request: StatisticsRequest, *, most_bytes: int) -> MessagePlan:
     """By the method: the number of groups and rows is the hospitals' own."""
-    size = most_bytes if request.is_joined else min(POOLED_BYTES, most_bytes)
-    kinds = {kind: Room(senders, size) for kind, senders in _OF_QUESTION.items()}
+    room_bytes = most_bytes if request.is_joined else min(POOLED_BYTES, most_bytes)
+    kinds = {kind: Room(senders, room_bytes) for kind, senders in _OF_QUESTION.items()}
     if request.rows.categorical:
-        kinds["levels"] = kinds["other_levels"] = Room("all", size)
+        kinds["levels"] = kinds["other_levels"] = Room("all", room_bytes)
     # Statements are made again where thresholds on the sum cannot be compared.
-    kinds["statement"] = Room("all", size, last_round=1)
+    kinds["statement"] = Room("all", room_bytes, last_round=1)
     # One round counts all rows, the others those below pivots; an empty one ends them.
     # Of describe a sum of numbers and one of counts go before, and are opened by others.
     last_round = MOST_ROUNDS + 1
     if request.describes:
         last_round += SUMS_OF_DESCRIBE
-        kinds["unmask"] = Room("all", size, last_round=1)
-    kinds["addend"] = Room("all", size, last_round=last_round)
-    kinds["pivots"] = Room("all", size, last_round=last_round)
-    kinds["opened"] = Room("all", size, last_round=MOST_OPENED)
+        kinds["unmask"] = Room("all", room_bytes, last_round=1)
+    kinds["addend"] = Room("all", room_bytes, last_round=last_round)
+    kinds["pivots"] = Room("all", room_bytes, last_round=last_round)
+    kinds["opened"] = Room("all", room_bytes, last_round=MOST_OPENED)
     kinds["values"] = Room("all", most_bytes, last_attempt=MOST_ATTEMPTS)
     if request.reader is not None:
         kinds[TOPIC] = Room("initiator", most_bytes)
@@ -258,7 +258,7 @@ def statistics_plan(request: StatisticsRequest, *, most_bytes: int) -> MessagePl
         hospitals=tuple(request.hospitals),
         initiator=request.initiator,
         kinds=kinds,
-        held_bytes=2 * size,
+        held_bytes=2 * room_bytes,
         held_by_dealt=8,
     )
 
@@ -278,12 +278,12 @@ def _most_weights(request: TrainingRequest) -> int:
     n_features = len(request.attributes) + len(request.site_features)
     n_features += MOST_LEVELS * len(request.categorical)
     n_features += MOST_KNOTS * len(request.derive)
-    kind = request.model_type
-    classes = tuple(range(MOST_CLASSES)) if kind in CLASSIFIERS else ()
+    model_type = request.model_type
+    classes = tuple(range(MOST_CLASSES)) if model_type in CLASSIFIERS else ()
     model = Model(
-        kind,
+        model_type,
         n_features,
-        fit_intercept=kind != "cox",
+        fit_intercept=model_type != "cox",
         classes=classes,
         hidden=request.hidden,
         shape=request.shape,
@@ -295,7 +295,7 @@ def _most_weights(request: TrainingRequest) -> int:
     if request.is_newton:
         # What is added up at the end of a cox, the test of proportional hazards, is
         # three times as much.
-        n_words += (3 if kind == "cox" else 1) * N_LIMBS * n_sums(model.n_weights)
+        n_words += (3 if model_type == "cox" else 1) * N_LIMBS * n_sums(model.n_weights)
     if request.baseline == "joint":
         n_intervals = len(request.edges) + 1
         n_words += N_LIMBS * cox_joint.n_sums(

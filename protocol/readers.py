@@ -124,10 +124,10 @@ def readers_problem(values: Any) -> ReadersProblem | None:
         return ReadersProblem(
             f"has no fingerprint for {', '.join(wrong)}", f"Write {READERS_WANTED}."
         )
-    for names in names_of.values():
-        if len(names) > 1:
+    for alike_names in names_of.values():
+        if len(alike_names) > 1:
             return ReadersProblem(
-                f"gives {' and '.join(names)} the same fingerprint",
+                f"gives {' and '.join(alike_names)} the same fingerprint",
                 "Keep one of the names: a key is one person's.",
             )
     return None
@@ -161,8 +161,8 @@ class AnswerPlace:
             "reader": reader.hex(),
         }
         # As `protocol.messages.canonical`, which a client does not have to import.
-        text = json.dumps(info_fields, sort_keys=True, separators=(",", ":"))
-        return _DOMAIN + b"answer/" + text.encode()
+        canonical_text = json.dumps(info_fields, sort_keys=True, separators=(",", ":"))
+        return _DOMAIN + b"answer/" + canonical_text.encode()
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ def seal_answer(
     plaintext = head + payload
     plaintext += bytes(_padded(len(plaintext)) - len(plaintext))
     try:
-        key = X25519PublicKey.from_public_bytes(reader)
-        return bytes(_SUITE.encrypt(plaintext, key, info))
+        reader_key = X25519PublicKey.from_public_bytes(reader)
+        return bytes(_SUITE.encrypt(plaintext, reader_key, info))
     except ValueError:
         raise BadRequest(
             "The reader's key is no usable X25519 key.",
@@ -240,8 +240,8 @@ def open_from_hospital(
     reader = exchange_public(private)
     info = place.info(reader)
     try:
-        key = X25519PrivateKey.from_private_bytes(private)
-        plaintext = _SUITE.decrypt(sealed, key, info)
+        private_key = X25519PrivateKey.from_private_bytes(private)
+        plaintext = _SUITE.decrypt(sealed, private_key, info)
     except (InvalidTag, ValueError):
         raise ProtocolViolation(
             f"The sealed answer does not open as {place.kind} of order {place.order_id}.",
@@ -312,12 +312,12 @@ class SealedAnswer:
     def read(cls, text: str | bytes) -> SealedAnswer:
         """From a file's text: the record, or the API's whole answer around it."""
         try:
-            data = json.loads(text)
+            record = json.loads(text)
         except (ValueError, RecursionError):
-            data = {}
-        if isinstance(data, Mapping) and isinstance(data.get("data"), Mapping):
-            data = data["data"]
-        return cls.from_json(data if isinstance(data, Mapping) else {})
+            record = {}
+        if isinstance(record, Mapping) and isinstance(record.get("data"), Mapping):
+            record = record["data"]
+        return cls.from_json(record if isinstance(record, Mapping) else {})
 
     def open(self, private: bytes) -> OpenedAnswer:
         """What is in it, for the reader whose X25519 key this is.

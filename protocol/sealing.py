@@ -56,8 +56,8 @@ def commitment(salt: bytes, text: str) -> str:
     Binds to the text without showing it to who lacks the salt.
     """
     _require_length(salt, KEY_BYTES, "salt")
-    data = _DOMAIN + b"commitment" + salt + text.encode()
-    return hashlib.sha256(data).hexdigest()
+    commitment_input = _DOMAIN + b"commitment" + salt + text.encode()
+    return hashlib.sha256(commitment_input).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class PublicIdentity:
         """SHA-256 over both keys, 128 bits in groups of four hex digits, to be compared
         by telephone.
         """
-        data = _DOMAIN + b"fingerprint" + self.verify_key + self.seal_key
-        digest = hashlib.sha256(data).hexdigest()
+        fingerprint_input = _DOMAIN + b"fingerprint" + self.verify_key + self.seal_key
+        digest = hashlib.sha256(fingerprint_input).hexdigest()
         groups = [digest[begin : begin + 4] for begin in range(0, 32, 4)]
         return "-".join(groups)
 
@@ -90,9 +90,9 @@ class PublicIdentity:
         """Raises ProtocolViolation unless `signature` (64 bytes) over `message` is this
         identity's.
         """
-        key = Ed25519PublicKey.from_public_bytes(self.verify_key)
+        public_key = Ed25519PublicKey.from_public_bytes(self.verify_key)
         try:
-            key.verify(signature, message)
+            public_key.verify(signature, message)
         except InvalidSignature:
             raise ProtocolViolation(
                 "A message carries a signature that does not match its sender's key.",
@@ -105,8 +105,8 @@ class PublicIdentity:
 
     @classmethod
     def decode(cls, text: str) -> PublicIdentity:
-        data = _from_hex(text, 2 * KEY_BYTES, "public identity")
-        return cls(data[:KEY_BYTES], data[KEY_BYTES:])
+        identity_bytes = _from_hex(text, 2 * KEY_BYTES, "public identity")
+        return cls(identity_bytes[:KEY_BYTES], identity_bytes[KEY_BYTES:])
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,8 @@ def seal_to(
     ephemeral = random_bytes(KEY_BYTES)
     ephemeral_public = exchange_public(ephemeral)
     shared_secret = agree(ephemeral, public)
-    key = derive_key(shared_secret, salt=ephemeral_public + public, info=b"box")
-    sealed = seal(key, plaintext, associated=associated, random_bytes=random_bytes)
+    box_key = derive_key(shared_secret, salt=ephemeral_public + public, info=b"box")
+    sealed = seal(box_key, plaintext, associated=associated, random_bytes=random_bytes)
     return ephemeral_public + sealed
 
 
@@ -259,8 +259,8 @@ def unseal_from(private: bytes, box: bytes, *, associated: bytes) -> bytes:
     _require_length(ephemeral_public, KEY_BYTES, "box")
     salt = ephemeral_public + exchange_public(private)
     shared_secret = agree(private, ephemeral_public)
-    key = derive_key(shared_secret, salt=salt, info=b"box")
-    return unseal(key, sealed, associated=associated)
+    box_key = derive_key(shared_secret, salt=salt, info=b"box")
+    return unseal(box_key, sealed, associated=associated)
 
 
 @dataclass(frozen=True)
@@ -290,9 +290,9 @@ class Session:
         """The same 32 bytes at both ends of the pair, other ones for every context,
         pair and info.
         """
-        low, high = sorted((self.me, peer))
+        low_id, high_id = sorted((self.me, peer))
         shared_secret = agree(self.ephemeral, self.peer_keys[peer])
-        pair_info = b"pair/%d/%d/" % (low, high) + info
+        pair_info = b"pair/%d/%d/" % (low_id, high_id) + info
         return derive_key(shared_secret, salt=self.context, info=pair_info)
 
     def group_key(self, info: bytes) -> bytes:
@@ -308,11 +308,11 @@ class Session:
 
 def _from_hex(text: str, length: int, field: str) -> bytes:
     try:
-        data = bytes.fromhex(text)
+        decoded_bytes = bytes.fromhex(text)
     except (ValueError, TypeError):
-        data = b""  # which has the wrong length, and is refused as that
-    _require_length(data, length, field)
-    return data
+        decoded_bytes = b""  # which has the wrong length, and is refused as that
+    _require_length(decoded_bytes, length, field)
+    return decoded_bytes
 
 
 def _require_length(data: bytes, length: int, field: str) -> None:

@@ -119,7 +119,7 @@ def check_smallest(check: Callable[[], object], least: int) -> None:
 
 def smallest(hospitals: Sequence[int], initiator: int, least: int) -> list[int]:
     """As few hospitals as an order may start with, the initiator among them."""
-    other_hospitals = [user for user in hospitals if user != initiator]
+    other_hospitals = [user_id for user_id in hospitals if user_id != initiator]
     return sorted([initiator, *other_hospitals[: least - 1]])
 
 
@@ -129,8 +129,8 @@ def with_fields(request: Request, **changes: Any) -> Request:
     Nothing is copied that was computed of the fields as they were.
     """
     form = type(request)
-    values = {name: getattr(request, name) for name in form.model_fields}
-    return form.model_construct(request.model_fields_set, **(values | changes))
+    field_values = {name: getattr(request, name) for name in form.model_fields}
+    return form.model_construct(request.model_fields_set, **(field_values | changes))
 
 
 # The second document
@@ -156,18 +156,18 @@ class PartyDocument:
 
     def encode(self) -> bytes:
         named = [[user, self.acceptances[user].hex()] for user in self.hospitals]
-        fields = {"order": self.order_digest.hex(), "acceptances": named}
-        return canonical(fields).encode()
+        party_fields = {"order": self.order_digest.hex(), "acceptances": named}
+        return canonical(party_fields).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """ProtocolViolation (code bad_message) for what `encode` does not write."""
-        values = read_fields(data, {"order": str, "acceptances": list})
+        party_fields = read_fields(data, {"order": str, "acceptances": list})
         try:
-            order_digest = bytes.fromhex(values["order"])
+            order_digest = bytes.fromhex(party_fields["order"])
             acceptances = {}
-            for user, digest in values["acceptances"]:
-                acceptances[int(user)] = bytes.fromhex(digest)
+            for user_id, digest in party_fields["acceptances"]:
+                acceptances[int(user_id)] = bytes.fromhex(digest)
         except (ValueError, TypeError):
             raise bad_message("of kind party cannot be read") from None
         document = cls(order_digest, acceptances)

@@ -60,8 +60,8 @@ def encode_common_keys(keys: Sequence[str]) -> bytes:
     """The first provider to each receiver, sealed to it: the keys of the joined rows,
     in the order of the rows.
     """
-    text = canonical({"keys": list(keys)})
-    return text.encode()
+    canonical_text = canonical({"keys": list(keys)})
+    return canonical_text.encode()
 
 
 def read_common_keys(data: bytes, *, n_rows: int) -> list[str]:

@@ -47,7 +47,7 @@ def ordered_expression(request: StatisticsRequest) -> Expression | None:
     """
     if request.expression is None:
         return None
-    aliases = {request.alias(user): None for user in request.providers}
+    aliases = {request.alias(provider): None for provider in request.providers}
     with _refusing_expressions():
         root = parse_expression(request.expression, aliases).root
         # A derived column is what it stands for: exact as the rest, and judged alike.
@@ -65,8 +65,8 @@ def expression_of(request: StatisticsRequest) -> Expression:
     if written is not None:
         return written
     columns = []
-    for user in request.providers:
-        alias = request.alias(user)
+    for provider in request.providers:
+        alias = request.alias(provider)
         columns.append((alias, VALUE))
     threshold = Fraction(request.threshold or THRESHOLD)
     comparison = request.comparison or ">="
@@ -112,16 +112,16 @@ def agreed_plan(request: StatisticsRequest, announced: Mapping[int, Types]) -> P
     """
     expression = expression_of(request)
     columns = {}
-    for user, types in announced.items():
-        alias = request.alias(user)
+    for provider, types in announced.items():
+        alias = request.alias(provider)
         asked_columns = expression.columns_of(alias)
         _check_columns(
-            user,
+            provider,
             types,
             alias,
             asked_columns,
         )
-        fixed = _fixed(user, types)
+        fixed = _fixed(provider, types)
         columns.update(fixed)
     return _plan(request, expression, columns)
 
@@ -133,8 +133,8 @@ def _check_columns(
     asked_columns: tuple[str, ...],
 ) -> None:
     """Of its own columns only: another provider would hear that its own does not fit."""
-    for name in types.columns:
-        if not name.startswith(f"{alias}."):
+    for qualified_name in types.columns:
+        if not qualified_name.startswith(f"{alias}."):
             raise _bad_types(user, "announces types of columns that are another's")
     for column in asked_columns:
         if f"{alias}.{column}" not in types.columns:
@@ -145,8 +145,8 @@ def _fixed(user: int, types: Types) -> dict[str, Fixed]:
     """A provider's columns; ProtocolViolation where a type is none that it could have."""
     columns = {}
     try:
-        for name, fields in types.columns.items():
-            columns[name] = Fixed(*fields)
+        for qualified_name, type_fields in types.columns.items():
+            columns[qualified_name] = Fixed(*type_fields)
     except ExpressionError:
         raise _bad_types(user, "announces types that are out of range") from None
     return columns
@@ -166,7 +166,7 @@ def _plan(
     expression: Expression,
     types: Mapping[str, Fixed],
 ) -> Plan:
-    owners = {request.alias(user): user for user in request.providers}
+    owners = {request.alias(provider): provider for provider in request.providers}
     with _refusing_expressions():
         return plan(expression, types, owners)
 
@@ -221,8 +221,8 @@ def cells_plan(
     """
     min_rows = limits.min_rows
     min_providers = limits.min_providers
-    most = -veto(providers, min_rows=min_rows)
-    rows_bits = most.bit_length()
+    most_rows = -veto(providers, min_rows=min_rows)
+    rows_bits = most_rows.bit_length()
     types = {}
     for provider in providers:
         alias = _cell_alias(provider)
@@ -241,18 +241,18 @@ def cells_plan(
         if min_providers > 2:
             conditions.append(_reach(CELL_SHARE, others, min_providers - 1))
 
-    least = limits.min_changed * person(providers)
-    people_bits = least.bit_length()
+    least_people = limits.min_changed * person(providers)
+    people_bits = least_people.bit_length()
     people_type = _whole(people_bits)
-    for place, earlier in enumerate(limits.earlier):
+    for earlier_place, earlier in enumerate(limits.earlier):
         left_out = earlier.left_out
         others = [provider for provider in providers if provider != left_out]
-        for column in (f"{CELL_COME}{place}", f"{CELL_GONE}{place}"):
+        for column in (f"{CELL_COME}{earlier_place}", f"{CELL_GONE}{earlier_place}"):
             for provider in others:
                 alias = _cell_alias(provider)
                 types[f"{alias}.{column}"] = people_type
             is_none = invert(_reach(column, others, 1))
-            are_enough = _reach(column, others, least)
+            are_enough = _reach(column, others, least_people)
             passes = Node("or", (is_none, are_enough))
             conditions.append(passes)
     root = conditions[0]
@@ -300,12 +300,12 @@ def _reach(
 ) -> Node:
     columns = []
     for provider in providers:
-        name = (_cell_alias(provider), column)
-        node = Node("column", value=name)
+        qualified_name = (_cell_alias(provider), column)
+        node = Node("column", value=qualified_name)
         columns.append(node)
     if len(columns) == 1:
-        total = columns[0]
+        sum_node = columns[0]
     else:
-        total = add(*columns)
-    is_below = Node("<", (total, constant(threshold)))
+        sum_node = add(*columns)
+    is_below = Node("<", (sum_node, constant(threshold)))
     return invert(is_below)

@@ -107,16 +107,16 @@ def question_rows(
             f"derive names {', '.join(unused)}, which the question does not use.",
             "Name it in key_column, columns, group_by, complete_on or the expression, or leave it out.",
         )
-    for name, derived_column in derived.items():
+    for column_name, derived_column in derived.items():
         if derived_column.knots:
             problems.add(
                 "derive",
-                f"derive.{name} is a spline, which makes several columns of one.",
+                f"derive.{column_name} is a spline, which makes several columns of one.",
                 "A question is about single numbers: derive it for a model.",
             )
     if is_joined:
         _check_joined(derived, keys, complete_on, method, problems)
-    elif any(key in derived for key in keys) and len(set(keys)) > 1:
+    elif any(key_column in derived for key_column in keys) and len(set(keys)) > 1:
         problems.add(
             "derive",
             "key_column is a derived column at one provider and another column at another.",
@@ -171,12 +171,12 @@ def _check_spelling(
 ) -> None:
     """A database knows names whatever their case."""
     spelled: dict[str, str] = {}
-    for name in [*derived, *named]:
-        first_spelling = spelled.setdefault(name.lower(), name)
-        if first_spelling != name and first_spelling in derived:
+    for column_name in [*derived, *named]:
+        first_spelling = spelled.setdefault(column_name.lower(), column_name)
+        if first_spelling != column_name and first_spelling in derived:
             problems.add(
                 "derive",
-                f"derive.{first_spelling} differs from {name} by case alone.",
+                f"derive.{first_spelling} differs from {column_name} by case alone.",
                 "Give the derived column a name of its own.",
             )
 

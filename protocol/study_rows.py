@@ -93,7 +93,7 @@ class StudyRows:
     @cached_property
     def plain(self) -> tuple[str, ...]:
         """The columns of the data that the order's own ones are made of."""
-        data_columns = [name for name in self.columns if name not in self.derived]
+        data_columns = [column for column in self.columns if column not in self.derived]
         return tuple(dict.fromkeys([*data_columns, *plain_names(self.derived)]))
 
     @cached_property
@@ -132,8 +132,8 @@ def study_rows(
     problems = Problems()
     derived = read_derived(derive, problems)
     uses: dict[str, list[str]] = {}
-    for name, derived_column in derived.items():
-        uses[name] = list(derived_column.names)
+    for column_name, derived_column in derived.items():
+        uses[column_name] = list(derived_column.names)
     _check_listed("categorical", categorical, columns, problems)
     _check_listed("derive", not_used_by_others(derive, uses), columns, problems)
     _check_one_role(categorical, derive, roles, problems)
@@ -151,11 +151,11 @@ def study_rows(
 
 def read_derived(derive: Mapping[str, str], problems: Problems) -> dict[str, Derived]:
     derived: dict[str, Derived] = {}
-    for name, text in derive.items():
+    for column_name, expression_text in derive.items():
         try:
-            derived[name] = parse_derived(text)
+            derived[column_name] = parse_derived(expression_text)
         except ExpressionError as error:
-            sentence = f"derive.{name}: {error.sentence}"
+            sentence = f"derive.{column_name}: {error.sentence}"
             problems.found.append(bad_request("derive", sentence, error.remedy))
     return derived
 
@@ -165,9 +165,9 @@ def not_used_by_others(
 ) -> list[str]:
     """The derived columns that are no step of another one."""
     used_columns: set[str] = set()
-    for names in uses.values():
-        used_columns.update(names)
-    return [name for name in derive if name not in used_columns]
+    for column_names in uses.values():
+        used_columns.update(column_names)
+    return [column for column in derive if column not in used_columns]
 
 
 def _check_listed(
@@ -176,7 +176,7 @@ def _check_listed(
     columns: Sequence[str],
     problems: Problems,
 ) -> None:
-    unlisted = [name for name in names if name not in columns]
+    unlisted = [column for column in names if column not in columns]
     if unlisted:
         problems.add(
             field_name,
@@ -211,11 +211,11 @@ def _check_one_role(
 def check_names(
     derived: Mapping[str, Derived], roles: Mapping[str, str], problems: Problems
 ) -> None:
-    for name, derived_column in derived.items():
-        if name in derived_column.names:
+    for column_name, derived_column in derived.items():
+        if column_name in derived_column.names:
             problems.add(
                 "derive",
-                f"derive.{name} has the name of a column that it uses.",
+                f"derive.{column_name} has the name of a column that it uses.",
                 "Give the derived column a name of its own.",
             )
         labels = [
@@ -224,7 +224,7 @@ def check_names(
         if labels:
             problems.add(
                 "derive",
-                f"derive.{name} uses the {labels[0]} column.",
+                f"derive.{column_name} uses the {labels[0]} column.",
                 "Derive it from other columns.",
             )
         splines = [
@@ -235,14 +235,14 @@ def check_names(
         if splines:
             problems.add(
                 "derive",
-                f"derive.{name} uses {splines[0]}, which is a spline of several columns.",
+                f"derive.{column_name} uses {splines[0]}, which is a spline of several columns.",
                 "Use the column that the spline is over.",
             )
     _check_spelling(derived, problems)
     sound_columns = {
-        name: derived_column
-        for name, derived_column in derived.items()
-        if name not in derived_column.names
+        column_name: derived_column
+        for column_name, derived_column in derived.items()
+        if column_name not in derived_column.names
     }
     try:
         in_order(sound_columns)
@@ -252,13 +252,13 @@ def check_names(
 
 def _check_spelling(derived: Mapping[str, Derived], problems: Problems) -> None:
     """A database knows names whatever their case."""
-    plain = {name.lower(): name for name in plain_names(derived)}
-    for name in derived:
-        alike = plain.get(name.lower())
+    plain = {plain_name.lower(): plain_name for plain_name in plain_names(derived)}
+    for column_name in derived:
+        alike = plain.get(column_name.lower())
         if alike is not None:
             problems.add(
                 "derive",
-                f"derive.{name} differs from the column {alike} by case alone.",
+                f"derive.{column_name} differs from the column {alike} by case alone.",
                 "Give the derived column a name of its own.",
             )
 

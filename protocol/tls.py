@@ -117,9 +117,9 @@ def authorities(url: str) -> ssl.SSLContext | bool:
     if urlsplit(url).scheme == "http":
         # Nobody: without TLS there is no certificate, and reading them takes time.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    path = os.environ.get(CA_VARIABLE)
-    if path:
-        return trusted(path, CA_VARIABLE)
+    ca_path = os.environ.get(CA_VARIABLE)
+    if ca_path:
+        return trusted(ca_path, CA_VARIABLE)
     return True
 
 

@@ -65,8 +65,8 @@ class Compared:
 
     @property
     def name(self) -> str:
-        names = [column.name for column in self.columns]
-        return " and ".join(names)
+        column_names = [column.name for column in self.columns]
+        return " and ".join(column_names)
 
     @property
     def is_pair(self) -> bool:
@@ -81,8 +81,8 @@ class Compared:
     def cells(self) -> list[tuple[int, ...]]:
         """The values of its columns, each of which is counted."""
         n_columns = len(self.columns)
-        values = product((0, 1), repeat=n_columns)
-        return list(values)
+        cell_values = product((0, 1), repeat=n_columns)
+        return list(cell_values)
 
 
 Levels = Mapping[str, Sequence[str]]
@@ -117,7 +117,7 @@ def compared_columns(
 
     levels, thresholds: of a Newton order what the hospitals have agreed on.
     """
-    singles = [Indicated(name) for name in request.attributes]
+    singles = [Indicated(attribute) for attribute in request.attributes]
     if compares_pairs(request):
         singles = _of_attributes(request, levels or {})
     if request.has_number_label:
@@ -158,12 +158,12 @@ def row_sets_of(request: TrainingRequest) -> list[str]:
 
 def _of_attributes(request: TrainingRequest, levels: Levels) -> list[Indicated]:
     indicated: list[Indicated] = []
-    for name in request.attributes:
-        if name in request.categorical:
-            of_levels = _of_levels(name, levels[name])
+    for attribute in request.attributes:
+        if attribute in request.categorical:
+            of_levels = _of_levels(attribute, levels[attribute])
             indicated += of_levels
         else:
-            indicated.append(Indicated(name))
+            indicated.append(Indicated(attribute))
     return indicated
 
 
@@ -189,9 +189,9 @@ def _pairs(
         request.event_name,
         request.entry_name,
     ]
-    for name in outcome:
-        if name is not None:
-            columns.append(Indicated(name))
+    for outcome_column in outcome:
+        if outcome_column is not None:
+            columns.append(Indicated(outcome_column))
     pairs = []
     for left, right in combinations(columns, 2):
         if left.column != right.column:
@@ -295,16 +295,16 @@ def varying_plan(
     one_bit = _whole(1)
     largest = largest_threshold(thresholds, n_cells)
     count_bits = largest.bit_length()
-    count = _whole(count_bits)
+    count_type = _whole(count_bits)
     for hospital in hospitals:
         types[others_column(hospital)] = one_bit
         types[few_column(hospital)] = one_bit
         if n_cells > 2:
-            types[lower_column(hospital)] = count
+            types[lower_column(hospital)] = count_type
         for cell in range(n_cells):
             rows = rows_column(hospital, cell)
             has_any = has_column(hospital, cell)
-            types[rows] = count
+            types[rows] = count_type
             types[has_any] = one_bit
     has_others = _reaches(_OTHERS, hospitals, 1)
     conditions = [invert(has_others)]
@@ -390,17 +390,17 @@ def _reaches(
 
 def _columns(column: str, hospitals: Sequence[int]) -> list[Node]:
     columns = []
-    for user in hospitals:
-        name = (_alias(user), column)
-        node = Node("column", value=name)
+    for hospital in hospitals:
+        qualified_name = (_alias(hospital), column)
+        node = Node("column", value=qualified_name)
         columns.append(node)
     return columns
 
 
 def _sum_reaches(columns: Sequence[Node], threshold: int) -> Node:
     if len(columns) == 1:
-        total = columns[0]
+        sum_node = columns[0]
     else:
-        total = add(*columns)
-    is_below = Node("<", (total, constant(threshold)))
+        sum_node = add(*columns)
+    is_below = Node("<", (sum_node, constant(threshold)))
     return invert(is_below)

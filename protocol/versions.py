@@ -137,8 +137,8 @@ def has_feature(feature: str, protocol: int) -> bool:
 def features_of(request: Mapping[str, Any]) -> set[str]:
     """The features that an order's request asks for, by its fields that say something."""
     features = set()
-    for field, feature in FEATURE_OF_FIELD.items():
-        if request.get(field) is not None:
+    for field_name, feature in FEATURE_OF_FIELD.items():
+        if request.get(field_name) is not None:
             features.add(feature)
     return features
 
@@ -190,7 +190,7 @@ def _lag(
 
 
 def _named(users: Iterable[int]) -> str:
-    numbers = ", ".join(str(user) for user in sorted(users))
+    numbers = ", ".join(str(user_id) for user_id in sorted(users))
     return f"The agent of hospital {numbers}"
 
 
@@ -254,7 +254,7 @@ def protocol_of_document(text: str) -> int:
         document = json.loads(text)
         said_number = document["version"]
         request = document["request"]
-        fields = features_of(request)
+        asked_features = features_of(request)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise bad_request(
             "document", "The order's document is not readable.", "Send the order again."
@@ -268,7 +268,7 @@ def protocol_of_document(text: str) -> int:
             f" ({upgrade_command(VERSION)}).",
             code="protocol",
         )
-    for feature in sorted(fields):
+    for feature in sorted(asked_features):
         if not has_feature(feature, protocol):
             raise ProtocolViolation(
                 f"The order asks for {feature}, which protocol {protocol} does not have.",
@@ -306,7 +306,7 @@ def check_agreed(protocol: int, spoken: Mapping[int, int]) -> None:
     protocol_lowered) where all of them speak a larger one: whoever wrote the document
     had no reason to lower it.
     """
-    lagging = sorted(user for user, newest in spoken.items() if newest < protocol)
+    lagging = sorted(user_id for user_id, newest in spoken.items() if newest < protocol)
     if lagging:
         raise Refused(
             f"The order is written in protocol {protocol}. {_named(lagging)} does not speak it.",

@@ -136,14 +136,14 @@ def preload(modules: Iterable[str]) -> None:
     """
     global _begin
     _begin = _forked.Process
-    names = [*modules, *PRELOADED]
+    module_names = [*modules, *PRELOADED]
     # For another server, where this one is killed.
-    _forked.set_forkserver_preload(names)
+    _forked.set_forkserver_preload(module_names)
     with uncollected():
-        for name in names:
+        for module_name in module_names:
             # As the fork server does: who needs it says what is missing.
             with contextlib.suppress(ImportError):
-                importlib.import_module(name)
+                importlib.import_module(module_name)
     if sys.version_info[:2] > LAST_KNOWN_PYTHON:
         forkserver.ensure_running()
     else:
@@ -297,10 +297,10 @@ def _take_environment(environment: dict[str, str]) -> None:
 def _run_locked(
     flow_run_id: UUID, flow: InstalledFlow, parameter: str, lock: str
 ) -> bool:
-    with open(lock, "w") as file:
+    with open(lock, "w") as lock_file:
         # A process that an earlier worker started may still work on this run.
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit(ExitCode.LOCKED)
         asked = time.monotonic()

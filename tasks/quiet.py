@@ -32,10 +32,10 @@ def _handlers() -> set[logging.Handler]:
     The root's, and those that some of them have.
     """
     handlers = set(logging.getLogger().handlers)
-    for name in logging.root.manager.loggerDict:
-        package = name.split(".")[0]
+    for logger_name in logging.root.manager.loggerDict:
+        package = logger_name.split(".")[0]
         if package == "prefect":
-            handlers.update(logging.getLogger(name).handlers)
+            handlers.update(logging.getLogger(logger_name).handlers)
     return handlers
 
 

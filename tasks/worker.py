@@ -153,11 +153,11 @@ class FlowWorker(PatientWorker):
         for flow_run in ready:
             if self._has(flow_run):
                 continue  # another poll was quicker, while the coordinator was asked
-            name = await self._flow_name(flow_run)
-            if name not in self._beside and name not in self._without_place:
+            flow_name = await self._flow_name(flow_run)
+            if flow_name not in self._beside and flow_name not in self._without_place:
                 limited.append(entries[flow_run.id])
                 continue
-            if name in self._beside:
+            if flow_name in self._beside:
                 if not self._has_room_beside():
                     continue
                 self._under_way_beside.add(flow_run.id)
@@ -203,12 +203,12 @@ class FlowWorker(PatientWorker):
         verdicts: dict[UUID, Verdict] = {}
         asked_runs = []
         for flow_run in flow_runs:
-            name = await self._flow_name(flow_run)
+            flow_name = await self._flow_name(flow_run)
             order_id = number_of(flow_run, "order_id")
-            if name not in self._flows:
+            if flow_name not in self._flows:
                 sentence = "This flow is not installed here."
                 verdicts[flow_run.id] = Verdict(END, sentence)
-            elif name in self._of_schedules:
+            elif flow_name in self._of_schedules:
                 verdicts[flow_run.id] = Verdict(BEGIN)
             elif order_id is None:
                 sentence = "The run's parameters are not an order's number."
@@ -216,12 +216,12 @@ class FlowWorker(PatientWorker):
             else:
                 # Until the API says more; what it does not mention waits.
                 verdicts[flow_run.id] = Verdict(WAIT)
-                run = {
+                asked_run = {
                     "flow_run_id": str(flow_run.id),
-                    "flow": name,
+                    "flow": flow_name,
                     "order_id": order_id,
                 }
-                asked_runs.append(run)
+                asked_runs.append(asked_run)
         if asked_runs:
             # decision 54: only the API knows which runs it has made for which order.
             answer = await self._post.ask(
@@ -364,10 +364,10 @@ class FlowWorker(PatientWorker):
             return
         work = Work(number_of(flow_run, "order_id"))
         self._work[flow_run.id] = work
-        name = self._flow_names.get(flow_run.flow_id)
-        if name in self._beside:
+        flow_name = self._flow_names.get(flow_run.flow_id)
+        if flow_name in self._beside:
             self._under_way_beside.add(flow_run.id)
-        elif self._limiter and name not in self._without_place:
+        elif self._limiter and flow_name not in self._without_place:
             # WouldBlock: more runs were left than fit now. RuntimeError: its submission
             # has taken the place already.
             with contextlib.suppress(anyio.WouldBlock, RuntimeError):
@@ -382,11 +382,11 @@ class FlowWorker(PatientWorker):
         Until the run has reached a final state, or waits for places.
         """
         try:
-            name = await self._flow_name(flow_run)
-            parameter = "schedule_id" if name in self._of_schedules else "order_id"
+            flow_name = await self._flow_name(flow_run)
+            parameter = "schedule_id" if flow_name in self._of_schedules else "order_id"
             # Looked at again, before it runs: a run that was taken up may have been
             # altered at Prefect.
-            if name not in self._flows or number_of(flow_run, parameter) is None:
+            if flow_name not in self._flows or number_of(flow_run, parameter) is None:
                 sentence = "This flow or its parameters are not what is installed here."
                 message = self.told(sentence, code="stray")
                 await self._set_state(flow_run, Failed(message=message))
@@ -394,7 +394,7 @@ class FlowWorker(PatientWorker):
             until = await self._keeper.keep_running(
                 flow_run,
                 work,
-                self._flows[name],
+                self._flows[flow_name],
                 parameter,
             )
             if until is KeptUntil.NO_PLACES:

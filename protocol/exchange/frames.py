@@ -107,9 +107,9 @@ def named(messages: Sent | Used) -> dict[str, Any]:
 def encode_frames(messages: Mapping[int, bytes]) -> bytes:
     """Several senders' messages in one body: (sender u32, length u64, bytes)*."""
     frames = []
-    for sender, body in messages.items():
-        frames.append(frame_head(sender, len(body)))
-        frames.append(body)
+    for sender, message_body in messages.items():
+        frames.append(frame_head(sender, len(message_body)))
+        frames.append(message_body)
     return b"".join(frames)
 
 
@@ -125,19 +125,19 @@ def decode_frames(data: bytes) -> dict[int, bytes]:
     there twice is a ProtocolViolation: nobody may choose which of the two is read.
     """
     messages: dict[int, bytes] = {}
-    start = 0
-    while start < len(data):
-        body_start = start + _FRAME.size
+    frame_start = 0
+    while frame_start < len(data):
+        body_start = frame_start + _FRAME.size
         if len(data) < body_start:
             raise cut_short()
-        sender, length = _FRAME.unpack_from(data, start)
-        end = body_start + length
-        if len(data) < end:
+        sender, length = _FRAME.unpack_from(data, frame_start)
+        frame_end = body_start + length
+        if len(data) < frame_end:
             raise cut_short()
         if sender in messages:
             raise other_senders()
-        messages[sender] = data[body_start:end]
-        start = end
+        messages[sender] = data[body_start:frame_end]
+        frame_start = frame_end
     return messages
 
 
@@ -171,18 +171,18 @@ def decode_sent(run: int, data: bytes) -> list[Sent]:
     """Inverse of `encode_sent`, of the order `run`. InvalidInput for any other body."""
     try:
         (n_heads_bytes,) = _HEADS_LENGTH.unpack_from(data)
-        start = _HEADS_LENGTH.size + n_heads_bytes
-        heads = _HEADS.validate_json(data[_HEADS_LENGTH.size : start])
+        body_start = _HEADS_LENGTH.size + n_heads_bytes
+        heads = _HEADS.validate_json(data[_HEADS_LENGTH.size : body_start])
     except (struct.error, ValidationError):
         raise _not_sent_so() from None
-    if start + sum(head.n_bytes for head in heads) != len(data):
+    if body_start + sum(head.n_bytes for head in heads) != len(data):
         raise _not_sent_so()
     messages = []
     for head in heads:
         address = head.address_in(run)
-        end = start + head.n_bytes
-        messages.append(Sent(address, head.recipient, data[start:end]))
-        start = end
+        body_end = body_start + head.n_bytes
+        messages.append(Sent(address, head.recipient, data[body_start:body_end]))
+        body_start = body_end
     return messages
 
 
@@ -205,11 +205,11 @@ def is_worth_reading(n_bytes: Mapping[int, int], n_senders: int) -> bool:
 def read_at_once(n_bytes: Mapping[int, int]) -> list[int]:
     """Whose messages `gather_some` answers with, by their sizes: one or more."""
     chosen: list[int] = []
-    total = 0
+    total_bytes = 0
     # The largest first: what is left waits for its like.
     for sender in sorted(n_bytes, key=lambda sender: -n_bytes[sender]):
-        total += n_bytes[sender]
-        if chosen and total > AT_ONCE_BYTES:
+        total_bytes += n_bytes[sender]
+        if chosen and total_bytes > AT_ONCE_BYTES:
             break
         chosen.append(sender)
     return chosen

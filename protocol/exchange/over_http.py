@@ -45,10 +45,10 @@ class HttpTransport:
         recipient: int,
         body: bytes,
     ) -> None:
-        path = f"{address.path}/{sender}/{recipient}"
+        message_path = f"{address.path}/{sender}/{recipient}"
         self.request(
             "PUT",
-            path,
+            message_path,
             params=self._place(),
             content=body,
         )
@@ -166,11 +166,11 @@ class HttpTransport:
         round: int,
         file: bytes,
     ) -> None:
-        path = f"/orders/{run}/rounds/{round}"
+        round_path = f"/orders/{run}/rounds/{round}"
         headers = {"Content-Type": "application/octet-stream"}
         self.request(
             "PUT",
-            path,
+            round_path,
             content=file,
             headers=headers,
         )

@@ -150,8 +150,8 @@ class Outage:
 def _read(file: int) -> dict[str, _Entry]:
     n_bytes = _ENTRY.size * len(NAMES)
     # A new file is empty: nobody was missed.
-    data = os.pread(file, n_bytes, 0).ljust(n_bytes, b"\0")
-    entries = [_Entry(*fields) for fields in _ENTRY.iter_unpack(data)]
+    file_bytes = os.pread(file, n_bytes, 0).ljust(n_bytes, b"\0")
+    entries = [_Entry(*entry_fields) for entry_fields in _ENTRY.iter_unpack(file_bytes)]
     return dict(zip(NAMES, entries, strict=True))
 
 

@@ -60,7 +60,7 @@ class HospitalSql:
     def unseal(cls, user_id: int, open_key: bytes, box: bytes) -> Self:
         plain = sealing.unseal_from(open_key, box, associated=_sql_tag(user_id))
         values = read_fields(plain, {"salt": str, "sql": dict})
-        if not all(isinstance(text, str) for text in values["sql"].values()):
+        if not all(isinstance(sql_text, str) for sql_text in values["sql"].values()):
             raise bad_message("holds SQL that is not text")
         return cls(bytes_of_hex(values["salt"], 32), values["sql"])
 
@@ -137,8 +137,8 @@ class PooledThresholds:
         }
         check_fields(fields, types)
         # The circuit's size follows from them.
-        for name in ("min_varying", "min_hospitals", "min_rows"):
-            if not 1 <= fields[name] <= _MOST_THRESHOLD:
+        for threshold_name in ("min_varying", "min_hospitals", "min_rows"):
+            if not 1 <= fields[threshold_name] <= _MOST_THRESHOLD:
                 raise bad_message("has a threshold out of range")
         return cls(**fields)
 
@@ -208,7 +208,7 @@ class Acceptance:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        fields: dict[str, type] = {
+        required: dict[str, type] = {
             "order": str,
             "n_rows": int,
             "n_test_rows": int,
@@ -222,12 +222,12 @@ class Acceptance:
             "protocol": int,
             "sparse_masks": bool,
         }
-        values = read_fields(data, fields, optional=optional)
+        values = read_fields(data, required, optional=optional)
         pooled = None
         if "pooled" in values:
             pooled = PooledThresholds.of_fields(values["pooled"])
-        for count in (values["n_rows"], values["n_test_rows"]):
-            if not 0 <= count <= MOST_ROWS:
+        for row_count in (values["n_rows"], values["n_test_rows"]):
+            if not 0 <= row_count <= MOST_ROWS:
                 raise bad_message(
                     "counts fewer than no rows, or more than there can be"
                 )

@@ -61,14 +61,14 @@ class Header:
     protocol: int = PROTOCOL
 
     def encode(self) -> bytes:
-        kind = self.kind.encode()
-        if len(kind) > _KIND_BYTES:
+        encoded_kind = self.kind.encode()
+        if len(encoded_kind) > _KIND_BYTES:
             raise ValueError(f"the kind {self.kind} is longer than {_KIND_BYTES} bytes")
         return _HEADER.pack(
             _MAGIC,
             self.protocol,
             self.context,
-            kind.ljust(_KIND_BYTES, b"\0"),
+            encoded_kind.ljust(_KIND_BYTES, b"\0"),
             self.fold,
             self.round,
             self.attempt,
@@ -133,8 +133,8 @@ class Header:
 
 def members_digest(members: Sequence[int]) -> bytes:
     """SHA-256 over the sorted user ids of a message's members."""
-    text = json.dumps(sorted(members))
-    return hashlib.sha256(b"members" + text.encode()).digest()
+    members_text = json.dumps(sorted(members))
+    return hashlib.sha256(b"members" + members_text.encode()).digest()
 
 
 def write_envelope(
@@ -158,9 +158,9 @@ def write_envelope(
         body = payload
     else:
         associated = replace(header, length=len(payload) + _SEALING_BYTES).encode()
-        key = _message_key(session, header)
+        message_key = _message_key(session, header)
         body = sealing.seal(
-            key, payload, associated=associated, random_bytes=random_bytes
+            message_key, payload, associated=associated, random_bytes=random_bytes
         )
     signature = identity.sign(_signed_bytes(associated, body))
     return associated + body + signature
@@ -193,8 +193,8 @@ def read_envelope(
         identity.verify(_signed_bytes(associated, body), signature)
     if header.seal == CLEAR:
         return body
-    key = _message_key(session, header, reading=True)
-    return sealing.unseal(key, body, associated=associated)
+    message_key = _message_key(session, header, reading=True)
+    return sealing.unseal(message_key, body, associated=associated)
 
 
 def peek_envelope(

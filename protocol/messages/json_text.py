@@ -86,9 +86,9 @@ def read_fields(
     values = parse_json(data)
     expected = dict(fields)
     if isinstance(values, dict):
-        for name, type_ in (optional or {}).items():
-            if name in values:
-                expected[name] = type_
+        for field_name, type_ in (optional or {}).items():
+            if field_name in values:
+                expected[field_name] = type_
     check_fields(values, expected)
     checked: dict[str, Any] = values
     return checked
@@ -105,9 +105,9 @@ def check_fields(values: Any, fields: dict[str, type]) -> None:
 
 def bytes_of_hex(text: str, length: int | None = None) -> bytes:
     try:
-        data = bytes.fromhex(text)
+        decoded_bytes = bytes.fromhex(text)
     except ValueError:
         raise bad_message("has a field that is not hexadecimal") from None
-    if length is not None and len(data) != length:
+    if length is not None and len(decoded_bytes) != length:
         raise bad_message("has a field of another length than it should")
-    return data
+    return decoded_bytes

@@ -52,15 +52,15 @@ class Contribution:
             raise bad_message("of kind contribution is too short")
         tag = data[:_TAG_BYTES]
         (report_length,) = _REPORT_LENGTH.unpack_from(data, _TAG_BYTES)
-        end = _REPORT_BEGINS + report_length
-        if len(data) < end:
+        report_end = _REPORT_BEGINS + report_length
+        if len(data) < report_end:
             raise bad_message("of kind contribution is shorter than it says")
-        report_bytes = data[_REPORT_BEGINS:end]
+        report_bytes = data[_REPORT_BEGINS:report_end]
         report = parse_json(report_bytes)
         if not isinstance(report, dict):
             raise bad_message("has a report that is not an object")
         return cls(
-            part=data[end:],
+            part=data[report_end:],
             tag=tag,
             report=report,
         )
@@ -77,32 +77,32 @@ class Choice:
 
     def encode(self) -> bytes:
         reasons = {}
-        for user, reason in self.left_out.items():
-            reasons[str(user)] = reason
-        values = {
+        for user_id, reason in self.left_out.items():
+            reasons[str(user_id)] = reason
+        choice_fields = {
             "members": list(self.members),
             "left_out": reasons,
         }
-        return to_json(values)
+        return to_json(choice_fields)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        kinds: dict[str, type] = {
+        field_kinds: dict[str, type] = {
             "members": list,
             "left_out": dict,
         }
-        values = read_fields(data, kinds)
-        members = values["members"]
-        are_ids = all(type(user) is int for user in members)
+        choice_fields = read_fields(data, field_kinds)
+        members = choice_fields["members"]
+        are_ids = all(type(user_id) is int for user_id in members)
         if not are_ids or members != sorted(set(members)):
             raise bad_message("of kind choice has members that are no sorted user ids")
-        reasons = values["left_out"]
+        reasons = choice_fields["left_out"]
         left_out = {}
-        for user, reason in reasons.items():
+        for user_id, reason in reasons.items():
             is_text = isinstance(reason, str)
-            if not user.isdecimal() or not is_text:
+            if not user_id.isdecimal() or not is_text:
                 raise bad_message("of kind choice has reasons that are none")
-            left_out[int(user)] = reason
+            left_out[int(user_id)] = reason
         return cls(tuple(members), left_out)
 
 
@@ -116,18 +116,18 @@ class Opening:
     stop: bool
 
     def encode(self) -> bytes:
-        count = len(self.sums)
-        head = _OPENING_HEAD.pack(self.stop, count)
+        n_sums = len(self.sums)
+        opening_head = _OPENING_HEAD.pack(self.stop, n_sums)
         numbers = self.sums.astype(_INT64).tobytes()
-        return head + numbers
+        return opening_head + numbers
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         if len(data) < _OPENING_HEAD.size:
             raise bad_message("of kind opening is too short")
-        stop, count = _OPENING_HEAD.unpack_from(data)
+        stop, n_sums = _OPENING_HEAD.unpack_from(data)
         numbers = data[_OPENING_HEAD.size :]
-        n_bytes = _INT64.itemsize * count
+        n_bytes = _INT64.itemsize * n_sums
         if stop > 1 or len(numbers) != n_bytes:
             raise bad_message("of kind opening has another length than it says")
         big_endian = np.frombuffer(numbers, dtype=_INT64)
@@ -143,8 +143,8 @@ def state_tag(
     """HMAC-SHA256 of the weights' bytes under a group key: lets the coordinator
     compare, and shows it nothing.
     """
-    key = session.group_key(b"state/" + info)
+    state_key = session.group_key(b"state/" + info)
     # One byte order, so that equal weights have equal tags on every processor.
     big_endian = weights.astype(">f8")
     written = big_endian.tobytes()
-    return hmac.digest(key, written, "sha256")
+    return hmac.digest(state_key, written, "sha256")

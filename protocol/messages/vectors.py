@@ -48,15 +48,15 @@ class Vectors:
 
     def encode(self) -> bytes:
         lengths = []
-        for name, values in self.layers.items():
+        for layer_name, values in self.layers.items():
             n_values = len(values)
-            lengths.append([name, n_values])
-        fields = {
+            lengths.append([layer_name, n_values])
+        head_fields = {
             "layers": lengths,
             "between": list(self.between),
             "readers": self.readers,
         }
-        head = to_json(fields)
+        head = to_json(head_fields)
         head_length = _HEAD_LENGTH.pack(len(head))
         parts = [head_length, head]
         of_layers = self.layers.values()
@@ -71,14 +71,14 @@ class Vectors:
         if len(data) < _HEAD_LENGTH.size:
             raise bad_message("of kind vectors is too short")
         (head_length,) = _HEAD_LENGTH.unpack_from(data)
-        end = _HEAD_LENGTH.size + head_length
-        fields: dict[str, type] = {
+        head_end = _HEAD_LENGTH.size + head_length
+        head_fields: dict[str, type] = {
             "layers": list,
             "between": list,
             "readers": str,
         }
-        head_bytes = data[_HEAD_LENGTH.size : end]
-        head = read_fields(head_bytes, fields)
+        head_bytes = data[_HEAD_LENGTH.size : head_end]
+        head = read_fields(head_bytes, head_fields)
         named = head["layers"]
         compared = head["between"]
         readers = head["readers"]
@@ -86,13 +86,13 @@ class Vectors:
             raise bad_message("of kind vectors has layers or readers that are none")
         lengths = dict(named)
         # All of the layers are compared with the round before, or none.
-        names = list(lengths)
-        is_compared = compared in ([], names)
-        if len(names) < len(named) or not is_compared:
+        layer_names = list(lengths)
+        is_compared = compared in ([], layer_names)
+        if len(layer_names) < len(named) or not is_compared:
             raise bad_message(
                 "of kind vectors names a layer twice, or compares others than it has"
             )
-        numbers = data[end:]
+        numbers = data[head_end:]
         layers, between = _split_numbers(numbers, lengths, compared)
         return cls(layers, between, readers)
 
@@ -103,14 +103,14 @@ def _are_lengths(layers: list[Any]) -> bool:
     """
     if len(layers) > _MOST_LAYERS:
         return False
-    for entry in layers:
-        if not isinstance(entry, list):
+    for layer in layers:
+        if not isinstance(layer, list):
             return False
-        if len(entry) != 2:
+        if len(layer) != 2:
             return False
-        name, length = entry
+        layer_name, length = layer
         # A bool is an int only to isinstance.
-        if type(name) is not str:
+        if type(layer_name) is not str:
             return False
         if type(length) is not int:
             return False

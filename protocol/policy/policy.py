@@ -36,9 +36,9 @@ class Policy(PolicyFile):
         """
         groups = () if self.statistics is None else self.statistics.same_values
         for group in groups:
-            names = [name.lower() for name in group]
-            if column.lower() in names:
-                return " = ".join(sorted(names))
+            lower_names = [name.lower() for name in group]
+            if column.lower() in lower_names:
+                return " = ".join(sorted(lower_names))
         return None
 
     def speaks(self, release: Window) -> Window:
@@ -60,8 +60,8 @@ class Policy(PolicyFile):
             "budget_days": cohort.budget_days,
         }
         sections["cohorts"] = [
-            {"name": name, "description": cohort.description}
-            for name, cohort in self.cohorts.items()
+            {"name": cohort_name, "description": cohort.description}
+            for cohort_name, cohort in self.cohorts.items()
             if cohort.told
         ]
         return PolicyTold.model_validate(sections)
@@ -290,9 +290,9 @@ class Policy(PolicyFile):
     def reader_words(self, key: str) -> str:
         """A reader for people: the name that is listed here, and the fingerprint."""
         fingerprint = reader_fingerprint(bytes.fromhex(key))
-        for name, listed in self.readers.items():
+        for reader_name, listed in self.readers.items():
             if listed == fingerprint:
-                return f"{name}, {fingerprint}"
+                return f"{reader_name}, {fingerprint}"
         return fingerprint
 
     def rows(self, name: str) -> OpenRows:

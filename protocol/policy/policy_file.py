@@ -30,7 +30,7 @@ OPENS_NOTHING = (
 def tables_apart(tables: dict[str, TableRules]) -> dict[str, TableRules]:
     if not tables:
         raise cross_check(*OPENS_NOTHING)
-    lower_names = {name.lower() for name in tables}
+    lower_names = {table_name.lower() for table_name in tables}
     if len(lower_names) < len(tables):
         raise cross_check(
             "{file} names a table twice, in upper and in lower case.",
@@ -148,7 +148,7 @@ class PolicyFile(Rules):
     @property
     def tables_by_name(self) -> dict[str, TableRules]:
         """By name in lower case."""
-        return {name.lower(): rules for name, rules in self.tables.items()}
+        return {table_name.lower(): rules for table_name, rules in self.tables.items()}
 
     @property
     def opened(self) -> dict[str, OpenRows]:
@@ -176,8 +176,8 @@ class PolicyFile(Rules):
             if people_rules is not rules:
                 return self.population(people_rules.name)
         if isinstance(rules, NamedCohort):
-            for table in self._tables_beside(rules):
-                return self.population(table)
+            for table_name in self._tables_beside(rules):
+                return self.population(table_name)
             return f"cohorts by {rules.unique_id.lower()}"
         return name.lower()
 

@@ -56,11 +56,11 @@ def check_glm(request: Any) -> None:
     """
     params = request.model_params
     if request.model_type != GLM:
-        for name in OF_GLM:
-            if getattr(params, name) is not None:
+        for param_name in OF_GLM:
+            if getattr(params, param_name) is not None:
                 raise bad_request(
-                    name,
-                    f"{name} is given for a model that is no glm.",
+                    param_name,
+                    f"{param_name} is given for a model that is no glm.",
                     "Leave it out, or order glm.",
                 )
         return

@@ -134,8 +134,8 @@ def _check_fixed_intercepts(request: Any) -> None:
             "The first hospital's intercept is that of the model.",
             "Leave fit_intercept out, or leave site_effect out.",
         )
-    names = [*request.attributes, *request.categorical]
-    if HOSPITAL in [name.lower() for name in names]:
+    attribute_names = [*request.attributes, *request.categorical]
+    if HOSPITAL in [name.lower() for name in attribute_names]:
         add(
             "An attribute is named hospital, as the columns for the hospitals are.",
             "Leave it out, or name it otherwise in a view.",

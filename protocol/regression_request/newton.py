@@ -151,9 +151,9 @@ def check_newton(request: Any) -> None:
             "newton has no L1: the penalty has no second derivative at 0.",
             "Give penalty null or L2.",
         )
-    for name, default in _OF_GRADIENTS.items():
-        if getattr(params, name) != default:
-            add(f"{name} is given, and newton uses none.", "Leave it out.")
+    for param_name, default in _OF_GRADIENTS.items():
+        if getattr(params, param_name) != default:
+            add(f"{param_name} is given, and newton uses none.", "Leave it out.")
     if params.convergence != "diff":
         add(
             "newton stops by the deviance, which is diff.",

@@ -95,8 +95,8 @@ class CellList:
         for earlier_answer in limits.earlier:
             earlier = _EARLIER.pack(earlier_answer.tag, earlier_answer.left_out)
             parts.append(earlier)
-        for tag, slices in self.cells.items():
-            parts.append(tag)
+        for cell_tag, slices in self.cells.items():
+            parts.append(cell_tag)
             parts += slices
         return b"".join(parts)
 
@@ -105,9 +105,9 @@ class CellList:
         """Inverse of `encode`; ProtocolViolation (code bad_message) for anything else."""
         if len(data) < _HEADER.size:
             raise _violation("is shorter than its header")
-        fields = _HEADER.unpack_from(data)
-        version, min_rows, min_providers, min_changed = fields[:4]
-        n_earlier, n_slices, n_cells = fields[4:]
+        header_fields = _HEADER.unpack_from(data)
+        version, min_rows, min_providers, min_changed = header_fields[:4]
+        n_earlier, n_slices, n_cells = header_fields[4:]
         cell_bytes = TAG_BYTES * (1 + n_slices)
         if version != _VERSION or n_slices > 2**MOST_COLUMNS:
             raise _violation("is not of this version")
@@ -133,21 +133,21 @@ class CellList:
             tuple(earlier),
         )
         cells = {}
-        last = b""
+        last_tag = b""
         for begin in range(begin_cells, len(data), cell_bytes):
             end = begin + cell_bytes
             tag, *slices = _split(data[begin:end])
-            if tag <= last:
+            if tag <= last_tag:
                 raise _violation("is not in order, or names a cell twice")
             cells[tag] = tuple(slices)
-            last = tag
+            last_tag = tag
         return cls(limits, cells)
 
     @property
     def digest(self) -> bytes:
         """SHA-256, 32 bytes: equal at all hospitals, or they compute by other cells."""
-        data = _DIGEST_TAG + self.encode()
-        digest = hashlib.sha256(data)
+        digest_input = _DIGEST_TAG + self.encode()
+        digest = hashlib.sha256(digest_input)
         return digest.digest()
 
 
@@ -163,12 +163,12 @@ def tags_of(key: bytes, label: Label) -> tuple[bytes, tuple[bytes, ...]]:
         raise _violation("has a key of another length")
     n_columns = len(label)
     whole_label = _text(range(n_columns), label)
-    texts = [whole_label]
+    label_texts = [whole_label]
     for columns in _proper_subsets(n_columns):
-        texts.append(_text(columns, label))
-    hashes = keyed_hashes(key, texts)
-    tag, *slices = _split(hashes)
-    return tag, tuple(slices)
+        label_texts.append(_text(columns, label))
+    hashes = keyed_hashes(key, label_texts)
+    cell_tag, *slices = _split(hashes)
+    return cell_tag, tuple(slices)
 
 
 def earlier_of(
@@ -180,8 +180,8 @@ def earlier_of(
     same list mean the same orders.
     """
     hashes = keyed_hashes(key, [f"earlier {order_id}"])
-    (tag,) = _split(hashes)
-    return Earlier(tag, left_out)
+    (earlier_tag,) = _split(hashes)
+    return Earlier(earlier_tag, left_out)
 
 
 def list_of(
@@ -204,8 +204,8 @@ def union(lists: Mapping[int, CellList]) -> CellList:
     limits = {cell_list.limits for cell_list in lists.values()}
     slices_of: dict[bytes, tuple[bytes, ...]] = {}
     for cell_list in lists.values():
-        for tag, slices in cell_list.cells.items():
-            known_slices = slices_of.setdefault(tag, slices)
+        for cell_tag, slices in cell_list.cells.items():
+            known_slices = slices_of.setdefault(cell_tag, slices)
             if known_slices != slices:
                 raise differ()
     n_slices = {len(slices) for slices in slices_of.values()}
@@ -237,10 +237,10 @@ def _proper_subsets(n_columns: int) -> Iterator[tuple[int, ...]]:
 
 def _text(columns: Sequence[int], label: Label) -> str:
     """Which columns, and their values: no two different slices have one text."""
-    values = [label[column] for column in columns]
+    label_values = [label[column] for column in columns]
     columns_and_values = [
         list(columns),
-        values,
+        label_values,
     ]
     return json.dumps(columns_and_values, separators=(",", ":"))
 

@@ -73,9 +73,9 @@ def keyed_hashes(key: bytes, texts: Iterable[str]) -> bytes:
     keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
     hashes = []
     for text in texts:
-        state = keyed.copy()
-        state.update(text.encode())
-        digest = state.digest()
+        hash_state = keyed.copy()
+        hash_state.update(text.encode())
+        digest = hash_state.digest()
         hashes.append(digest)
     return b"".join(hashes)
 
@@ -90,8 +90,8 @@ def decode_tags(data: bytes) -> Tags:
     """Inverse of `encode_tags`; ProtocolViolation for a wrong length, or tags that do
     not ascend.
     """
-    body = _checked(data, _tags_bytes)
-    key_tags = _from_bytes(body)
+    tag_bytes = _checked(data, _tags_bytes)
+    key_tags = _from_bytes(tag_bytes)
     if not _is_ascending(key_tags):
         raise _violation("Tags of keys are not in order, or one stands there twice.")
     return key_tags
@@ -141,10 +141,10 @@ def decode_bitmap(data: bytes, *, n_tags: int) -> Bitmap:
     number or length, or bits beyond.
     """
     bits = _bits(data)
-    count = _counted(data)
+    told_count = _counted(data)
     own_bits = bits[:n_tags]
     beyond = bits[n_tags:]
-    if count != n_tags or beyond.any():
+    if told_count != n_tags or beyond.any():
         raise _violation("What is common is told of other tags than were sent.")
     return own_bits.astype(np.bool_)
 
@@ -164,8 +164,8 @@ def common_digest(key_tags: Tags, common: Bitmap) -> bytes:
     sealed, to the group only.
     """
     common_tags = key_tags[common]
-    data = _DIGEST_TAG + encode_tags(common_tags)
-    digest = hashlib.sha256(data)
+    digest_input = _DIGEST_TAG + encode_tags(common_tags)
+    digest = hashlib.sha256(digest_input)
     return digest.digest()
 
 
@@ -230,8 +230,8 @@ def _is_ascending(key_tags: Tags) -> bool:
 
 def _bits(data: bytes) -> NDArray[np.uint8]:
     """An encoded bitmap's bits, those beyond its tags too."""
-    body = _checked(data, _bitmap_bytes)
-    octets = np.frombuffer(body, dtype=np.uint8)
+    bitmap_bytes = _checked(data, _bitmap_bytes)
+    octets = np.frombuffer(bitmap_bytes, dtype=np.uint8)
     return np.unpackbits(octets)
 
 
@@ -241,8 +241,8 @@ def _count(number: int) -> bytes:
 
 def _counted(data: bytes) -> int:
     """The number that a message begins with."""
-    count = data[:_COUNT_BYTES]
-    return int.from_bytes(count, "big")
+    count_bytes = data[:_COUNT_BYTES]
+    return int.from_bytes(count_bytes, "big")
 
 
 def _tags_bytes(n_tags: int) -> int:

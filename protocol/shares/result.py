@@ -61,23 +61,23 @@ class ResultShare:
         """Inverse of `encode`; ProtocolViolation `result_share` for another length."""
         if len(data) < _HEADER.size:
             raise _bad_share("is shorter than its header")
-        fields = _HEADER.unpack_from(data)
-        version, n_booleans, n_limbs, n_rows, n_numbers = fields
+        header_fields = _HEADER.unpack_from(data)
+        version, n_booleans, n_limbs, n_rows, n_numbers = header_fields
         words_by_boolean = n_words(n_rows)
         n_all_limbs = n_limbs * n_numbers
         n_all_words = n_booleans * words_by_boolean
-        end = _HEADER.size + _LIMB_BYTES * n_all_limbs
-        length = end + _WORD_BYTES * n_all_words
+        numbers_end = _HEADER.size + _LIMB_BYTES * n_all_limbs
+        length = numbers_end + _WORD_BYTES * n_all_words
         is_as_long = len(data) == length
         if version != _VERSION or not n_limbs or not is_as_long:
             raise _bad_share(
                 "is not of this version, or not as long as its header says"
             )
         ring = Ring(n_limbs)
-        number_bytes = data[_HEADER.size : end]
+        number_bytes = data[_HEADER.size : numbers_end]
         numbers = ring.from_bytes(number_bytes, n_numbers)
-        words = np.frombuffer(data[end:], dtype="<u8")
-        flat = words.astype(np.uint64, copy=False)
+        bit_words = np.frombuffer(data[numbers_end:], dtype="<u8")
+        flat = bit_words.astype(np.uint64, copy=False)
         bits = flat.reshape(n_booleans, words_by_boolean)
         return cls(n_rows, numbers, bits)
 
@@ -94,22 +94,22 @@ def with_zero(
     """
     me = keys.me
     numbers = share.numbers
-    words = share.bits
+    bit_words = share.bits
     for peer in providers:
         if peer == me:
             continue
         pair_key = keys.pair_key(peer, b"sharing/result")
         stream = Stream(pair_key, _ZERO, b"")
         # The two ends of a pair: one adds the mask, the other takes it off.
-        count = numbers.shape[1]
-        mask = ring.draw(stream, count)
+        n_numbers = numbers.shape[1]
+        mask = ring.draw(stream, n_numbers)
         if me < peer:
             numbers = ring.add(numbers, mask)
         else:
             numbers = ring.subtract(numbers, mask)
-        word_mask = stream.words(words.size)
-        words = words ^ word_mask.reshape(words.shape)
-    return ResultShare(share.n_rows, numbers, words)
+        word_mask = stream.words(bit_words.size)
+        bit_words = bit_words ^ word_mask.reshape(bit_words.shape)
+    return ResultShare(share.n_rows, numbers, bit_words)
 
 
 def open_result(shares: Sequence[ResultShare]) -> tuple[list[int], Bools]:
@@ -118,31 +118,31 @@ def open_result(shares: Sequence[ResultShare]) -> tuple[list[int], Bools]:
     A receiver runs it. ProtocolViolation `result_share` when they do not belong
     together.
     """
-    sizes = set()
+    share_sizes = set()
     for share in shares:
-        size = (
+        share_size = (
             share.n_rows,
             share.numbers.shape,
             share.bits.shape,
         )
-        sizes.add(size)
-    if len(sizes) != 1:
+        share_sizes.add(share_size)
+    if len(share_sizes) != 1:
         raise _bad_share("is of another result than the others")
-    first = shares[0]
-    n_rows = first.n_rows
-    n_limbs = len(first.numbers)
+    first_share = shares[0]
+    n_rows = first_share.n_rows
+    n_limbs = len(first_share.numbers)
     ring = Ring(n_limbs)
     # Numbers add up in the ring, booleans by exclusive or.
     numbers = [share.numbers for share in shares]
     share_bits = [share.bits for share in shares]
-    total = reduce(ring.add, numbers)
+    summed_numbers = reduce(ring.add, numbers)
     bits = np.bitwise_xor.reduce(share_bits)
     booleans = [unpack(row, n_rows) for row in bits]
     n_booleans = len(bits)
     flags = np.array(booleans, dtype=bool)
     # Also without any the array has its two axes.
     by_row = flags.reshape(n_booleans, n_rows)
-    return ring.decode(total), by_row
+    return ring.decode(summed_numbers), by_row
 
 
 def _bad_share(fault: str) -> ProtocolViolation:

@@ -93,23 +93,23 @@ class Ring:
     def _of_integers(self, numbers: Iterable[int]) -> Limbs:
         all_bits = 2**self.bits - 1
         n_bytes = self.bits // 8
-        data = bytearray()
+        element_bytes = bytearray()
         for number in numbers:
             element = int(number) & all_bits  # modulo 2^K
-            data += element.to_bytes(n_bytes, "little")
-        return self.from_bytes_by_row(bytes(data))
+            element_bytes += element.to_bytes(n_bytes, "little")
+        return self.from_bytes_by_row(bytes(element_bytes))
 
     def decode(self, limbs: Limbs) -> list[int]:
         """The signed integers of a vector (n_limbs, n)."""
         reduced = self._reduced(limbs)
         by_row = np.ascontiguousarray(reduced.T, dtype="<u4")
-        data = by_row.tobytes()
+        element_bytes = by_row.tobytes()
         n_bytes = self.bits // 8
-        length = len(data)
+        length = len(element_bytes)
         numbers = []
         for start in range(0, length, n_bytes):
             end = start + n_bytes
-            number = int.from_bytes(data[start:end], "little", signed=True)
+            number = int.from_bytes(element_bytes[start:end], "little", signed=True)
             numbers.append(number)
         return numbers
 
@@ -148,8 +148,8 @@ class Ring:
     def draw(self, stream: Stream, count: int) -> Limbs:
         """Uniform elements."""
         n_bytes = self.n_bytes(count)
-        data = stream.read(n_bytes)
-        return self.from_bytes(data, count)
+        drawn_bytes = stream.read(n_bytes)
+        return self.from_bytes(drawn_bytes, count)
 
     def add(self, x: Limbs, y: Limbs) -> Limbs:
         left = self._reduced(x)
@@ -213,12 +213,12 @@ class Ring:
         """The sum of all elements, in [0, 2^K); up to 2^32 elements."""
         reduced = self._reduced(x)
         limb_sums = reduced.sum(axis=1, dtype=np.uint64)
-        total = 0
-        for place, limb_sum in enumerate(limb_sums.tolist()):
-            weight_bits = LIMB_BITS * place
-            total += int(limb_sum) << weight_bits
+        element_sum = 0
+        for limb_place, limb_sum in enumerate(limb_sums.tolist()):
+            weight_bits = LIMB_BITS * limb_place
+            element_sum += int(limb_sum) << weight_bits
         modulus = 2**self.bits
-        return int(total % modulus)
+        return int(element_sum % modulus)
 
     def planes(self, x: Limbs, width: int) -> Words:
         """The lowest `width` bits of n elements: uint64 (width, ceil(n / 64)).
@@ -229,15 +229,15 @@ class Ring:
         n_octets = 8 * n_words(count)
         shape = (width, n_octets)
         planes = np.zeros(shape, dtype=np.uint8)
-        for place in range(width):
-            limb, bit = divmod(place, LIMB_BITS)
+        for bit_place in range(width):
+            limb, bit = divmod(bit_place, LIMB_BITS)
             bits = (x[limb] >> np.uint32(bit)) & np.uint32(1)
             octets = bits.astype(np.uint8)
             packed = np.packbits(octets, bitorder="little")
-            plane = planes[place]
+            plane = planes[bit_place]
             plane[: packed.size] = packed
-        words = planes.view("<u8")
-        return words.astype(np.uint64, copy=False)
+        plane_words = planes.view("<u8")
+        return plane_words.astype(np.uint64, copy=False)
 
     def _reduced(self, x: NDArray[Number]) -> NDArray[Number]:
         """Modulo 2^K: the lowest limbs."""
@@ -255,8 +255,8 @@ def pack(bits: Bools) -> Words:
     n_octets = 8 * n_words(bits.size)
     padded = np.zeros(n_octets, dtype=np.uint8)
     padded[: octets.size] = octets
-    words = padded.view("<u8")
-    return words.astype(np.uint64, copy=False)
+    packed_words = padded.view("<u8")
+    return packed_words.astype(np.uint64, copy=False)
 
 
 def unpack(words: Words, count: int) -> Bools:
@@ -294,8 +294,8 @@ def _carried(sums: Words) -> Limbs:
 
     The carry out of the highest limb falls away.
     """
-    for place in range(1, len(sums)):
-        below = sums[place - 1]
-        carry = below >> _UP
-        sums[place] += carry
+    for limb_place in range(1, len(sums)):
+        limb_below = sums[limb_place - 1]
+        carry = limb_below >> _UP
+        sums[limb_place] += carry
     return sums.astype(np.uint32)

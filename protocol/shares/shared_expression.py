@@ -110,12 +110,12 @@ class _Evaluation:
         # Before there is a share: a false triple of the dealer would make the result
         # another function of the rows (decision 35).
         self._sharing.verify()
-        result = self._sharing.result(
+        result_share = self._sharing.result(
             self._joined_numbers(),
             self._joined_bits(),
             n_rows=self._n_rows,
         )
-        return result.encode()
+        return result_share.encode()
 
     def _joined_numbers(self) -> Limbs:
         """The values of all batches, then the sums."""
@@ -126,47 +126,47 @@ class _Evaluation:
 
     def _joined_bits(self) -> Words:
         """The booleans of all batches, a line of words for each."""
-        lines = []
+        bit_lines = []
         for batches in self._bits:
             if batches:
-                line = np.concatenate(batches)
-                lines.append(line)
-        words = np.array(lines, dtype=np.uint64)
+                bit_line = np.concatenate(batches)
+                bit_lines.append(bit_line)
+        bit_words = np.array(bit_lines, dtype=np.uint64)
         # Also without any batch the array has its two axes.
         n_lines = len(self._bits)
-        return words.reshape(n_lines, n_words(self._n_rows))
+        return bit_words.reshape(n_lines, n_words(self._n_rows))
 
     def _keep(self, registers: Shares) -> None:
         """What a batch adds to the result."""
         plan = self._plan
-        for place, total in enumerate(plan.totals):
-            terms = registers[total.register]
+        for place, plan_total in enumerate(plan.totals):
+            terms = registers[plan_total.register]
             self._totals[place] += self._sharing.total(terms)
         if plan.value is not None and not plan.is_boolean:
-            values = registers[plan.value]
-            self._numbers.append(values)
+            batch_values = registers[plan.value]
+            self._numbers.append(batch_values)
         opened = zip(self._bits, _bits(plan), strict=True)
         for batches, register in opened:
             batches.append(registers[register])
 
     def _registers(self, rows: slice) -> Shares:
         """A batch's registers, one for each step of the plan."""
-        count = rows.stop - rows.start
+        n_batch_rows = rows.stop - rows.start
         columns = {}
-        for name, column in self._columns.items():
-            columns[name] = column[rows]
+        for column_name, column in self._columns.items():
+            columns[column_name] = column[rows]
         registers: Shares = []
         # A row counts once, however often it is divided by zero.
-        by_zero = np.zeros(count, dtype=bool)
+        by_zero = np.zeros(n_batch_rows, dtype=bool)
         for step in self._plan.steps:
             if not isinstance(step, Leaf):
-                shares = self._joint(step, registers, count)
+                shares = self._joint(step, registers, n_batch_rows)
                 registers.append(shares)
                 continue
-            computed = self._own(step, columns, count)
+            computed = self._own(step, columns, n_batch_rows)
             if computed is not None:
                 by_zero |= computed.divided_by_zero
-            shares = self._leaf(step, computed, count)
+            shares = self._leaf(step, computed, n_batch_rows)
             registers.append(shares)
         n_divisions = by_zero.sum()
         self._n_divisions_by_zero += int(n_divisions)
@@ -204,12 +204,12 @@ class _Evaluation:
         count: int,
     ) -> Limbs | Words:
         """A share of a leaf; without values, that of a provider which lacks them."""
-        values = None
+        own_values = None
         if computed is not None:
-            values = computed.values
+            own_values = computed.values
         if leaf.node.is_boolean:
-            return self._sharing.boolean(values, count)
-        return self._sharing.number(values, count)
+            return self._sharing.boolean(own_values, count)
+        return self._sharing.number(own_values, count)
 
     def _joint(
         self,
@@ -286,33 +286,33 @@ def reveal(plan: Plan, shares: Mapping[int, bytes]) -> JoinedResult:
         )
     decoded = []
     for provider in plan.providers:
-        share = ResultShare.decode(shares[provider])
-        decoded.append(share)
+        result_share = ResultShare.decode(shares[provider])
+        decoded.append(result_share)
     n_rows = decoded[0].n_rows
     _require_shape(plan, decoded)
     numbers, bits = open_result(decoded)
     # As `_Evaluation.share` writes them: the values of rows, or the totals, and the
     # divisions by zero last.
     *numbers, n_divisions_by_zero = numbers
-    values: list[Fraction | bool | None] = []
+    joined_values: list[Fraction | bool | None] = []
     n_missing = 0
     if not plan.is_row_level:
-        value = plan.finish(numbers, n_rows)
-        values.append(value)
+        aggregate_value = plan.finish(numbers, n_rows)
+        joined_values.append(aggregate_value)
     else:
         if plan.is_boolean:
-            values += bits[0].tolist()
+            joined_values += bits[0].tolist()
         else:
             scale = plan.kind.scale
-            values += _scaled(numbers, scale)
+            joined_values += _scaled(numbers, scale)
         # Without such a register every row has a value.
         if plan.valid is not None:
             missing = np.flatnonzero(~bits[-1])
             n_missing = len(missing)
             for row in missing:
-                values[row] = None
+                joined_values[row] = None
     return JoinedResult(
-        values,
+        joined_values,
         n_rows,
         n_missing,
         n_divisions_by_zero,

@@ -111,11 +111,11 @@ class Sharing:
 
     def linear(self, terms: Iterable[tuple[Limbs, int]], constant: Limbs) -> Limbs:
         """constant + sum of factor * number."""
-        total = constant
+        linear_sum = constant
         for number, factor in terms:
             scaled = self.ring.scale(number, factor)
-            total = self.ring.add(total, scaled)
-        return total
+            linear_sum = self.ring.add(linear_sum, scaled)
+        return linear_sum
 
     def product(self, x: Limbs, y: Limbs) -> Limbs:
         """x y, by a triple per element; the check of the triples is added to what
@@ -176,8 +176,8 @@ class Sharing:
         stream = self._group_stream(_CHALLENGE, index)
         ring = Ring(_CHALLENGE_LIMBS)
         n_bytes = ring.n_bytes(count)
-        data = stream.read(n_bytes)
-        return ring.from_bytes_by_row(data)
+        drawn_bytes = stream.read(n_bytes)
+        return ring.from_bytes_by_row(drawn_bytes)
 
     def total(self, x: Limbs) -> int:
         """This provider's share of the sum over all elements."""
@@ -194,10 +194,10 @@ class Sharing:
 
     def exclusive(self, bits: Iterable[Words], *, constant: bool) -> Words:
         """constant xor all of `bits`: as a sum, each provider's shares for itself."""
-        total = reduce(np.bitwise_xor, bits)
+        combined_bits = reduce(np.bitwise_xor, bits)
         if constant and self._is_first:
-            return ~total
-        return total
+            return ~combined_bits
+        return combined_bits
 
     def conjunction(self, x: Words, y: Words) -> Words:
         """x & y, by a checked bit triple per element."""
@@ -329,14 +329,14 @@ class Sharing:
         order = triples.uniform_order(stream, buckets.n_dealt)
         shuffled = dealt[order]
         opened, members = buckets.divide(shuffled)
-        first, *others = members
+        first_triples, *others = members
         self._check_bits(
             index,
-            first,
+            first_triples,
             others,
             opened=opened,
         )
-        return CheckedWords(first)
+        return CheckedWords(first_triples)
 
     def _check_bits(
         self,
@@ -370,8 +370,8 @@ class Sharing:
             z = self._conjunctions(other_triples, d, e)
             checked_words.append(first.c ^ z)
         stream = self._group_stream(_DIGEST, index)
-        words = np.concatenate(checked_words)
-        self._digest ^= triples.linear_digest(stream, words)
+        joined_words = np.concatenate(checked_words)
+        self._digest ^= triples.linear_digest(stream, joined_words)
 
     # Verification and results
 
@@ -389,11 +389,11 @@ class Sharing:
         own_digest = self._digest.to_bytes(_DIGEST_BYTES, "little")
         difference = ring.zeros(1)
         digest = 0
-        for data in self._open(own_difference + own_digest):
-            of_difference = data[:-_DIGEST_BYTES]
-            of_digest = data[-_DIGEST_BYTES:]
-            share = ring.from_bytes(of_difference, 1)
-            difference = ring.add(difference, share)
+        for opening in self._open(own_difference + own_digest):
+            of_difference = opening[:-_DIGEST_BYTES]
+            of_digest = opening[-_DIGEST_BYTES:]
+            difference_share = ring.from_bytes(of_difference, 1)
+            difference = ring.add(difference, difference_share)
             digest ^= int.from_bytes(of_digest, "little")
         if difference.any() or digest:
             raise ProtocolViolation(
@@ -407,9 +407,9 @@ class Sharing:
 
         They say nothing without the other providers': a fresh sharing of zero is added.
         """
-        share = ResultShare(n_rows, numbers, bits)
+        result_share = ResultShare(n_rows, numbers, bits)
         return with_zero(
-            share,
+            result_share,
             ring=self.ring,
             keys=self._keys,
             providers=self.providers,
@@ -442,10 +442,10 @@ class Sharing:
         opened = []
         start = 0
         for ring, share in hidden:
-            count = share.shape[1]
-            end = start + ring.n_bytes(count)
+            n_numbers = share.shape[1]
+            end = start + ring.n_bytes(n_numbers)
             shares = [
-                ring.from_bytes(opening[start:end], count) for opening in openings
+                ring.from_bytes(opening[start:end], n_numbers) for opening in openings
             ]
             number = reduce(ring.add, shares)
             opened.append(number)
@@ -457,11 +457,11 @@ class Sharing:
         own_words = np.concatenate(shares).astype("<u8", copy=False)
         openings = self._open(own_words.tobytes())
         word_shares = [np.frombuffer(opening, dtype="<u8") for opening in openings]
-        total = np.bitwise_xor.reduce(word_shares)
-        words = total.astype(np.uint64, copy=False)
-        sizes = [share.size for share in shares]
-        ends = np.cumsum(sizes)
-        return np.split(words, ends[:-1])
+        xored_words = np.bitwise_xor.reduce(word_shares)
+        opened_words = xored_words.astype(np.uint64, copy=False)
+        share_sizes = [share.size for share in shares]
+        ends = np.cumsum(share_sizes)
+        return np.split(opened_words, ends[:-1])
 
     def _next_triples(self) -> int:
         """The number of the triples that are used next."""

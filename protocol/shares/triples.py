@@ -133,10 +133,10 @@ def number_triples(
         c = ring.draw(stream, count)
         check_c = ring.draw(stream, count)
     else:
-        size = ring.n_bytes(count)
-        _require_length(correction, 2 * size)
-        c = ring.from_bytes(correction[:size], count)
-        check_c = ring.from_bytes(correction[size:], count)
+        n_share_bytes = ring.n_bytes(count)
+        _require_length(correction, 2 * n_share_bytes)
+        c = ring.from_bytes(correction[:n_share_bytes], count)
+        check_c = ring.from_bytes(correction[n_share_bytes:], count)
     return NumberTriples(
         a,
         b,
@@ -162,7 +162,7 @@ def number_correction(
     c = ring.zeros(count)
     check_a = ring.zeros(count)
     check_c = ring.zeros(count)
-    *_, last = seeds
+    *_, last_provider = seeds
     for provider, seed in seeds.items():
         dealt = number_triples(
             seed,
@@ -176,7 +176,7 @@ def number_correction(
         b = ring.add(b, dealt.b)
         check_a = ring.add(check_a, dealt.check_a)
         # The last provider's c is what is wanted here, not its stream's.
-        if provider != last:
+        if provider != last_provider:
             c = ring.add(c, dealt.c)
             check_c = ring.add(check_c, dealt.check_c)
     # c_last = a b - sum of the others' c, and the same of the check.
@@ -228,7 +228,7 @@ def bit_correction(
     a = np.zeros(count, dtype=np.uint64)
     b = np.zeros(count, dtype=np.uint64)
     c = np.zeros(count, dtype=np.uint64)
-    *_, last = seeds
+    *_, last_provider = seeds
     for provider, seed in seeds.items():
         dealt = bit_triples(
             seed,
@@ -239,7 +239,7 @@ def bit_correction(
         )
         a ^= dealt.a
         b ^= dealt.b
-        if provider != last:
+        if provider != last_provider:
             c ^= dealt.c
     # c_last = (a & b) ^ the others' c
     last_c = (a & b) ^ c
@@ -263,12 +263,12 @@ class Buckets:
         (3, 5)
         """
         n_buckets = max(n_words, FEWEST_WORDS)
-        size = 2
+        bucket_size = 2
         # N / C(N B, B) <= 2^-40 without a fraction: C(N B, B) >= N 2^40
         least = n_buckets << SECURITY_BITS
-        while math.comb(n_buckets * size, size) < least:
-            size += 1
-        return cls(n_buckets, size)
+        while math.comb(n_buckets * bucket_size, bucket_size) < least:
+            bucket_size += 1
+        return cls(n_buckets, bucket_size)
 
     @property
     def n_dealt(self) -> int:
@@ -298,22 +298,22 @@ def uniform_order(stream: Stream, count: int) -> Places:
     place_bits = np.uint64(count.bit_length())
     places = np.arange(count, dtype=np.uint64)
     random = stream.words(count) >> place_bits
-    keys = random << place_bits | places
-    keys.sort()
+    sort_keys = random << place_bits | places
+    sort_keys.sort()
     one = np.uint64(1)
     place_mask = (one << place_bits) - one
-    order = (keys & place_mask).astype(np.intp)
+    order = (sort_keys & place_mask).astype(np.intp)
     # Runs of equal random bits stand in the order of their places, which is not random.
-    sorted_random = keys >> place_bits
+    sorted_random = sort_keys >> place_bits
     is_new = sorted_random[1:] != sorted_random[:-1]
     begins_run = np.concatenate([[True], is_new])
     ends_run = np.append(begins_run[1:], True)
     is_alone = begins_run & ends_run
     tied = np.flatnonzero(~is_alone)
     # Within each run the places are put in the order of fresh words.
-    run = np.cumsum(begins_run)[tied]
+    run_of_tied = np.cumsum(begins_run)[tied]
     fresh_words = stream.words(tied.size)
-    fresh = np.lexsort((fresh_words, run))
+    fresh = np.lexsort((fresh_words, run_of_tied))
     places_of_tied = order[tied]
     order[tied] = places_of_tied[fresh]
     return order
@@ -369,8 +369,8 @@ def _stream(
     provider: int,
 ) -> Stream:
     _require_length(seed, SEED_BYTES)
-    info = b"%d/%d" % (provider, index)
-    return Stream(seed, tag, info)
+    stream_info = b"%d/%d" % (provider, index)
+    return Stream(seed, tag, stream_info)
 
 
 def _require_length(data: bytes, length: int) -> None:

@@ -146,12 +146,12 @@ class StatisticsBody(Asked):
             "result_alias",
         }
         given_fields = {}
-        for name, value in body.items():
-            is_left_out = name in optional and value in ("", None, [], {})
-            if name == "quartiles" and value is False:
+        for field_name, field_value in body.items():
+            is_left_out = field_name in optional and field_value in ("", None, [], {})
+            if field_name == "quartiles" and field_value is False:
                 is_left_out = True
             if not is_left_out:
-                given_fields[name] = value
+                given_fields[field_name] = field_value
         method = given_fields.get("method")
         if isinstance(method, str) and method:
             given_fields.setdefault("result_alias", method.lower())

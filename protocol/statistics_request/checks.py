@@ -49,11 +49,11 @@ def _check_window(request: StatisticsRequest) -> None:
     if request.is_joined:
         needs_all = f"{request.method} joins the rows of the same people at all of its providers"
     providers = {str(provider.name) for provider in request.data_providers}
-    receivers = {str(name) for name in request.result_receivers}
+    receivers = {str(receiver) for receiver in request.result_receivers}
     check_window(request, n_hospitals=len(providers | receivers), needs_all=needs_all)
     only_receive = receivers - providers
     # A hospital may still be named in two ways: then it is looked at when it is resolved.
-    are_numbers = all(name.isdecimal() for name in only_receive)
+    are_numbers = all(receiver.isdecimal() for receiver in only_receive)
     if request.at_least is None or not are_numbers:
         return
     if request.at_least <= len(only_receive):
@@ -66,8 +66,8 @@ def _check_window(request: StatisticsRequest) -> None:
 
 
 def _check_names(request: StatisticsRequest) -> None:
-    names = [provider.name for provider in request.data_providers]
-    if len(set(names)) < len(names):
+    provider_names = [provider.name for provider in request.data_providers]
+    if len(set(provider_names)) < len(provider_names):
         raise bad_request(
             "data_providers",
             "data_providers names a hospital twice.",
@@ -92,19 +92,19 @@ def _check_names(request: StatisticsRequest) -> None:
 
 
 def _check_fields(request: StatisticsRequest) -> None:
-    for name, methods in MEANT_FOR.items():
-        if getattr(request, name) is not None and request.method not in methods:
+    for field_name, methods in MEANT_FOR.items():
+        if getattr(request, field_name) is not None and request.method not in methods:
             raise bad_request(
-                name,
-                f"{name} is given, and means nothing for {request.method}.",
-                f"Leave {name} out.",
+                field_name,
+                f"{field_name} is given, and means nothing for {request.method}.",
+                f"Leave {field_name} out.",
             )
-    for name, methods in NEEDED_BY.items():
-        if getattr(request, name) is None and request.method in methods:
+    for field_name, methods in NEEDED_BY.items():
+        if getattr(request, field_name) is None and request.method in methods:
             raise bad_request(
-                name,
-                f"{name} is missing, and {request.method} needs it.",
-                f"Give {name}; see docs/api.md.",
+                field_name,
+                f"{field_name} is missing, and {request.method} needs it.",
+                f"Give {field_name}; see docs/api.md.",
             )
     _check_columns(request)
     if request.method == "kaplan_meier" and request.bins and request.bins[0] <= 0:
@@ -149,7 +149,7 @@ def _check_result_columns(request: StatisticsRequest) -> None:
         named += request.value_columns
     if not request.is_joined:
         named.append(WITHHELD)
-    twice = [name for name in named if named.count(name) > 1]
+    twice = [column for column in named if named.count(column) > 1]
     if twice:
         raise bad_request(
             "columns",

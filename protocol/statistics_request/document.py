@@ -43,9 +43,9 @@ def statistics_document(
     have hardly changed. reply_key: a one-time X25519 key of the API, where the answer
     shall carry the values. protocol: in which number all of the order is written.
     """
-    body = sent_fields(request)
-    body["data_providers"] = [
-        {**provider, "data_path": ""} for provider in body["data_providers"]
+    request_body = sent_fields(request)
+    request_body["data_providers"] = [
+        {**provider, "data_path": ""} for provider in request_body["data_providers"]
     ]
     return canonical(
         {
@@ -55,8 +55,8 @@ def statistics_document(
             "schedule_id": schedule_id,
             "repeats": repeats,
             "reply_key": reply_key,
-            "request": body,
-            "data": {str(user): text for user, text in commitments.items()},
+            "request": request_body,
+            "data": {str(user): commitment for user, commitment in commitments.items()},
         }
     )
 
@@ -85,7 +85,7 @@ def read_statistics_document(text: str, order_id: int) -> StatisticsOrder:
         kind_and_order = (document["kind"], document["order_id"])
         is_fit = kind_and_order == ("statistics", order_id)
         commitments = {
-            int(user): str(value) for user, value in document["data"].items()
+            int(user): str(commitment) for user, commitment in document["data"].items()
         }
         optional = {
             name: document[name] for name in ("schedule_id", "repeats", "reply_key")
@@ -116,7 +116,7 @@ def read_statistics_document(text: str, order_id: int) -> StatisticsOrder:
     parties += request.result_receivers
     if order.schedule_id is not None:
         check_no_window(request)
-    is_resolved = all(isinstance(user, int) for user in (*parties, request.user_id))
+    is_resolved = all(isinstance(party, int) for party in (*parties, request.user_id))
     if not is_resolved or set(commitments) != set(request.providers):
         raise bad_request(
             "document",

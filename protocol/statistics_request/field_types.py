@@ -52,9 +52,9 @@ def _decimal(value: Any) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("must be a number")
-    text = repr(value) if isinstance(value, float) else str(value)
+    decimal_text = repr(value) if isinstance(value, float) else str(value)
     try:
-        number = Decimal(text)
+        number = Decimal(decimal_text)
     except InvalidOperation:
         raise ValueError("must be a number") from None
     n_digits = len(number.as_tuple().digits)

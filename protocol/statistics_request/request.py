@@ -44,14 +44,14 @@ class StatisticsRequest(StatisticsBody):
         if missing is None and self.is_test:
             # A row without a value is in no test, and no group of its own.
             missing = "drop"
-        keys = [provider.key_column for provider in self.data_providers]
+        key_columns = [provider.key_column for provider in self.data_providers]
         return question_rows(
             categorical=self.categorical or {},
             labels=_labels(self),
             derive=self.derive or {},
             missing=missing,
             named=_named(self),
-            keys=keys,
+            keys=key_columns,
             method=self.method,
             is_joined=self.is_joined,
             complete_on=self.complete_on or [],
@@ -60,15 +60,15 @@ class StatisticsRequest(StatisticsBody):
     @property
     def providers(self) -> tuple[int, ...]:
         """The providers' user ids, sorted; only of a resolved request."""
-        users = [self._id(provider.name) for provider in self.data_providers]
-        users.sort()
-        return tuple(users)
+        user_ids = [self._id(provider.name) for provider in self.data_providers]
+        user_ids.sort()
+        return tuple(user_ids)
 
     @property
     def receivers(self) -> tuple[int, ...]:
-        users = [self._id(name) for name in self.result_receivers]
-        users.sort()
-        return tuple(users)
+        user_ids = [self._id(receiver) for receiver in self.result_receivers]
+        user_ids.sort()
+        return tuple(user_ids)
 
     @property
     def openers(self) -> tuple[int, ...]:
@@ -144,8 +144,8 @@ class StatisticsRequest(StatisticsBody):
         categories = self.categorical or {}
         if self.method != "avg":
             return False
-        keys = [provider.key_column for provider in self.data_providers]
-        return any(key in categories for key in keys)
+        key_columns = [provider.key_column for provider in self.data_providers]
+        return any(key_column in categories for key_column in key_columns)
 
     @property
     def is_test(self) -> bool:
@@ -259,9 +259,9 @@ class StatisticsRequest(StatisticsBody):
         given_alias = self.provider(user_id).data_alias
         if given_alias:
             return given_alias
-        names = [provider.name for provider in self.data_providers]
-        place = names.index(user_id)
-        return f"df{place + 1}"
+        provider_names = [provider.name for provider in self.data_providers]
+        provider_place = provider_names.index(user_id)
+        return f"df{provider_place + 1}"
 
     @staticmethod
     def _id(name: Any) -> int:
@@ -271,33 +271,33 @@ class StatisticsRequest(StatisticsBody):
 
 def _labels(request: StatisticsRequest) -> list[str]:
     """The columns whose values name groups, values or pairs of values."""
-    names = list(request.group_by or [])
+    label_columns = list(request.group_by or [])
     if request.counted_as == "crosstab" or request.describes:
-        names += request.columns or []
+        label_columns += request.columns or []
     if request.counted_as == "frequency":
-        names += [provider.key_column for provider in request.data_providers]
-    return names
+        label_columns += [provider.key_column for provider in request.data_providers]
+    return label_columns
 
 
 def _named(request: StatisticsRequest) -> set[str]:
     """The columns that a question names, of whatever provider."""
-    names = {provider.key_column for provider in request.data_providers}
+    column_names = {provider.key_column for provider in request.data_providers}
     of_question = [
         request.columns,
         request.grouping,
         request.complete_on,
     ]
     for listed in of_question:
-        names.update(listed or [])
+        column_names.update(listed or [])
     if request.derive and request.expression is not None:
         aliases: dict[str, None] = {}
-        for place, provider in enumerate(request.data_providers, start=1):
-            alias = provider.data_alias or f"df{place}"
+        for provider_place, provider in enumerate(request.data_providers, start=1):
+            alias = provider.data_alias or f"df{provider_place}"
             aliases[alias] = None
         try:
             expression = parse_expression(request.expression, aliases)
         except ExpressionError as error:
             raise bad_request("expression", error.sentence, error.remedy) from None
         for _, column in expression.columns:
-            names.add(column)
-    return names
+            column_names.add(column)
+    return column_names

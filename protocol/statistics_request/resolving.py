@@ -19,9 +19,9 @@ def resolve(
     BadRequest when two entries are one hospital, when a provider's data have no place,
     or when who asks is no party.
     """
-    users_by_name = {str(user): user for user in names}
-    for user, name in names.items():
-        users_by_name[name] = user
+    users_by_name = {str(user_id): user_id for user_id in names}
+    for user_id, hospital_name in names.items():
+        users_by_name[hospital_name] = user_id
 
     def user_of(name: int | str) -> int:
         if str(name) not in users_by_name:

@@ -75,8 +75,8 @@ class Terms:
         )
         ids_format = f">{n_providers}Q"
         providers = struct.pack(ids_format, *self.providers)
-        data = _INFO + numbers + providers + self.name
-        digest = hashlib.sha256(data)
+        digest_input = _INFO + numbers + providers + self.name
+        digest = hashlib.sha256(digest_input)
         return digest.digest()
 
 
@@ -141,8 +141,8 @@ def seal(
 def add(parts: Mapping[int, bytes]) -> bytes:
     """The sum of all providers' parts, which are all there; see `Adder`."""
     adder = Adder()
-    for user, part in parts.items():
-        adder.add(user, part)
+    for user_id, part in parts.items():
+        adder.add(user_id, part)
     return adder.total()
 
 
@@ -163,20 +163,20 @@ class Adder:
         ProtocolViolation when it is malformed, or there already.
         """
         with sent_by(user):
-            part = _decode(data)
+            provider_part = _decode(data)
             if user in self._sizes:
                 raise other_version("payload", "A part of a sum came twice.")
-        count = len(part.numbers)
-        size = (part.width, count)
-        sizes = iter(self._sizes.values())
-        first = next(sizes, size)
+        n_numbers = len(provider_part.numbers)
+        part_size = (provider_part.width, n_numbers)
+        part_sizes = iter(self._sizes.values())
+        first_size = next(part_sizes, part_size)
         if not self._sizes:
-            self._numbers = part.numbers
-        elif size == first:
-            modulus = 1 << (part.width + TAG_BITS)
-            pairs = zip(self._numbers, part.numbers, strict=True)
+            self._numbers = provider_part.numbers
+        elif part_size == first_size:
+            modulus = 1 << (provider_part.width + TAG_BITS)
+            pairs = zip(self._numbers, provider_part.numbers, strict=True)
             self._numbers = [(total + number) % modulus for total, number in pairs]
-        self._sizes[user] = size
+        self._sizes[user] = part_size
 
     def total(self) -> bytes:
         """The sum of the parts of one provider or more.
@@ -189,8 +189,8 @@ class Adder:
                 f"The providers' parts of a sum are of different sizes: {listed(named)}.",
                 hospitals=named,
             )
-        sizes = iter(self._sizes.values())
-        width, _ = next(sizes)
+        part_sizes = iter(self._sizes.values())
+        width, _ = next(part_sizes)
         return _encode(self._numbers, width)
 
 
@@ -231,15 +231,15 @@ def open_total(
         )
         pairs = zip(numbers, own_masks, strict=True)
         numbers = [(number - own_mask) % modulus for number, own_mask in pairs]
-    *values, tag = [_signed(number, modulus) for number in numbers]
+    *opened_sums, opened_tag = [_signed(number, modulus) for number in numbers]
     # A change by a multiple of 2^width leaves the range, every other one the tag
     # (Cramer et al. 2018).
-    if not _in_range(values, terms.width):
+    if not _in_range(opened_sums, terms.width):
         raise _mismatch()
-    expected_tag = _tag(values, terms, tag_key)
-    if (expected_tag - tag) % modulus:
+    expected_tag = _tag(opened_sums, terms, tag_key)
+    if (expected_tag - opened_tag) % modulus:
         raise _mismatch()
-    return values
+    return opened_sums
 
 
 def _in_range(values: Sequence[int], width: int) -> bool:
@@ -256,12 +256,12 @@ def _tag(
     """sum_j a_j v_j modulo 2^(width + 64), a_j of 64 bits from the group key."""
     info = terms.info
     stream = masks.Stream(tag_key, b"consilium/exact-sum/tag/1", info)
-    words = stream.words(terms.count)
-    factors = words.tolist()
-    total = 0
+    factor_words = stream.words(terms.count)
+    factors = factor_words.tolist()
+    tag_sum = 0
     for factor, value in zip(factors, values, strict=True):
-        total += factor * value
-    return total % terms.modulus
+        tag_sum += factor * value
+    return tag_sum % terms.modulus
 
 
 def _signed(number: int, modulus: int) -> int:
@@ -284,8 +284,8 @@ def _encode(numbers: Sequence[int], width: int) -> bytes:
     Each number has (width + 64) / 8 bytes.
     """
     n_bytes = _bytes(width)
-    count = len(numbers)
-    header = _HEADER.pack(_VERSION, width, count)
+    n_numbers = len(numbers)
+    header = _HEADER.pack(_VERSION, width, n_numbers)
     body = b"".join(number.to_bytes(n_bytes, "big") for number in numbers)
     return header + body
 
@@ -294,16 +294,16 @@ def _decode(data: bytes) -> _Part:
     """ProtocolViolation unless header and length are exactly those of such a part."""
     if len(data) < _HEADER.size:
         raise other_version("payload", "A part of a sum is shorter than its header.")
-    version, width, count = _HEADER.unpack_from(data)
+    version, width, n_numbers = _HEADER.unpack_from(data)
     padding = data[1]
     is_width = width > 0 and width % 8 == 0
-    if version != _VERSION or padding or not is_width or not count:
+    if version != _VERSION or padding or not is_width or not n_numbers:
         raise other_version(
             "payload",
             "A part of a sum has a header that is not of this version.",
         )
     n_bytes = _bytes(width)
-    n_expected = _HEADER.size + count * n_bytes
+    n_expected = _HEADER.size + n_numbers * n_bytes
     if len(data) != n_expected:
         raise other_version(
             "payload",

@@ -104,8 +104,8 @@ def _axes(
     while k <= width:
         drawn_by_size = n_rows * k
         n_sizes = max(1, _DRAWN_AT_ONCE // drawn_by_size)
-        last = min(width, k + n_sizes)
-        sizes = range(k, last + 1)
+        last_size = min(width, k + n_sizes)
+        sizes = range(k, last_size + 1)
         n_normals = n_rows * sum(sizes)
         normals = stream.normals(n_normals)
         start = 0
@@ -114,7 +114,7 @@ def _axes(
             coordinates = normals[start:end]
             yield coordinates.reshape(n_rows, size)
             start = end
-        k = last + 1
+        k = last_size + 1
 
 
 def _hadamard(vector: Floats) -> Floats:
@@ -130,5 +130,5 @@ def _hadamard(vector: Floats) -> Floats:
         vector = stacked.ravel()
         width *= 2
     norm = np.sqrt(vector.size)
-    result: Floats = vector / norm
-    return result
+    transformed: Floats = vector / norm
+    return transformed

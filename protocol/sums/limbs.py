@@ -74,10 +74,10 @@ def from_limbs(sums: Ints, divisor: int) -> Floats:
 
 def whole_sums(sums: Ints) -> list[int]:
     """The summed values times 2**FRACTION_BITS, exactly."""
-    totals = []
+    value_sums = []
     for limbs in sums.reshape(-1, N_LIMBS).tolist():
-        total = 0
-        for place, limb in enumerate(limbs):
-            total += limb << (LIMB_BITS * place)
-        totals.append(total)
-    return totals
+        value_sum = 0
+        for limb_place, limb in enumerate(limbs):
+            value_sum += limb << (LIMB_BITS * limb_place)
+        value_sums.append(value_sum)
+    return value_sums

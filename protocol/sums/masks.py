@@ -83,23 +83,23 @@ def mask_modulo(
     `mask_graph`). Over all members the masks of one `info` add up to
     zero. ProtocolViolation when a key has another length.
     """
-    totals = [0] * count
-    for peer, key in pair_keys.items():
+    mask_sums = [0] * count
+    for peer, pair_key in pair_keys.items():
         sign = _sign(me, peer)
         masks = _integers(
-            key,
+            pair_key,
             PAIR_MODULO,
             info,
             modulus=modulus,
             count=count,
         )
         for place, mask in enumerate(masks):
-            totals[place] += sign * mask
-    values = []
-    for total in totals:
-        value = total % modulus
-        values.append(value)
-    return values
+            mask_sums[place] += sign * mask
+    reduced_masks = []
+    for mask_sum in mask_sums:
+        reduced_mask = mask_sum % modulus
+        reduced_masks.append(reduced_mask)
+    return reduced_masks
 
 
 def mask_words(
@@ -112,16 +112,16 @@ def mask_words(
 
     Same roles, pre-conditions and errors.
     """
-    total = np.zeros(count, dtype=np.uint64)
-    for peer, key in pair_keys.items():
+    mask_sums = np.zeros(count, dtype=np.uint64)
+    for peer, pair_key in pair_keys.items():
         is_added = _sign(me, peer) > 0
-        stream = Stream(key, PAIR_WORDS, info)
-        for chunk in _chunks(total):
+        stream = Stream(pair_key, PAIR_WORDS, info)
+        for chunk in _chunks(mask_sums):
             if is_added:
                 chunk += stream.words(chunk.size)
             else:
                 chunk -= stream.words(chunk.size)
-    return total
+    return mask_sums
 
 
 def group_modulo(
@@ -138,14 +138,14 @@ def group_modulo(
     noise. ProtocolViolation when the key has another length.
     """
     own_info = _of_sender(sender, info)
-    values = _integers(
+    integers = _integers(
         group_key,
         GROUP_MODULO,
         own_info,
         modulus=modulus,
         count=count,
     )
-    return [value % modulus for value in values]
+    return [integer % modulus for integer in integers]
 
 
 def group_words(
@@ -179,11 +179,11 @@ def tag(
     ProtocolViolation when the key has another length.
     """
     factors = Stream(group_key, TAG_FACTORS, info)
-    total = 0
+    tag_sum = 0
     for chunk in _chunks(words):
         chunk_factors = factors.words(chunk.size)
-        total += _inner_product(chunk, chunk_factors)
-    return total % TAG_MODULUS
+        tag_sum += _inner_product(chunk, chunk_factors)
+    return tag_sum % TAG_MODULUS
 
 
 def tag_pad(
@@ -197,14 +197,14 @@ def tag_pad(
     when the key has another length.
     """
     own_info = _of_sender(sender, info)
-    (value,) = _integers(
+    (unreduced_pad,) = _integers(
         group_key,
         TAG_PAD,
         own_info,
         modulus=TAG_MODULUS,
         count=1,
     )
-    return value % TAG_MODULUS
+    return unreduced_pad % TAG_MODULUS
 
 
 def _inner_product(words: Ints, factors: Words) -> int:
@@ -213,7 +213,7 @@ def _inner_product(words: Ints, factors: Words) -> int:
     Both are cut into limbs of 16 bits, the words' highest one signed: a product of
     limbs is within 2^32, so 2^14 of them add up within 2^46 in int64.
     """
-    total = 0
+    product_sum = 0
     pairs = zip(_chunks(words), _chunks(factors), strict=True)
     for some_words, some_factors in pairs:
         signed_words = np.ascontiguousarray(some_words, dtype="<i8")
@@ -229,8 +229,8 @@ def _inner_product(words: Ints, factors: Words) -> int:
         for i, row in enumerate(products.tolist()):
             for j, product in enumerate(row):
                 weight_bits = _LIMB_BITS * (i + j)
-                total += product << weight_bits
-    return total
+                product_sum += product << weight_bits
+    return product_sum
 
 
 def _limbs(words: Ints | Words) -> Ints:
@@ -271,12 +271,12 @@ def _integers(
     n_bits = modulus.bit_length() + EXCESS_BITS
     width = (n_bits + 7) // 8
     stream = Stream(key, tag, info)
-    data = stream.read(width * count)
+    drawn_bytes = stream.read(width * count)
     integers = []
-    length = len(data)
+    length = len(drawn_bytes)
     for start in range(0, length, width):
         end = start + width
-        integer = int.from_bytes(data[start:end], "little")
+        integer = int.from_bytes(drawn_bytes[start:end], "little")
         integers.append(integer)
     return integers
 
@@ -329,15 +329,15 @@ class Stream:
 
     def words(self, count: int) -> Words:
         """Uniform 64-bit words."""
-        data = self.read(8 * count)
-        words = np.frombuffer(data, dtype="<u8")
+        drawn_bytes = self.read(8 * count)
+        words = np.frombuffer(drawn_bytes, dtype="<u8")
         return words.astype(np.uint64, copy=False)
 
     def signs(self, count: int) -> Floats:
         """+1 or -1."""
         n_octets = (count + 7) // 8
-        data = self.read(n_octets)
-        octets = np.frombuffer(data, dtype=np.uint8)
+        drawn_bytes = self.read(n_octets)
+        octets = np.frombuffer(drawn_bytes, dtype=np.uint8)
         bits = np.unpackbits(octets, count=count)
         signs: Floats = 1.0 - 2.0 * bits.astype(np.float64)
         return signs
@@ -347,8 +347,8 @@ class Stream:
 
         Two equal words out of 2^64 would favour the earlier place.
         """
-        words = self.words(count)
-        return np.argsort(words, kind="stable")
+        random_words = self.words(count)
+        return np.argsort(random_words, kind="stable")
 
     def normals(self, count: int) -> Floats:
         """Standard normal numbers by Box and Muller (1958), from 53 bits each."""

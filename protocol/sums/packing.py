@@ -77,8 +77,8 @@ def pack(
     unsigned = padded.view(np.uint64)
     slots[:, :-1] += unsigned.reshape(n_rows, n_slots)
     plaintexts = []
-    for row in slots:
-        plaintext = int.from_bytes(row.tobytes(), "little")
+    for slot_row in slots:
+        plaintext = int.from_bytes(slot_row.tobytes(), "little")
         plaintexts.append(plaintext)
     return plaintexts
 

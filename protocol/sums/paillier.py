@@ -105,9 +105,9 @@ def private_from_bytes(data: bytes) -> PaillierPrivateKey:
 
     ProtocolViolation when the bytes are not such a key.
     """
-    half = len(data) // 2
-    p_bytes = data[:half]
-    q_bytes = data[half:]
+    half_length = len(data) // 2
+    p_bytes = data[:half_length]
+    q_bytes = data[half_length:]
     p = int.from_bytes(p_bytes, "big")
     q = int.from_bytes(q_bytes, "big")
     n_bits = 8 * len(data)
@@ -154,10 +154,10 @@ def _prime(bits: int, random_bytes: RandomBytes) -> int:
     """
     two_highest_bits = 3 << (bits - 2)
     while True:
-        data = random_bytes(bits // 8)
-        random_number = int.from_bytes(data, "big")
-        start = random_number | two_highest_bits
-        prime = int(gmpy2.next_prime(start))
+        drawn_bytes = random_bytes(bits // 8)
+        random_number = int.from_bytes(drawn_bytes, "big")
+        search_start = random_number | two_highest_bits
+        prime = int(gmpy2.next_prime(search_start))
         has_length = prime.bit_length() == bits
         if prime % 4 == 3 and has_length:
             return prime
@@ -296,8 +296,8 @@ def _draw_base(public: PaillierPublicKey, random_bytes: RandomBytes) -> gmpy2.mp
     n_bytes = key_bits(public) // 8 + 16
     y = gmpy2.mpz(0)
     while gmpy2.gcd(y, n) != 1:
-        data = random_bytes(n_bytes)
-        random_number = int.from_bytes(data, "big")
+        drawn_bytes = random_bytes(n_bytes)
+        random_number = int.from_bytes(drawn_bytes, "big")
         y = gmpy2.mpz(random_number) % n
     minus_square = -(y * y) % n
     modulus = n * n
@@ -327,8 +327,8 @@ class _Comb:
         to_next_row = 1 << self._n_columns
         teeth = [base]
         while len(teeth) < TEETH:
-            last = teeth[-1]
-            tooth = gmpy2.powmod(last, to_next_row, modulus)
+            last_tooth = teeth[-1]
+            tooth = gmpy2.powmod(last_tooth, to_next_row, modulus)
             teeth.append(tooth)
         starts_by_tooth = _in_threads(self._starts, teeth)
         by_table = zip(*starts_by_tooth, strict=True)
@@ -364,8 +364,8 @@ class _Comb:
         to_next_table = 1 << self._width
         starts = [tooth]
         while len(starts) * self._width < self._n_columns:
-            last = starts[-1]
-            start = gmpy2.powmod(last, to_next_table, self._modulus)
+            last_start = starts[-1]
+            start = gmpy2.powmod(last_start, to_next_table, self._modulus)
             starts.append(start)
         return starts
 
@@ -398,10 +398,10 @@ def _in_threads(
     if len(items) < THREADS:
         return [function(item) for item in items]
     n_items = len(items)
-    size = math.ceil(n_items / THREADS)
+    chunk_size = math.ceil(n_items / THREADS)
     chunks = []
-    for start in range(0, n_items, size):
-        end = start + size
+    for start in range(0, n_items, chunk_size):
+        end = start + chunk_size
         chunks.append(items[start:end])
     results: list[_Result] = []
     with ThreadPoolExecutor(THREADS) as pool:

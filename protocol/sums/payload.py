@@ -73,25 +73,25 @@ class Payload:
         """
         if len(data) < _HEADER.size:
             raise other_version("payload", "A payload is shorter than its header.")
-        version, code, kind, zero, n_members, d, size = _HEADER.unpack_from(data)
+        version, code, kind, zero, n_members, d, body_size = _HEADER.unpack_from(data)
         is_known = version == VERSION and code in _METHODS and kind in list(SumKind)
         if not is_known or zero or not n_members or not d:
             raise other_version(
                 "payload", "A payload's header is not one of this version."
             )
-        message = Payload(
+        payload = Payload(
             method=_METHODS[code],
             kind=SumKind(kind),
             n_members=n_members,
             d=d,
             body=data[_HEADER.size :],
         )
-        expected_size = _body_bytes(message.method, d, public)
-        if size != len(message.body) or size != expected_size:
+        expected_size = _body_bytes(payload.method, d, public)
+        if body_size != len(payload.body) or body_size != expected_size:
             raise other_version(
                 "payload", "A payload is not as long as its header says."
             )
-        return message
+        return payload
 
 
 def _body_bytes(method: EncryptMethod, d: int, public: PaillierPublicKey | None) -> int:

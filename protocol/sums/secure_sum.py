@@ -96,10 +96,10 @@ def seal(keys: SumKeys, values: Floats, *, info: bytes) -> bytes:
     release door.
     """
     fixed_point = keys.fixed_point
-    words = fixed_point.encode(values, keys.own_rows())
+    encoded_words = fixed_point.encode(values, keys.own_rows())
     return _seal(
         keys,
-        words,
+        encoded_words,
         kind=SumKind.MEAN,
         info=info,
     )
@@ -129,10 +129,10 @@ def seal_counts(keys: SumKeys, counts: Ints, *, info: bytes) -> bytes:
             remedy="Count fewer rows.",
             code="bound_exceeded",
         )
-    words = counts.astype(np.int64)
+    count_words = counts.astype(np.int64)
     return _seal(
         keys,
-        words,
+        count_words,
         kind=SumKind.COUNTS,
         info=info,
     )
@@ -179,11 +179,11 @@ class Adder:
         ProtocolViolation `payload` when it is malformed, or there already.
         """
         with sent_by(sender):
-            message = Payload.decode(payload, public=self._public)
+            contribution = Payload.decode(payload, public=self._public)
             # A total that is added again would count some member twice, and so would a
             # second contribution.
-            is_of_method = message.method == self._method
-            is_single = message.n_members == 1
+            is_of_method = contribution.method == self._method
+            is_single = contribution.n_members == 1
             if not is_of_method or not is_single or sender in self._shapes:
                 raise other_version(
                     "payload",
@@ -191,13 +191,13 @@ class Adder:
                 )
         if self._sum is None:
             self._sum = BodySum(self._method, self._public)
-        shape = (message.kind, message.d)
+        shape = (contribution.kind, contribution.d)
         shapes = iter(self._shapes.values())
-        first = next(shapes, shape)
+        first_shape = next(shapes, shape)
         self._shapes[sender] = shape
         # Of another length than the first: `total` says whose, once all are known.
-        if shape == first:
-            self._sum.add(message.body)
+        if shape == first_shape:
+            self._sum.add(contribution.body)
 
     def total(self) -> bytes:
         """The sum of all that was added, still sealed.
@@ -213,15 +213,15 @@ class Adder:
                 hospitals=named,
             )
         shapes = iter(self._shapes.values())
-        kind, d = next(shapes)
-        total = Payload(
+        sum_kind, d = next(shapes)
+        total_payload = Payload(
             method=self._method,
-            kind=kind,
+            kind=sum_kind,
             n_members=len(self._shapes),
             d=d,
             body=self._sum.encode(),
         )
-        return total.encode()
+        return total_payload.encode()
 
 
 def open_sum(
@@ -239,19 +239,19 @@ def open_sum(
     is not that of the sums, `payload` when the total is malformed, of another method or
     number of members.
     """
-    message = Payload.decode(total, public=keys.public)
+    total_payload = Payload.decode(total, public=keys.public)
     n_members = len(keys.members)
-    if message.method != keys.method or message.n_members != n_members:
+    if total_payload.method != keys.method or total_payload.n_members != n_members:
         raise other_version(
             "payload",
             "The total is of another method or of another number of members.",
         )
-    terms = keys.terms(kind=message.kind, d=message.d, info=info)
+    terms = keys.terms(kind=total_payload.kind, d=total_payload.d, info=info)
     if keys.method == "Paillier":
-        tagged = _open_paillier(keys, message, terms, private_key)
+        tagged = _open_paillier(keys, total_payload, terms, private_key)
     else:
-        tagged = _open_words(keys, message, terms)
-    return _strip_tag(keys, tagged, message.kind, terms)
+        tagged = _open_words(keys, total_payload, terms)
+    return _strip_tag(keys, tagged, total_payload.kind, terms)
 
 
 def mean(keys: SumKeys, sums: Ints) -> Floats:
@@ -277,15 +277,15 @@ def _seal(keys: SumKeys, words: Ints, *, kind: SumKind, info: bytes) -> bytes:
     tag_words = _tag_words(keys, words, kind, terms)
     tagged = np.append(words, tag_words)
     if keys.method == "Paillier":
-        body = _seal_paillier(keys, tagged, kind, terms)
+        sealed_body = _seal_paillier(keys, tagged, kind, terms)
     else:
-        body = _seal_words(keys, tagged, kind, terms)
+        sealed_body = _seal_words(keys, tagged, kind, terms)
     contribution = Payload(
         method=keys.method,
         kind=kind,
         n_members=1,
         d=words.size,
-        body=body,
+        body=sealed_body,
     )
     return contribution.encode()
 
@@ -308,10 +308,10 @@ def _tag_words(keys: SumKeys, words: Ints, kind: SumKind, terms: bytes) -> Ints:
     # words would give r away.
     bare_tag = masks.tag(keys.group_key, words, terms)
     pad = masks.tag_pad(keys.group_key, keys.me, terms)
-    tag = (bare_tag + pad) % masks.TAG_MODULUS
-    low = tag & _HALF_MAX
-    high = tag >> _HALF_BITS
-    return np.array([low, high], dtype=np.int64)
+    padded_tag = (bare_tag + pad) % masks.TAG_MODULUS
+    low_half = padded_tag & _HALF_MAX
+    high_half = padded_tag >> _HALF_BITS
+    return np.array([low_half, high_half], dtype=np.int64)
 
 
 def _strip_tag(keys: SumKeys, tagged: Ints, kind: SumKind, terms: bytes) -> Ints:
@@ -321,9 +321,9 @@ def _strip_tag(keys: SumKeys, tagged: Ints, kind: SumKind, terms: bytes) -> Ints
     """
     sums = tagged[:-TAG_WORDS]
     tag_words = tagged[-TAG_WORDS:]
-    low, high = tag_words.tolist()
-    tag = low + (high << _HALF_BITS)
-    found_tag = tag % masks.TAG_MODULUS
+    low_half, high_half = tag_words.tolist()
+    tag_sum = low_half + (high_half << _HALF_BITS)
+    found_tag = tag_sum % masks.TAG_MODULUS
     expected_tag = masks.tag(keys.group_key, sums, terms)
     for member in keys.members:
         if keys.weight(kind, member):
@@ -356,19 +356,19 @@ def _seal_paillier(keys: SumKeys, words: Ints, kind: SumKind, terms: bytes) -> b
     )
     # Under the encryption too (decision 9): the initiator has the private key, and must
     # not read one hospital's sum.
-    count = len(plaintexts)
+    n_plaintexts = len(plaintexts)
     pair_masks = masks.mask_modulo(
         keys.peers(),
         keys.me,
         modulus,
-        count,
+        n_plaintexts,
         terms,
     )
     group_masks = masks.group_modulo(
         keys.group_key,
         keys.me,
         modulus,
-        count,
+        n_plaintexts,
         terms,
     )
     masked = []
@@ -393,19 +393,19 @@ def _seal_words(keys: SumKeys, words: Ints, kind: SumKind, terms: bytes) -> byte
     checked = np.append(words, check_words)
     sealed = checked.view(np.uint64)
     if keys.method == "Mask":
-        count = sealed.size
+        n_words = sealed.size
         # In place, one after the other: of large models each vector counts. Both wrap
         # modulo 2^64.
         sealed += masks.mask_words(
             keys.peers(),
             keys.me,
-            count,
+            n_words,
             terms,
         )
         sealed += masks.group_words(
             keys.group_key,
             keys.me,
-            count,
+            n_words,
             terms,
         )
     little = sealed.astype("<u8", copy=False)
@@ -458,17 +458,17 @@ def _open_paillier(
 
 def _open_words(keys: SumKeys, message: Payload, terms: bytes) -> Ints:
     """The same of Mask and None, once the check words are N (of counts K) and K."""
-    words = words_of(message.body).copy()
+    summed_words = words_of(message.body).copy()
     if keys.method == "Mask":
         for member in keys.members:
-            words -= masks.group_words(
+            summed_words -= masks.group_words(
                 keys.group_key,
                 member,
-                words.size,
+                summed_words.size,
                 terms,
             )
-    tagged = words[:-CHECK_WORDS].view(np.int64)
-    check_words = words[-CHECK_WORDS:]
+    tagged = summed_words[:-CHECK_WORDS].view(np.int64)
+    check_words = summed_words[-CHECK_WORDS:]
     found_checks = check_words.tolist()
     weight = keys.total_weight(message.kind)
     expected_checks = [weight, len(keys.members)]

@@ -116,10 +116,10 @@ class SumKeys:
         return 1
 
     def total_weight(self, kind: SumKind) -> int:
-        total = 0
+        weight_sum = 0
         for member in self.members:
-            total += self.weight(kind, member)
-        return total
+            weight_sum += self.weight(kind, member)
+        return weight_sum
 
     @property
     def largest_count(self) -> int:

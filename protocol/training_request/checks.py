@@ -139,8 +139,8 @@ def _check_owners(
 
 
 def _check_columns(request: TrainingRequest) -> None:
-    names = request.attributes
-    if len(set(names)) != len(names):
+    attribute_names = request.attributes
+    if len(set(attribute_names)) != len(attribute_names):
         raise bad_request(
             "attributes", "attributes names a column twice.", "Name each column once."
         )
@@ -152,11 +152,11 @@ def _check_columns(request: TrainingRequest) -> None:
     roles = request.roles
     for name in ("weights", "cluster"):
         roles.pop(name, None)
-    for field, name in roles.items():
-        if name in names:
+    for role, name in roles.items():
+        if name in attribute_names:
             raise bad_request(
                 "attributes",
-                f"attributes holds the {field} column.",
+                f"attributes holds the {role} column.",
                 "A column has one role.",
             )
     if len(set(roles.values())) < len(roles):
@@ -177,7 +177,7 @@ def _check_columns(request: TrainingRequest) -> None:
 def _check_subgroups(request: TrainingRequest) -> None:
     name = request.subgroups
     other_roles = {
-        field: column for field, column in request.roles.items() if column == name
+        role: column for role, column in request.roles.items() if column == name
     }
     if name is not None and other_roles:
         raise bad_request(

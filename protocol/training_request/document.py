@@ -95,10 +95,10 @@ def _written_out(request: TrainingRequest) -> dict[str, Any]:
         "model_to": [],
     }
     written = {}
-    for name, value in body.items():
-        is_default = name in defaults and value == defaults[name]
+    for name, field_value in body.items():
+        is_default = name in defaults and field_value == defaults[name]
         if not is_default:
-            written[name] = value
+            written[name] = field_value
     return written_out(written)
 
 
@@ -115,8 +115,8 @@ def read_order_document(
     try:
         document = json.loads(text)
         commitments = {int(user): str(value) for user, value in document["sql"].items()}
-        tested = [int(user) for user in document["tested"]]
-        body = {
+        tested = [int(user_id) for user_id in document["tested"]]
+        request_body = {
             **document["request"],
             # The SQL is in no document; in its place any text, so that who has some can
             # be checked.
@@ -141,7 +141,7 @@ def read_order_document(
             "The document belongs to another order.",
             "Send the order again.",
         )
-    return parse_as(form, body), commitments
+    return parse_as(form, request_body), commitments
 
 
 _FORMS: dict[str, type[TrainingRequest]] = {

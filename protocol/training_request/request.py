@@ -61,7 +61,7 @@ class TrainingRequest(TrainingBody):
 
     def among(self, hospitals: Collection[int]) -> Self:
         """The same order as if these of its hospitals alone had been asked."""
-        parties = [user for user in self.party_id if user in hospitals]
+        parties = [user_id for user_id in self.party_id if user_id in hospitals]
         data_info = texts_of(self.data_info, hospitals)
         test_data_info = texts_of(self.test_data_info, hospitals)
         return with_fields(
@@ -104,10 +104,10 @@ class TrainingRequest(TrainingBody):
             "label_name": self.label_name,
             "unique_id": self.unique_id,
         }
-        for name in ("event_name", "entry_name", "weights", "cluster_column"):
-            column = getattr(self, name)
+        for field_name in ("event_name", "entry_name", "weights", "cluster_column"):
+            column = getattr(self, field_name)
             if column is not None:
-                role = name.removesuffix("_column")
+                role = field_name.removesuffix("_column")
                 roles[role] = column
         for place, column in enumerate(self.strata):
             roles[f"strata[{place}]"] = column
@@ -188,7 +188,7 @@ class TrainingRequest(TrainingBody):
             self.weights,
             self.cluster_column,
         ]
-        return [name for name in columns if name is not None]
+        return [column for column in columns if column is not None]
 
     @property
     def is_open(self) -> bool:
@@ -289,7 +289,7 @@ class TrainingRequest(TrainingBody):
         if not self.has_fixed_intercepts:
             return []
         _, *later_hospitals = sorted(self.hospitals)
-        return [feature_name(HOSPITAL, str(user)) for user in later_hospitals]
+        return [feature_name(HOSPITAL, str(user_id)) for user_id in later_hospitals]
 
     @property
     def tells_own_sums(self) -> bool:
@@ -399,11 +399,11 @@ class TrainingRequest(TrainingBody):
 
     def sql_of(self, user_id: int) -> dict[str, str]:
         """One hospital's own SQL texts, by what they are for."""
-        texts = {"train": self.data_info[user_id]}
+        sql_texts = {"train": self.data_info[user_id]}
         if user_id in self.test_data_info:
-            texts["test"] = self.test_data_info[user_id]
-        return texts
+            sql_texts["test"] = self.test_data_info[user_id]
+        return sql_texts
 
 
 def texts_of(texts: Mapping[int, str], hospitals: Collection[int]) -> dict[int, str]:
-    return {user: text for user, text in texts.items() if user in hospitals}
+    return {user_id: text for user_id, text in texts.items() if user_id in hospitals}

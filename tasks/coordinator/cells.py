@@ -26,8 +26,8 @@ def unite_cells(order: CoordinatedStatistics) -> CellList | None:
     """
     address = Address(order.order_id, "cells")
     tags_address = Address(order.order_id, "cell_tags")
-    sent = order.sent_before(address, EVERYONE)
-    if sent is None:
+    sent_cells = order.sent_before(address, EVERYONE)
+    if sent_cells is None:
         bodies = order.peek("cell_tags", order.request.providers)
         if not any(bodies.values()):
             return None
@@ -35,10 +35,10 @@ def unite_cells(order: CoordinatedStatistics) -> CellList | None:
             raise _mixed(bodies)
         lists = order.read("cell_tags", order.request.providers, CellList.decode)
         _check_thresholds(lists)
-        sent = cells.union(lists).encode()
-        order.exchange.put(address, EVERYONE, sent)
+        sent_cells = cells.union(lists).encode()
+        order.exchange.put(address, EVERYONE, sent_cells)
     order.exchange.discard(order.order_id, Used(tags_address, COORDINATOR))
-    return CellList.decode(sent)
+    return CellList.decode(sent_cells)
 
 
 def compare_cells(order: CoordinatedStatistics, show: Show) -> None:
@@ -55,7 +55,7 @@ def compare_cells(order: CoordinatedStatistics, show: Show) -> None:
 
 def _check_thresholds(lists: dict[int, CellList]) -> None:
     """All state the same ones, which each has from all providers' statements."""
-    stated = {user: cell_list.limits for user, cell_list in lists.items()}
+    stated = {provider: cell_list.limits for provider, cell_list in lists.items()}
     if named := who_differ(stated):
         error = bad_message(
             f"of cells has other thresholds than those of others: {listed(named)}"
@@ -65,7 +65,7 @@ def _check_thresholds(lists: dict[int, CellList]) -> None:
 
 
 def _mixed(bodies: dict[int, bytes]) -> ProtocolViolation:
-    empty = sorted(user for user, body in bodies.items() if not body)
+    empty = sorted(provider for provider, body in bodies.items() if not body)
     error = bad_message(
         f"of cells is empty ({listed(empty)}), and those of other providers are not"
     )

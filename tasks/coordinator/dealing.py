@@ -37,9 +37,9 @@ def deal(plan: Plan, *, n_rows: int, seeds: Mapping[int, bytes]) -> Iterator[Dea
     ordered = {provider: seeds[provider] for provider in plan.providers}
     # All shares but the last provider's are drawn from the seeds; the last one gets
     # what makes them fit.
-    last = plan.providers[-1]
+    last_provider = plan.providers[-1]
     for number, correction in enumerate(_corrections(plan, n_rows, ordered), start=1):
-        yield Dealt(number, last, correction)
+        yield Dealt(number, last_provider, correction)
 
 
 def _corrections(
@@ -54,19 +54,19 @@ def _corrections(
     # those of another, and all providers count alike.
     index = 0
     for rows in plan.batches(n_rows):
-        count = rows.stop - rows.start
+        n_batch_rows = rows.stop - rows.start
         for step in plan.steps:
             match step:
                 case Product():
                     yield triples.number_correction(
-                        seeds, index, ring=ring, count=count
+                        seeds, index, ring=ring, count=n_batch_rows
                     )
                 case Sign(width=width):
                     n_products = n_conjunctions(width, len(seeds))
-                    word_count = n_products * n_words(count)
+                    word_count = n_products * n_words(n_batch_rows)
                     yield _bit_correction(seeds, index, word_count)
                 case Conjunction():
-                    word_count = n_words(count)
+                    word_count = n_words(n_batch_rows)
                     yield _bit_correction(seeds, index, word_count)
                 case _:
                     continue

@@ -35,17 +35,17 @@ def read_flow(
     ProtocolViolation (code report) for one that is not of these rows.
     """
     flow_reports: dict[int, FlowReport] = {}
-    for user, body in bodies.items():
+    for user_id, body in bodies.items():
         report = _read(body)
         is_right = (
             report is not None
-            and _is_of(report, n_rows[user])
-            and _is_count(report["n_test_rows"], most=n_test_rows[user])
-            and ("all" in report) == (user == initiator)
+            and _is_of(report, n_rows[user_id])
+            and _is_count(report["n_test_rows"], most=n_test_rows[user_id])
+            and ("all" in report) == (user_id == initiator)
         )
         if report is None or not is_right:
-            raise _wrong_flow(user)
-        flow_reports[user] = report
+            raise _wrong_flow(user_id)
+        flow_reports[user_id] = report
     of_all = flow_reports[initiator]["all"]
     is_whole = isinstance(of_all, dict) and set(of_all) == _OF_ALL
     if not is_whole or not _is_of(of_all, sum(n_rows.values())):
@@ -60,8 +60,8 @@ def flow_numbers(
     row was left out.
     """
     of_hospitals: dict[str, Any] = {}
-    for user, n_used in sorted(n_rows.items()):
-        of_hospitals[str(user)] = _numbers(reports.get(user), n_used)
+    for user_id, n_used in sorted(n_rows.items()):
+        of_hospitals[str(user_id)] = _numbers(reports.get(user_id), n_used)
     n_all = sum(n_rows.values())
     of_all = reports[initiator]["all"] if reports else None
     return {**_numbers(of_all, n_all), "hospitals": of_hospitals}

@@ -148,8 +148,8 @@ class CoordinatedOrder:
             "acceptance", hospitals, Acceptance.decode, recipient=EVERYONE
         )
         # Only once all can be read: a bad one leaves nothing of the others behind.
-        for user, acceptance in acceptances.items():
-            self.n_rows[user] = acceptance.n_rows
+        for user_id, acceptance in acceptances.items():
+            self.n_rows[user_id] = acceptance.n_rows
         return acceptances
 
     def record(self, **facts: Any) -> None:
@@ -158,7 +158,7 @@ class CoordinatedOrder:
 
     def report_running(self) -> None:
         """All is agreed on: whoever asks sees the order running, and of how many rows."""
-        n_rows = {str(user): count for user, count in self.n_rows.items()}
+        n_rows = {str(user_id): row_count for user_id, row_count in self.n_rows.items()}
         self.record(state="running", n_rows=n_rows)
 
     def sent_before(self, address: Address, recipient: int) -> bytes | None:

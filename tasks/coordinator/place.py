@@ -97,14 +97,14 @@ def dispatch(place: Place, flow_name: str, hospitals: list[int]) -> dict[str, st
     The coordinator's API keeps which runs these are, wakes the agents, and lets them
     begin no others of this order.
     """
-    runs = {}
+    run_ids = {}
     # One after the other: side by side their writes lock each other out of SQLite, and
     # three take 4.3 s in place of 0.5.
     for user_id in hospitals:
-        start = functools.partial(_start, place.order_id, flow_name, user_id)
-        runs[str(user_id)] = _persist(start)
-    place.exchange.record(place.order_id, runs=runs)
-    return runs
+        start_run = functools.partial(_start, place.order_id, flow_name, user_id)
+        run_ids[str(user_id)] = _persist(start_run)
+    place.exchange.record(place.order_id, runs=run_ids)
+    return run_ids
 
 
 def _start(order_id: int, flow_name: str, user_id: int) -> str:
@@ -187,14 +187,14 @@ def _end_runs(order_id: int, message: str | None, *, is_late: bool) -> bool:
     n_under_way = 0
     with get_client(sync_client=True) as client:
         # All before the first is cancelled: an order has a run for each hospital.
-        for run in list(_pages_of(client, run_filter)):
-            if run.state is None or run.state.is_final():
+        for hospital_run in list(_pages_of(client, run_filter)):
+            if hospital_run.state is None or hospital_run.state.is_final():
                 continue
             n_under_way += 1
-            if is_late or run.state.is_scheduled():
+            if is_late or hospital_run.state.is_scheduled():
                 # By force: no agent is there to confirm it.
                 client.set_flow_run_state(
-                    run.id, Cancelled(message=message), force=True
+                    hospital_run.id, Cancelled(message=message), force=True
                 )
     return is_late or n_under_way == 0
 

@@ -65,11 +65,11 @@ def read_pooled(body: bytes, initiator: int) -> PooledMetrics:
         raise wrong from None
     if not is_outcome:
         raise wrong
-    for name, value in metrics:
-        if name not in POOLED and name not in COUNTED:
+    for metric_name, value in metrics:
+        if metric_name not in POOLED and metric_name not in COUNTED:
             raise wrong
-        may_be_null = name in POOLED
-        if not (value is None and may_be_null) and not is_metric(name, value):
+        may_be_null = metric_name in POOLED
+        if not (value is None and may_be_null) and not is_metric(metric_name, value):
             raise wrong
     return pooled
 

@@ -113,8 +113,8 @@ class DrawnProgress:
             except Exception as error:  # noqa: BLE001
                 # A picture is no part of the order: it goes on without one.
                 if not has_warned:
-                    kind = type(error).__name__
-                    log.warning("Progress could not be shown (%s)", kind)
+                    error_kind = type(error).__name__
+                    log.warning("Progress could not be shown (%s)", error_kind)
                 has_warned = True
             time.sleep(DRAW_EVERY_SECONDS)
         self._write(run_log)
@@ -184,10 +184,10 @@ class TrainingPicture:
         return f"{where} {round_} of at most {n_rounds}{loss_text}."
 
     def percent(self, records: list[Record]) -> float:
-        last = records[-1]
+        last_record = records[-1]
         all_folds = folds(self._order.request)
         # A model may be done in fewer rounds than it was given.
-        if last["final"] and last["fold"] == all_folds[-1]:
+        if last_record["final"] and last_record["fold"] == all_folds[-1]:
             return 100.0
         max_iter = self._order.request.model_params.max_iter
         n_done = rounds_done(len(records), max_iter)
@@ -195,21 +195,21 @@ class TrainingPicture:
         return 100.0 * n_done / n_rounds
 
     def table(self, records: list[Record]) -> list[Line]:
-        lines = []
+        table_lines = []
         for record in records:
-            for user, report in record.get("hospitals", {}).items():
-                line = {
+            for user_id, report in record.get("hospitals", {}).items():
+                table_line = {
                     "fold": record["fold"],
                     "round": record["round"],
-                    "hospital": user,
+                    "hospital": user_id,
                     "rows": report["n_rows"],
                     **_named_metrics(report),
                 }
-                reason = record.get("left_out", {}).get(user)
+                reason = record.get("left_out", {}).get(user_id)
                 if reason:
-                    line["left out"] = reason
-                lines.append(line)
-        return lines
+                    table_line["left out"] = reason
+                table_lines.append(table_line)
+        return table_lines
 
     def summary(self, records: list[Record]) -> str:
         request = self._order.request
@@ -217,12 +217,12 @@ class TrainingPicture:
         loss = "none yet"
         rounds = [record for record in records if "loss" in record]
         if rounds:
-            last = rounds[-1]
+            last_record = rounds[-1]
             # None where all hospitals withhold their own.
             mean = "withheld (min_rows)"
-            if last["loss"] is not None:
-                mean = f"{last['loss']:.6f}"
-            loss = f"{mean} after {last['round']} rounds"
+            if last_record["loss"] is not None:
+                mean = f"{last_record['loss']:.6f}"
+            loss = f"{mean} after {last_record['round']} rounds"
         if request.evaluates is not None:
             return (
                 f"# Order {self.order_id}\n\n"
@@ -243,15 +243,15 @@ class TrainingPicture:
 
 def _listed_endings(summaries: Mapping[int, Record]) -> str:
     """A line for each model: how its training ended, and its warnings."""
-    lines = []
+    ending_lines = []
     for fold, summary in sorted(summaries.items()):
         model = f"Fold {fold}" if fold else "Final model"
-        lines.append(f"- {model}: ended by {summary['stopped_by']}")
+        ending_lines.append(f"- {model}: ended by {summary['stopped_by']}")
         for sentence in summary["warnings"]:
-            lines.append(f"- {model}: **Warning.** {sentence}")
-    if not lines:
+            ending_lines.append(f"- {model}: **Warning.** {sentence}")
+    if not ending_lines:
         return ""
-    return "\n\n" + "\n".join(lines)
+    return "\n\n" + "\n".join(ending_lines)
 
 
 def _listed_left_out(records: list[Record]) -> str:
@@ -260,8 +260,8 @@ def _listed_left_out(records: list[Record]) -> str:
     for record in records:
         n_left_out.update([*record.get("left_out", {})])
     counts = []
-    for user, count in sorted(n_left_out.items()):
-        counts.append(f"hospital {user} in {count} rounds")
+    for user_id, n_rounds in sorted(n_left_out.items()):
+        counts.append(f"hospital {user_id} in {n_rounds} rounds")
     return ", ".join(counts)
 
 
@@ -271,10 +271,10 @@ def _named_metrics(report: Record) -> Line:
     Counts of each class have no place there.
     """
     named = {}
-    for part, rows in (("train", "training rows"), ("test", "held-out rows")):
-        for name, value in report.get(part, {}).items():
-            if not isinstance(value, list):
-                named[f"{name} on {rows}"] = value
+    for report_part, rows in (("train", "training rows"), ("test", "held-out rows")):
+        for metric_name, metric_value in report.get(report_part, {}).items():
+            if not isinstance(metric_value, list):
+                named[f"{metric_name} on {rows}"] = metric_value
     return named
 
 
@@ -313,32 +313,32 @@ class StatisticsPicture:
 
         Where nobody knows how many there are, one is left.
         """
-        last = records[-1]
-        if last.get("final"):
+        last_record = records[-1]
+        if last_record.get("final"):
             return 100.0
-        n_done: int = last["done"]
-        n_parts: int = last["of"] or n_done + 1
+        n_done: int = last_record["done"]
+        n_parts: int = last_record["of"] or n_done + 1
         return min(100.0, 100.0 * n_done / n_parts)
 
     def table(self, records: list[Record]) -> list[Line]:
         summary = records[-1] if records else {}
-        lines = []
-        for user, n_rows in self._order.n_rows.items():
-            line = {"hospital": user, "rows": n_rows}
-            for name in _ROW_COUNTS:
-                line[name] = summary.get(name, {}).get(str(user))
-            lines.append(line)
-        return lines
+        table_lines = []
+        for user_id, n_rows in self._order.n_rows.items():
+            table_line = {"hospital": user_id, "rows": n_rows}
+            for count_name in _ROW_COUNTS:
+                table_line[count_name] = summary.get(count_name, {}).get(str(user_id))
+            table_lines.append(table_line)
+        return table_lines
 
     def summary(self, records: list[Record]) -> str:
         request = self._order.request
-        last = records[-1] if records else {}
+        last_record = records[-1] if records else {}
         withheld = []
-        for entry in last.get("suppressed", []):
-            rule = f"{entry['rule']} {entry['threshold']}"
-            withheld.append(f"{entry['groups']} group(s) by {rule}")
+        for suppression in last_record.get("suppressed", []):
+            rule = f"{suppression['rule']} {suppression['threshold']}"
+            withheld.append(f"{suppression['groups']} group(s) by {rule}")
         listed = "; ".join(withheld) or "nothing"
-        notes = " ".join(last.get("notes", []))
+        notes = " ".join(last_record.get("notes", []))
         providers = _listed(request.providers)
         receivers = _listed(request.receivers)
         return (
@@ -353,4 +353,4 @@ _ROW_COUNTS = ("rows_used", "rows_suppressed", "rows_null")
 
 
 def _listed(users: tuple[int, ...]) -> str:
-    return ", ".join(str(user) for user in users)
+    return ", ".join(str(user_id) for user_id in users)

@@ -45,13 +45,13 @@ def are_numbers(metrics: Any, request: TrainingRequest, *, required: bool) -> bo
     """
     if not isinstance(metrics, dict) or not set(metrics) <= MEASURED:
         return False
-    for name, value in metrics.items():
-        if value is not None and not is_metric(name, value):
+    for metric_name, metric_value in metrics.items():
+        if metric_value is not None and not is_metric(metric_name, metric_value):
             return False
     quality = "mse" if request.has_number_label else "accuracy"
-    for name in ("loss", quality):
-        is_there = name in metrics
-        if metrics.get(name) is None and (is_there or required):
+    for metric_name in ("loss", quality):
+        is_there = metric_name in metrics
+        if metrics.get(metric_name) is None and (is_there or required):
             return False
     return True
 
@@ -74,10 +74,10 @@ def _are_counts(confusion: Any) -> bool:
     """Whether this is a square of whole numbers of 0 or more."""
     if not isinstance(confusion, list):
         return False
-    for row in confusion:
-        if not isinstance(row, list) or len(row) != len(confusion):
+    for confusion_row in confusion:
+        if not isinstance(confusion_row, list) or len(confusion_row) != len(confusion):
             return False
-        for count in row:
+        for count in confusion_row:
             if type(count) is not int or not 0 <= count <= MOST_ROWS:
                 return False
     return True

@@ -82,27 +82,27 @@ def check_reports(
     ProtocolViolation (code report) for one that is not so.
     """
     request = rows.request
-    for user, report in reports.items():
-        n_trained = rows.n_trained(user, fold)
+    for user_id, report in reports.items():
+        n_trained = rows.n_trained(user_id, fold)
         trains_well = _trains_well(
             report,
             request,
-            user,
+            user_id,
             n_trained,
         )
         if not trains_well:
             sentence = (
-                f"The metrics of hospital {user} are not those of "
+                f"The metrics of hospital {user_id} are not those of "
                 f"its {n_trained} training rows."
             )
-            raise wrong_report(sentence, user)
-        n_tested = rows.n_tested(user, fold)
+            raise wrong_report(sentence, user_id)
+        n_tested = rows.n_tested(user_id, fold)
         if not _tests_well(report, request, n_tested):
             sentence = (
-                f"The metrics of hospital {user} are not those of "
+                f"The metrics of hospital {user_id} are not those of "
                 f"its {n_tested} held-out rows."
             )
-            raise wrong_report(sentence, user)
+            raise wrong_report(sentence, user_id)
     # Of open orders all hospitals compare the same models.
     if request.is_open:
         named = who_differ(_compared(reports))
@@ -170,21 +170,21 @@ def names_rules(report: RoundReport) -> bool:
 def _compared(reports: Mapping[int, RoundReport]) -> dict[int, tuple[str, ...]]:
     """Whom each leaves out one by one, by hospital that compares."""
     compared = {}
-    for user, report in reports.items():
+    for user_id, report in reports.items():
         left_out = report.get("leave_one_out")
         if left_out:
-            compared[user] = tuple(left_out)
+            compared[user_id] = tuple(left_out)
     return compared
 
 
 def _n_classes(reports: Mapping[int, RoundReport]) -> dict[int, int]:
     """Of how many classes the counts of calls are, by hospital that has held-out rows."""
     n_classes = {}
-    for user, report in reports.items():
+    for user_id, report in reports.items():
         if "test" in report:
             test = report["test"]
             confusion = test.get("confusion") or ()
-            n_classes[user] = len(confusion)
+            n_classes[user_id] = len(confusion)
     return n_classes
 
 
@@ -256,26 +256,26 @@ def _n_called(test: Mapping[str, Any], request: TrainingRequest) -> int | None:
     """
     counts: list[Any] = []
     if request.has_binary_label:
-        counts = [test.get(name) for name in CALLS]
+        counts = [test.get(call_name) for call_name in CALLS]
     else:
         confusion = test.get("confusion")
         if not isinstance(confusion, list):
             return None
-        for row in confusion:
-            if not isinstance(row, list):
+        for confusion_row in confusion:
+            if not isinstance(confusion_row, list):
                 return None
-            if len(row) != len(confusion):
+            if len(confusion_row) != len(confusion):
                 return None
-            counts.extend(row)
-    total = 0
+            counts.extend(confusion_row)
+    n_called = 0
     for count in counts:
         # Not isinstance: true and false are whole numbers to it.
         if type(count) is not int:
             return None
         if count < 0:
             return None
-        total += count
-    return total
+        n_called += count
+    return n_called
 
 
 def _compares_well(
@@ -299,11 +299,11 @@ def _compares_well(
     n_rows = report.get("n_test_rows", 0)
     if type(n_rows) is not int or n_rows <= 0:
         return False
-    entries = [
+    compared = [
         *comparisons.values(),
         report.get("test"),
     ]
-    return all(are_numbers(entry, request, required=False) for entry in entries)
+    return all(are_numbers(metrics, request, required=False) for metrics in compared)
 
 
 def _is_number_of(value: Any, n_rows: int) -> bool:

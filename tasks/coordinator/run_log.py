@@ -66,8 +66,8 @@ def waiting_line(waiting: list[Mapping[str, Any]]) -> str:
     """
     waited_for = []
     for entry in waiting:
-        user = int(entry["user_id"])
-        who = f"hospital {user}" if user else "the coordinator"
+        user_id = int(entry["user_id"])
+        who = f"hospital {user_id}" if user_id else "the coordinator"
         cause = _CAUSES.get(str(entry["cause"]))
         waited_for.append(f"{who} ({cause})" if cause else who)
     return f"Waiting for {', '.join(waited_for)}." if waited_for else ""
@@ -104,17 +104,17 @@ class RunLog:
 
 def tell_hospitals_runs(runs: Mapping[str, str]) -> None:
     """One line at each hospital's run, by the hospital's number: where its log is."""
-    ids = {user: UUID(run) for user, run in runs.items()}
+    ids = {user_id: UUID(run_id) for user_id, run_id in runs.items()}
     try:
         with get_client(sync_client=True) as client:
             said_texts = _said(client, list(ids.values()))
-            lines = []
-            for user, run in ids.items():
-                text = stays_there(int(user))
-                if text not in said_texts:
-                    lines.append(log_line(str(run), text))
-            if lines:
-                client.create_logs(lines)
+            new_lines = []
+            for user_id, run_id in ids.items():
+                line_text = stays_there(int(user_id))
+                if line_text not in said_texts:
+                    new_lines.append(log_line(str(run_id), line_text))
+            if new_lines:
+                client.create_logs(new_lines)
     except Exception as error:  # noqa: BLE001
         # A line is no part of the order.
         log.warning("Prefect has no line at runs (%s)", type(error).__name__)

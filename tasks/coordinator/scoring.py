@@ -65,8 +65,8 @@ class Shown:
         """The triangular factor (n, n) of each layer (decision 28)."""
         factors = {}
         n_users = len(self.users)
-        for name, rows in self.layers.items():
-            factors[name] = triangular_factor([rows], n_users)
+        for layer_name, rows in self.layers.items():
+            factors[layer_name] = triangular_factor([rows], n_users)
         return factors
 
 
@@ -75,13 +75,13 @@ def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
 
     ProtocolViolation where hospitals show other layers than each other.
     """
-    users = tuple(sorted(messages))
-    ordered = [messages[user] for user in users]
-    first = ordered[0]
+    user_ids = tuple(sorted(messages))
+    ordered = [messages[user_id] for user_id in user_ids]
+    first_message = ordered[0]
     layers_of_users = {}
-    for user in users:
-        message = messages[user]
-        layers_of_users[user] = _layers(message)
+    for user_id in user_ids:
+        message = messages[user_id]
+        layers_of_users[user_id] = _layers(message)
     named = who_differ(layers_of_users)
     if named:
         raise ProtocolViolation(
@@ -91,21 +91,21 @@ def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
             hospitals=named,
         )
     layers = {}
-    for name in first.layers:
-        of_layer = [message.layers[name] for message in ordered]
-        layers[name] = np.array(of_layer)
+    for layer_name in first_message.layers:
+        of_layer = [message.layers[layer_name] for message in ordered]
+        layers[layer_name] = np.array(of_layer)
     between = {}
-    for name in first.between:
-        compared = [message.between[name] for message in ordered]
-        between[name] = np.array(compared)
+    for layer_name in first_message.between:
+        compared = [message.between[layer_name] for message in ordered]
+        between[layer_name] = np.array(compared)
     readers = "parties"
     # The strictest policy counts.
     policies = {message.readers for message in ordered}
     if "operator" in policies:
         readers = "operator"
-    n_trained = tuple(n_rows[user] for user in users)
+    n_trained = tuple(n_rows[user_id] for user_id in user_ids)
     return Shown(
-        users,
+        user_ids,
         n_trained,
         layers,
         between,
@@ -116,9 +116,9 @@ def gather(messages: dict[int, Vectors], n_rows: dict[int, int]) -> Shown:
 def _layers(message: Vectors) -> tuple[Any, ...]:
     """What is equal of all: the layers, their lengths and their order."""
     lengths = []
-    for name, values in message.layers.items():
-        n_values = len(values)
-        lengths.append((name, n_values))
+    for layer_name, layer_values in message.layers.items():
+        n_values = len(layer_values)
+        lengths.append((layer_name, n_values))
     return (*lengths, *message.between)
 
 
@@ -138,12 +138,12 @@ def choose(
     if not request.chooses:
         return Choice(gradients.users)
     # Hospitals may have sealed for it already: a restart does not choose again.
-    sent = sent_by_coordinator(exchange, address, EVERYONE)
-    if sent is not None:
-        return Choice.decode(sent)
+    sent_choice = sent_by_coordinator(exchange, address, EVERYONE)
+    if sent_choice is not None:
+        return Choice.decode(sent_choice)
     choice = _choice(gradients, request)
-    data = choice.encode()
-    exchange.put(address, EVERYONE, data)
+    encoded_choice = choice.encode()
+    exchange.put(address, EVERYONE, encoded_choice)
     return choice
 
 
@@ -152,14 +152,14 @@ def _choice(gradients: Shown, request: TrainingRequest) -> Choice:
     # (decision 28).
     factors = [*gradients.factors.values()]
     points = combine_factors(factors).T
-    rule = _SELECTIONS[request.aggregation]
-    chosen = rule(points, n_attackers=request.assumed_attackers)
+    selection_rule = _SELECTIONS[request.aggregation]
+    chosen = selection_rule(points, n_attackers=request.assumed_attackers)
     members = tuple(gradients.users[index] for index in chosen)
     reason = _REASONS[request.aggregation]
     left_out = {}
-    for user in gradients.users:
-        if user not in members:
-            left_out[user] = reason
+    for user_id in gradients.users:
+        if user_id not in members:
+            left_out[user_id] = reason
     return Choice(members, left_out)
 
 
@@ -219,13 +219,13 @@ def answer(
         remaining_rows = of_members.without(index)
         without.append(_aggregate(remaining_rows, request))
     without_address = replace(address, topic="without")
-    data = _bytes(np.array(without))
-    exchange.hold(without_address, EVERYONE, data)
+    encoded_means = _bytes(np.array(without))
+    exchange.hold(without_address, EVERYONE, encoded_means)
 
 
 def _of_members(gradients: Shown, members: Members) -> _MemberRows:
     users = gradients.users
-    indices = [users.index(user) for user in members]
+    indices = [users.index(member) for member in members]
     layers = [*gradients.layers.values()]
     stacked = np.hstack(layers)
     weights = np.array(gradients.n_rows, dtype=np.float64)
@@ -249,12 +249,12 @@ def _aggregate(rows: _MemberRows, request: TrainingRequest) -> Floats:
         return aggregation.trimmed_mean(vectors, n_attackers=n_attackers)
     # One vector after the other: numpy's own sum may take another order, and a restart
     # must find the same bytes.
-    total = np.zeros(n_weights)
+    weighted_sum = np.zeros(n_weights)
     weighted = zip(rows.n_rows, vectors, strict=True)
     for weight, vector in weighted:
-        total = total + weight * vector
+        weighted_sum = weighted_sum + weight * vector
     n_rows = rows.n_rows.sum()
-    mean: Floats = total / n_rows
+    mean: Floats = weighted_sum / n_rows
     return mean
 
 
@@ -296,26 +296,26 @@ def round_file(
 def _open_tensors(gradients: Shown, mean: Floats) -> dict[str, Floats]:
     """Each hospital's gradient and their aggregate `mean`, layer by layer."""
     tensors = {}
-    for name, rows in gradients.layers.items():
+    for layer_name, rows in gradients.layers.items():
         of_users = zip(gradients.users, rows, strict=True)
-        for user, row in of_users:
-            tensors[f"gradient/{user}/{name}"] = row
+        for user_id, gradient in of_users:
+            tensors[f"gradient/{user_id}/{layer_name}"] = gradient
     layers = gradients.layers.values()
-    sizes = [rows.shape[1] for rows in layers]
-    ends = np.cumsum(sizes)
+    layer_sizes = [rows.shape[1] for rows in layers]
+    ends = np.cumsum(layer_sizes)
     averages = np.split(mean, ends[:-1])
     of_layers = zip(gradients.layers, averages, strict=True)
-    for name, average in of_layers:
-        tensors[f"average/{name}"] = average
+    for layer_name, average in of_layers:
+        tensors[f"average/{layer_name}"] = average
     return tensors
 
 
 def _sealed_tensors(gradients: Shown) -> dict[str, Floats]:
     tensors = {}
-    for name, factor in gradients.factors.items():
-        tensors[f"factor/{name}"] = factor
-    for name, numbers in gradients.between.items():
-        tensors[f"between/{name}"] = numbers
+    for layer_name, factor in gradients.factors.items():
+        tensors[f"factor/{layer_name}"] = factor
+    for layer_name, numbers in gradients.between.items():
+        tensors[f"between/{layer_name}"] = numbers
     return tensors
 
 
@@ -335,12 +335,12 @@ def leave_one_out(reports: dict[int, RoundReport], *, is_open: bool) -> Metrics:
                 comparing.append(report)
         return _over_all_rows(comparing)
     metrics = {}
-    for user, report in reports.items():
+    for user_id, report in reports.items():
         of_hospitals = report.get("leave_one_out", {})
-        without = of_hospitals.get(str(user))
+        without = of_hospitals.get(str(user_id))
         if without:
             with_all = _comparable(report["test"])
-            metrics[str(user)] = {
+            metrics[str(user_id)] = {
                 **without,
                 "all": with_all,
             }
@@ -353,17 +353,17 @@ def _over_all_rows(reports: list[RoundReport]) -> Metrics:
     n_rows = [report["n_test_rows"] for report in reports]
     tested = [report["test"] for report in reports]
     with_all = _mean(n_rows, tested)
-    users: set[str] = set()
+    user_ids: set[str] = set()
     for report in reports:
-        users.update(report["leave_one_out"])
+        user_ids.update(report["leave_one_out"])
     metrics = {}
-    for user in sorted(users, key=int):
+    for user_id in sorted(user_ids, key=int):
         of_hospitals = []
         for report in reports:
             without_one = report["leave_one_out"]
-            of_hospitals.append(without_one[user])
+            of_hospitals.append(without_one[user_id])
         without = _mean(n_rows, of_hospitals)
-        metrics[user] = {
+        metrics[user_id] = {
             **without,
             "all": with_all,
         }
@@ -373,22 +373,22 @@ def _over_all_rows(reports: list[RoundReport]) -> Metrics:
 def _mean(n_rows: list[int], of_hospitals: list[Metrics]) -> Metrics:
     """Of metrics of some rows each, n_rows of them: those of all rows."""
     means = {}
-    for name in _COMPARED:
-        if not all(name in metrics for metrics in of_hospitals):
+    for metric_name in _COMPARED:
+        if not all(metric_name in metrics for metrics in of_hospitals):
             continue
         weighted = []
         pairs = zip(n_rows, of_hospitals, strict=True)
-        for count, metrics in pairs:
-            value = count * metrics[name]
-            weighted.append(value)
-        total = math.fsum(weighted)
-        means[name] = total / sum(n_rows)
+        for row_count, metrics in pairs:
+            weighted_metric = row_count * metrics[metric_name]
+            weighted.append(weighted_metric)
+        metric_sum = math.fsum(weighted)
+        means[metric_name] = metric_sum / sum(n_rows)
     return means
 
 
 def _comparable(metrics: Metrics) -> Metrics:
     compared = {}
-    for name in _COMPARED:
-        if name in metrics:
-            compared[name] = metrics[name]
+    for metric_name in _COMPARED:
+        if metric_name in metrics:
+            compared[metric_name] = metrics[metric_name]
     return compared

@@ -47,9 +47,9 @@ class CoordinatedStatistics(CoordinatedOrder):
 
 def open_order(order_id: int, exchange: Exchange) -> CoordinatedStatistics:
     """Reads the order's document."""
-    text = read_document(order_id, exchange)
-    protocol = protocol_of_document(text)
-    document = read_statistics_document(text, order_id)
+    document_text = read_document(order_id, exchange)
+    protocol = protocol_of_document(document_text)
+    document = read_statistics_document(document_text, order_id)
     return CoordinatedStatistics(
         order_id,
         exchange,
@@ -109,8 +109,8 @@ def add_round(
     False when there was nothing more.
     """
     address = Address(order.order_id, "addend", round=round_)
-    total = replace(address, topic="total")
-    if order.sent_before(total, EVERYONE) is not None:
+    total_address = replace(address, topic="total")
+    if order.sent_before(total_address, EVERYONE) is not None:
         return True
     adder = exact_sum.Adder()
     # By provider, whether it adds anything to this round.
@@ -121,10 +121,10 @@ def add_round(
         bytes,
         round=round_,
     )
-    for user, addend in addends:
-        adds[user] = bool(addend)
+    for provider, addend in addends:
+        adds[provider] = bool(addend)
         if addend:
-            adder.add(user, addend)
+            adder.add(provider, addend)
         del addend
     # Empty parts of all: nothing is left to add.
     if not any(adds.values()):
@@ -138,7 +138,7 @@ def add_round(
         )
     # The sum is sent before its parts are dropped: a restart in between finds one or
     # the other.
-    order.exchange.put(total, EVERYONE, adder.total())
+    order.exchange.put(total_address, EVERYONE, adder.total())
     order.exchange.discard(order.order_id, Used(address, COORDINATOR))
     n_rounds = most_rounds(order.request)
     _show_stage(
@@ -187,26 +187,26 @@ def match_keys(order: CoordinatedStatistics) -> int:
     providers = order.request.providers
     address = Address(order.order_id, "common")
     bitmaps = {}
-    for user in providers:
-        sent = order.sent_before(address, user)
-        if sent is not None:
-            bitmaps[user] = sent
+    for provider in providers:
+        sent_bitmap = order.sent_before(address, provider)
+        if sent_bitmap is not None:
+            bitmaps[provider] = sent_bitmap
     # The tags stand until all have their answer: a restart in between answers again,
     # with the same bytes.
     if len(bitmaps) < len(providers):
         tags_by_user = order.read("tags", providers, matching.decode_tags)
-        tags = [tags_by_user[user] for user in providers]
+        tags = [tags_by_user[provider] for provider in providers]
         common = matching.intersect(tags)
         answers = zip(providers, common, strict=True)
-        for user, common_of_user in answers:
+        for provider, common_of_user in answers:
             bitmap = matching.encode_bitmap(common_of_user)
-            bitmaps[user] = bitmap
-            order.exchange.put(address, user, bitmap)
+            bitmaps[provider] = bitmap
+            order.exchange.put(address, provider, bitmap)
     tags_address = Address(order.order_id, "tags")
     order.exchange.discard(order.order_id, Used(tags_address, COORDINATOR))
     # Any provider's: in each as many are set as all have.
-    first = providers[0]
-    return matching.n_common(bitmaps[first])
+    first_provider = providers[0]
+    return matching.n_common(bitmaps[first_provider])
 
 
 @step("dealing")
@@ -247,12 +247,12 @@ def collect_reports(order: CoordinatedStatistics) -> dict[str, Any]:
     null_by_each = {}
     flows = {}
     for provider in request.providers:
-        user = str(provider)
+        provider_key = str(provider)
         report = reports[provider]
-        used_by_each[user] = report.rows_used
-        suppressed_by_each[user] = report.rows_suppressed
-        null_by_each[user] = report.rows_null
-        flows[user] = report.flow
+        used_by_each[provider_key] = report.rows_used
+        suppressed_by_each[provider_key] = report.rows_suppressed
+        null_by_each[provider_key] = report.rows_null
+        flows[provider_key] = report.flow
     rows_used = _of_each(used_by_each)
     rows_suppressed = _of_each(suppressed_by_each)
     rows_null = _of_each(null_by_each)
@@ -265,7 +265,7 @@ def collect_reports(order: CoordinatedStatistics) -> dict[str, Any]:
         rows_suppressed = _of_all(received.joint_rows, "withheld")
         rows_null = _of_all(received.joint_rows, "null")
     file_name = f"{request.result_alias}.{request.result_type}"
-    suppressed = [entry.model_dump() for entry in received.suppressed]
+    suppressed = [suppression.model_dump() for suppression in received.suppressed]
     summary: dict[str, Any] = {
         "path": f"{order.order_id}/{file_name}",
         "type": request.result_type,
@@ -301,15 +301,15 @@ def _flow(
             }
         }
     told_flows = {}
-    for user, flow in flows.items():
+    for provider, flow in flows.items():
         if flow is None:
             return {}
-        told_flows[user] = flow
+        told_flows[provider] = flow
     together: Counts = {}
     for flow in told_flows.values():
-        for name, count in flow.items():
-            before = together.get(name, 0)
-            together[name] = before + count
+        for count_name, row_count in flow.items():
+            before = together.get(count_name, 0)
+            together[count_name] = before + row_count
     return {
         **told_flows,
         "all": together,
@@ -321,10 +321,10 @@ def _of_each(counts: dict[str, int | None]) -> dict[str, int]:
     the others' and the answer.
     """
     told_counts = {}
-    for user, count in counts.items():
-        if count is None:
+    for provider, row_count in counts.items():
+        if row_count is None:
             return {}
-        told_counts[user] = count
+        told_counts[provider] = row_count
     return told_counts
 
 

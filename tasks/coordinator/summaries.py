@@ -37,15 +37,15 @@ def make_record(
     """
     hospital_reports = {}
     in_order = sorted(reports.items())
-    for user, report in in_order:
+    for user_id, report in in_order:
         # What it says of the round before is kept with that one.
         kept_report = dict(report)
         kept_report.pop("leave_one_out", None)
-        hospital_reports[str(user)] = kept_report
+        hospital_reports[str(user_id)] = kept_report
     left_out = {}
-    for user, reason in choice.left_out.items():
-        left_out[str(user)] = reason
-    members = [reports[user] for user in choice.members]
+    for user_id, reason in choice.left_out.items():
+        left_out[str(user_id)] = reason
+    members = [reports[user_id] for user_id in choice.members]
     losses = []
     for report in members:
         train = report["train"]
@@ -70,9 +70,9 @@ def _mean_over_rows(reports: list[RoundReport], values: list[float]) -> float:
     n_rows = 0
     weighted = []
     for report, value in zip(reports, values, strict=True):
-        count = report["n_rows"]
-        n_rows += count
-        weighted.append(count * value)
+        row_count = report["n_rows"]
+        n_rows += row_count
+        weighted.append(row_count * value)
     return math.fsum(weighted) / n_rows
 
 
@@ -95,14 +95,14 @@ def summary_of_fold(
         "loss": record["loss"],
         "n_rows": n_rows,
     }
-    for name in ("accuracy", "mse"):
-        values = []
+    for metric_name in ("accuracy", "mse"):
+        metric_values = []
         for report in reports:
             train = report["train"]
-            values.append(train.get(name))
+            metric_values.append(train.get(metric_name))
         # None of a model that has no such metric, or where it is withheld.
-        if None not in values:
-            summary[name] = _mean_over_rows(reports, values)
+        if None not in metric_values:
+            summary[metric_name] = _mean_over_rows(reports, metric_values)
     from_sums = pooled.get("held_out")
     held_out = held_out_summary(model_type, from_sums, reports)
     warnings = [WARNINGS[code] for code in pooled["warnings"]]
@@ -151,10 +151,10 @@ def _figures(model_type: str, tests: list[dict[str, Any]]) -> Summary:
         # What a glm of 0 and 1 calls is counted together always.
         return {}
     if model_type == "lr":
-        totals = {}
-        for name in CALLS:
-            totals[name] = sum(test[name] for test in tests)
-        return binary_figures(**totals)
+        call_counts = {}
+        for call_name in CALLS:
+            call_counts[call_name] = sum(test[call_name] for test in tests)
+        return binary_figures(**call_counts)
     tables = [test["confusion"] for test in tests]
     confusion = np.sum(tables, axis=0)
     return class_figures(confusion)

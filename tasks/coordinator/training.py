@@ -67,10 +67,10 @@ class CoordinatedTraining(CoordinatedOrder):
         The sum of the last one may not have been given away.
         """
         records = []
-        for place in sorted(self.recorded):
-            fold_of_record, _ = place
+        for record_place in sorted(self.recorded):
+            fold_of_record, _ = record_place
             if fold_of_record == fold:
-                records.append(self.recorded[place])
+                records.append(self.recorded[record_place])
         return records
 
 
@@ -81,8 +81,8 @@ def open_order(order_id: int, exchange: Exchange) -> CoordinatedTraining:
     request, _ = read_order_document(document, order_id)
     recorded = {}
     for record in exchange.recorded(order_id):
-        place = (record["fold"], record["round"])
-        recorded[place] = record
+        record_place = (record["fold"], record["round"])
+        recorded[record_place] = record
     return CoordinatedTraining(
         order_id,
         exchange,
@@ -102,12 +102,12 @@ def collect_acceptances(order: CoordinatedTraining) -> None:
     """
     order.request = order.read_party(order.request)
     acceptances = order.read_acceptances(order.hospitals)
-    for user, acceptance in acceptances.items():
-        order.n_test_rows[user] = acceptance.n_test_rows
+    for user_id, acceptance in acceptances.items():
+        order.n_test_rows[user_id] = acceptance.n_test_rows
     varying.deal_comparison(order, order.request, acceptances)
     initiator = order.request.user_id
-    keys = order.read("public_key", [initiator], _public_key)
-    order.public = keys[initiator]
+    public_keys = order.read("public_key", [initiator], _public_key)
+    order.public = public_keys[initiator]
     order.report_running()
 
 
@@ -138,9 +138,9 @@ def agree_on_columns(order: CoordinatedTraining) -> None:
         n_test_rows=order.n_test_rows,
     )
     order.flow = reports
-    for user, report in reports.items():
+    for user_id, report in reports.items():
         # Test rows of levels that no training row has are left out.
-        order.n_test_rows[user] = report["n_test_rows"]
+        order.n_test_rows[user_id] = report["n_test_rows"]
 
 
 # Sums
@@ -154,16 +154,16 @@ def aggregate(order: CoordinatedTraining, kind: str, fold: int) -> None:
     """
     address = Address(order.order_id, kind, fold)
     if not _was_given(order, address):
-        parts = _add_parts(order, address, order.hospitals)
-        _give_sum(order, address, parts)
+        added_parts = _add_parts(order, address, order.hospitals)
+        _give_sum(order, address, added_parts)
     order.exchange.discard(order.order_id, Used(address, COORDINATOR))
 
 
 def _round(order: CoordinatedTraining, fold: int, round_: int) -> str:
-    name = f"round {round_}"
+    round_name = f"round {round_}"
     if fold:
-        name += f" of fold {fold}"
-    return name
+        round_name += f" of fold {fold}"
+    return round_name
 
 
 @step("aggregation", _round)
@@ -180,8 +180,8 @@ def aggregate_round(order: CoordinatedTraining, fold: int, round_: int) -> Recor
         fold,
         round_,
     )
-    place = (fold, round_)
-    record = order.recorded.get(place)
+    record_place = (fold, round_)
+    record = order.recorded.get(record_place)
     if record is None or not _was_given(order, address):
         record = _add_round(order, address)
     used_messages = [Used(address, COORDINATOR)]
@@ -214,9 +214,9 @@ def _add_round(order: CoordinatedTraining, address: Address) -> Record:
     members = choice.members
 
     # Nothing is kept or given away before all that came has been checked.
-    parts = _add_parts(order, address, members)
-    _check_tags(parts.tags, address.round)
-    round_reports = parts.reports
+    added_parts = _add_parts(order, address, members)
+    _check_tags(added_parts.tags, address.round)
+    round_reports = added_parts.reports
     counted = reports.CountedRows(
         request,
         order.n_rows,
@@ -250,7 +250,7 @@ def _add_round(order: CoordinatedTraining, address: Address) -> Record:
             request,
         )
     # The sum comes last: who finds it given after a restart makes nothing again.
-    _give_sum(order, address, parts)
+    _give_sum(order, address, added_parts)
     return record
 
 
@@ -282,13 +282,13 @@ def _look(order: CoordinatedTraining, address: Address) -> Shown | None:
         round=address.round,
     )
     n_trained = {}
-    for user, n_rows in order.n_rows.items():
+    for user_id, n_rows in order.n_rows.items():
         n_held_back = n_held_out(
             order.request,
             n_rows,
             address.fold,
         )
-        n_trained[user] = n_rows - n_held_back
+        n_trained[user_id] = n_rows - n_held_back
     gradients = scoring.gather(messages, n_trained)
     if not gradients.layers:
         return None
@@ -370,18 +370,18 @@ def _add_parts(
         fold=address.fold,
         round=address.round,
     )
-    for user, contribution in contributions:
-        found_tags[user] = contribution.tag
-        found_reports[user] = contribution.report
-        if user in members:
-            adder.add(user, contribution.part)
+    for user_id, contribution in contributions:
+        found_tags[user_id] = contribution.tag
+        found_reports[user_id] = contribution.report
+        if user_id in members:
+            adder.add(user_id, contribution.part)
         del contribution
     # They came in any order.
     tags = {}
     reports = {}
-    for user in order.hospitals:
-        tags[user] = found_tags[user]
-        reports[user] = found_reports[user]
+    for user_id in order.hospitals:
+        tags[user_id] = found_tags[user_id]
+        reports[user_id] = found_reports[user_id]
     return AddedParts(
         sum=adder,
         tags=tags,
@@ -390,10 +390,10 @@ def _add_parts(
 
 
 def _give_sum(order: CoordinatedTraining, address: Address, parts: AddedParts) -> None:
-    total = parts.sum.total()
+    sealed_sum = parts.sum.total()
     address_of_sum = _total(address)
     initiator = order.request.user_id
-    order.exchange.put(address_of_sum, initiator, total)
+    order.exchange.put(address_of_sum, initiator, sealed_sum)
 
 
 def _total(address: Address) -> Address:
@@ -403,8 +403,8 @@ def _total(address: Address) -> Address:
 def _was_given(order: CoordinatedTraining, address: Address) -> bool:
     """Whether an earlier process of this run gave the sum away."""
     initiator = order.request.user_id
-    total = order.sent_before(_total(address), initiator)
-    return total is not None
+    sealed_sum = order.sent_before(_total(address), initiator)
+    return sealed_sum is not None
 
 
 def _check_tags(tags: dict[int, bytes], round_: int) -> None:
@@ -470,8 +470,8 @@ def summarize_evaluation(order: CoordinatedTraining) -> Summary:
     """How good the model is on all hospitals' rows, as the initiator tells it."""
     initiator = order.request.user_id
     bodies = order.peek("pooled", [initiator])
-    body = bodies[initiator]
-    evaluated = pooled_metrics.read_evaluated(body, initiator)
+    pooled_body = bodies[initiator]
+    evaluated = pooled_metrics.read_evaluated(pooled_body, initiator)
     n_rows = sum(order.n_rows.values())
     return {
         "model_id": order.request.evaluates,
@@ -489,8 +489,8 @@ def summarize_rows(order: CoordinatedTraining) -> Record:
 def _read_pooled(order: CoordinatedTraining, fold: int) -> PooledMetrics:
     initiator = order.request.user_id
     bodies = order.peek("pooled", [initiator], fold=fold)
-    body = bodies[initiator]
-    return pooled_metrics.read_pooled(body, initiator)
+    pooled_body = bodies[initiator]
+    return pooled_metrics.read_pooled(pooled_body, initiator)
 
 
 @step("models saved")

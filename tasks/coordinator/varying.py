@@ -34,10 +34,10 @@ def deal_comparison(
     their categories have levels that the coordinator does not know.
     """
     pooled = {}
-    for user, acceptance in acceptances.items():
+    for user_id, acceptance in acceptances.items():
         if acceptance.pooled is None:
             return
-        pooled[user] = acceptance.pooled
+        pooled[user_id] = acceptance.pooled
     if waits_for_levels(request):
         n_columns = _read_how_many(order, request)
     else:

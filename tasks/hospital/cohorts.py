@@ -80,10 +80,10 @@ def refresh_due(settings: SiteSettings) -> None:
     except Refused:
         return
     drop_left(settings, policy)
-    for name in due_cohorts(settings, policy, now=datetime.now(UTC)):
+    for cohort_name in due_cohorts(settings, policy, now=datetime.now(UTC)):
         try:
             refresh_noted(
-                settings, policy, name, now=datetime.now(UTC), person=AT_ITS_TIME
+                settings, policy, cohort_name, now=datetime.now(UTC), person=AT_ITS_TIME
             )
         except ConsiliumError as error:
-            log.error("The cohort %s keeps its rows: %s", name, error)
+            log.error("The cohort %s keeps its rows: %s", cohort_name, error)

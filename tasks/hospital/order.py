@@ -50,9 +50,9 @@ def _n_hospitals(party: Party) -> int:
     Prefect shows the work. What is wrong with a document is said by who checks it.
     """
     address = Address(party.order_id, "document")
-    text = party.exchange.get(address, COORDINATOR, EVERYONE)
+    document_text = party.exchange.get(address, COORDINATOR, EVERYONE)
     try:
-        document = json.loads(text)
+        document = json.loads(document_text)
         sql = document.get("sql", ())
         data = document.get("data", ())
         n_sql = len(sql)
@@ -101,7 +101,7 @@ def log_times(order: VerifiedOrder) -> None:
         **order.exchange.spent,
     }
     rounded = {}
-    for name, duration in seconds.items():
-        rounded[name] = round(duration, 4)
+    for activity, duration in seconds.items():
+        rounded[activity] = round(duration, 4)
     times = json.dumps(rounded)
     log.info("Times of order %s: %s", order.order_id, times)
