@@ -72,8 +72,8 @@ def check_name(
 ) -> None:
     """Raise ValueError unless `name` is one of `allowed`."""
     if name not in allowed:
-        names = ", ".join(str(allowed_name) for allowed_name in allowed)
-        raise ValueError(f"{field} is {name!r}; allowed are {names}.")
+        allowed_names = ", ".join(str(allowed_name) for allowed_name in allowed)
+        raise ValueError(f"{field} is {name!r}; allowed are {allowed_names}.")
 
 
 def check_same_rows(

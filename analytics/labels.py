@@ -57,9 +57,9 @@ def class_warnings(classes: Mapping[int, Sequence[Label]]) -> list[ClassWarning]
     every: set[Label] = set()
     for own_labels in classes.values():
         every.update(own_labels)
-    for texts in differing_by_case(every):
+    for alike_texts in differing_by_case(every):
         sentence = (
-            f"Classes that differ by case alone are {len(texts)} classes: {_named(texts)}."
+            f"Classes that differ by case alone are {len(alike_texts)} classes: {_named(alike_texts)}."
             " Write them alike in a view if they mean the same."
         )
         warnings.append(ClassWarning("case", sentence))
@@ -86,10 +86,10 @@ def case_note(labels: Iterable[Sequence[str | None]]) -> str | None:
     '2 labels differ from another one by case alone.'
     """
     columns: dict[int, set[str]] = {}
-    for row in labels:
-        for place, label in enumerate(row):
+    for row_labels in labels:
+        for column_place, label in enumerate(row_labels):
             if label is not None:
-                columns.setdefault(place, set()).add(label)
+                columns.setdefault(column_place, set()).add(label)
     n_alike = 0
     for column in columns.values():
         n_alike += sum(len(texts) for texts in differing_by_case(column))

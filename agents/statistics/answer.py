@@ -82,37 +82,37 @@ def grouped_answer(
     which.
     """
     columns = [*request.label_columns, *request.value_columns]
-    table: list[list[Cell]] = []
+    answer_rows: list[list[Cell]] = []
     for shown_label, value_rows in rows.items():
-        for values in value_rows:
-            cells = _label_cells(request, shown_label)
-            table.append([*cells, *values])
+        for row_values in value_rows:
+            label_cells = _label_cells(request, shown_label)
+            answer_rows.append([*label_cells, *row_values])
     n_hidden = 0
     if withheld or absent:
         # One more column, which only the withheld groups fill.
-        for row in table:
-            row.append(None)
+        for answer_row in answer_rows:
+            answer_row.append(None)
         without_value: list[tuple[Label, str]] = []
         for label, why in withheld.items():
             if isinstance(label, Hidden):
                 n_hidden += 1
             else:
-                rule = f"{why.rule} {why.threshold}"
-                without_value.append((label, rule))
+                rule_text = f"{why.rule} {why.threshold}"
+                without_value.append((label, rule_text))
         for label in absent:
             without_value.append((label, few))
-        for label, rule in without_value:
-            cells = _label_cells(request, label)
-            n_empty = len(columns) - len(cells)
+        for label, rule_text in without_value:
+            label_cells = _label_cells(request, label)
+            n_empty = len(columns) - len(label_cells)
             empty: list[Cell] = [None] * n_empty
-            table.append([*cells, *empty, rule])
+            answer_rows.append([*label_cells, *empty, rule_text])
         columns.append(WITHHELD)
-    answer = Answer(columns, table, dict(withheld))
-    if not table and not withheld:
+    answer = Answer(columns, answer_rows, dict(withheld))
+    if not answer_rows and not withheld:
         # Without groups there is one row in any case; with groups, none.
         if len(columns) == 1:
-            value = 0 if request.method == "count" else None
-            answer.rows = [[value]]
+            only_value = 0 if request.method == "count" else None
+            answer.rows = [[only_value]]
         answer.notes.append("No row has a value.")
     all_labels = [*rows, *withheld, *absent]
     note_of_case = _note_of_case(request, all_labels)
@@ -133,11 +133,11 @@ def _note_of_case(
     for label in labels:
         if isinstance(label, Hidden):
             continue
-        values = label
+        label_values = label
         if request.method == "histogram":
             # Without the number of its bin.
-            values = label[:-1]
-        named.append(values)
+            label_values = label[:-1]
+        named.append(label_values)
     return case_note(named)
 
 
@@ -150,10 +150,10 @@ def _label_cells(request: StatisticsRequest, label: Label) -> list[Cell]:
         return list(label)
     assert request.bins is not None
     *groups, bin_label = label
-    place = int(bin_label or 0)
+    bin_place = int(bin_label or 0)
     edges = [None, *request.bins, None]
-    lower = edges[place]
-    upper = edges[place + 1]
+    lower = edges[bin_place]
+    upper = edges[bin_place + 1]
     return [*groups, lower, upper]
 
 
@@ -209,8 +209,8 @@ def _notes(party: AgreedStatistics, answer: Answer) -> dict[str, Any]:
     """What stands beside the answer's file."""
     request = party.request
     n_rows_of = {}
-    for user in request.providers:
-        n_rows_of[str(user)] = party.n_rows[user]
+    for provider in request.providers:
+        n_rows_of[str(provider)] = party.n_rows[provider]
     withheld = []
     for label, why in answer.withheld.items():
         withheld.append(_described(label, why))
@@ -233,16 +233,16 @@ def _notes(party: AgreedStatistics, answer: Answer) -> dict[str, Any]:
 
 
 def _encode_values(answer: Answer) -> bytes:
-    text = json.dumps(_objects(answer), ensure_ascii=False)
-    return text.encode()
+    answer_text = json.dumps(_objects(answer), ensure_ascii=False)
+    return answer_text.encode()
 
 
 def _objects(answer: Answer) -> list[dict[str, Any]]:
     """One object for each row, as who asked gets them."""
     objects = []
-    for row in answer.rows:
-        cells = [_plain(cell) for cell in row]
-        named = zip(answer.columns, cells, strict=True)
+    for answer_row in answer.rows:
+        plain_cells = [_plain(cell) for cell in answer_row]
+        named = zip(answer.columns, plain_cells, strict=True)
         objects.append(dict(named))
     return objects
 
@@ -313,20 +313,20 @@ def _answer_again(last: Result, why: str) -> Answer:
 def _cells(result: Result) -> list[dict[str, Cell]]:
     """A result's rows, whose cells are written again as they stand there."""
     if result.type == "json":
-        text = result.path.read_text("utf-8")
-        return list(json.loads(text, parse_float=_number))
+        result_text = result.path.read_text("utf-8")
+        return list(json.loads(result_text, parse_float=_number))
     rows: list[dict[str, Cell]] = []
-    for row in result.rows():
-        cells = {name: cell or None for name, cell in row.items()}
-        rows.append(cells)
+    for result_row in result.rows():
+        row_cells = {column: cell or None for column, cell in result_row.items()}
+        rows.append(row_cells)
     return rows
 
 
 def _number(text: str) -> float | Decimal:
     """A float where it is written as floats are, else a decimal with all its digits."""
-    value = float(text)
-    if repr(value) == text:
-        return value
+    number = float(text)
+    if repr(number) == text:
+        return number
     return Decimal(text)
 
 
@@ -344,7 +344,7 @@ class RowCounts:
     def tell_few(self, min_rows: int) -> bool:
         """Whether one of them is of a few rows, which nobody else may count."""
         counts = (self.used, self.withheld, self.null)
-        return any(0 < count < min_rows for count in counts)
+        return any(0 < row_count < min_rows for row_count in counts)
 
 
 def flow_of(
@@ -432,7 +432,7 @@ def report(party: AgreedStatistics, answered: Answered) -> None:
         n_used = rows.used
         n_withheld = rows.withheld
         n_null = rows.null
-    message = Report(
+    report_message = Report(
         joint_rows=answered.joint_rows,
         rows_used=n_used,
         rows_suppressed=n_withheld,
@@ -446,6 +446,6 @@ def report(party: AgreedStatistics, answered: Answered) -> None:
     send(
         party,
         "report",
-        lambda: message.model_dump_json().encode(),
+        lambda: report_message.model_dump_json().encode(),
         recipient=COORDINATOR,
     )

@@ -166,7 +166,7 @@ def _receivers(party: AskedStatistics) -> set[str]:
 def least_rows(party: AskedStatistics, dataset: Dataset) -> int:
     """The stricter of what the section and the tables ask for."""
     least = party.rules.min_rows
-    for name, rules in party.policy.opened.items():
-        if name in dataset.populations:
+    for population, rules in party.policy.opened.items():
+        if population in dataset.populations:
             least = max(least, rules.min_rows)
     return least

@@ -97,10 +97,10 @@ class _Agreed:
     @property
     def names(self) -> set[str]:
         """Of all shown groups, as the memory has them."""
-        names: set[str] = set()
+        group_names: set[str] = set()
         for shown_part in self.parts:
-            names |= {key_of(label) for label in shown_part.shown}
-        return names
+            group_names |= {key_of(label) for label in shown_part.shown}
+        return group_names
 
 
 _Numbers = dict[str, dict[Label, list[int]]]
@@ -128,26 +128,26 @@ def _agree(party: AgreedStatistics, reading: Reading | None) -> _Agreed:
     # The strictest policy holds for all.
     min_rows = max(statement.min_rows for statement in everybody)
     repeats = []
-    for user, statement in statements.items():
+    for provider, statement in statements.items():
         if statement.repeats:
-            repeats.append(user)
+            repeats.append(provider)
     if repeats:
         return _Agreed(parts=[], kinds={}, repeats=repeats, min_rows=min_rows)
-    kinds = _joint_kinds(request.columns or [], everybody)
-    asked_parts = parts_of(request, kinds)
+    joint_kinds = _joint_kinds(request.columns or [], everybody)
+    asked_parts = parts_of(request, joint_kinds)
     n_stated = {len(statement.parts) for statement in everybody}
     if n_stated != {len(asked_parts)}:
         raise bad_message("states the groups of other questions")
     shown_parts = []
     searched = {}
-    for place, part in enumerate(asked_parts):
-        shown_part = _shown_part(party, statements, part, place)
+    for place, asked_part in enumerate(asked_parts):
+        shown_part = _shown_part(party, statements, asked_part, place)
         shown_parts.append(shown_part)
-        if part.what in SEARCHED:
-            searched[part.name] = _agreed_search(everybody, shown_part, place)
+        if asked_part.what in SEARCHED:
+            searched[asked_part.name] = _agreed_search(everybody, shown_part, place)
     return _Agreed(
         parts=shown_parts,
-        kinds=kinds,
+        kinds=joint_kinds,
         repeats=[],
         min_rows=min_rows,
         searched=searched,
@@ -164,9 +164,9 @@ def _exchange_statements(
         send(party, "statement", state, recipient=EVERYONE)
     messages = receive_all(party, "statement", party.request.providers, EVERYONE)
     statements: dict[int, _Statement] = {}
-    for user, body in messages.items():
+    for provider, message_body in messages.items():
         what = "A provider's statement of its groups"
-        statements[user] = read_json(_Statement, body, what=what)
+        statements[provider] = read_json(_Statement, message_body, what=what)
     return statements
 
 
@@ -177,11 +177,11 @@ def _shown_part(
     place: int,
 ) -> ShownPart:
     """The groups of one question that all may know of, by what all have stated of it."""
-    texts = {}
-    for user, statement in statements.items():
-        texts[user] = statement.parts[place].encode()
+    statement_texts = {}
+    for provider, statement in statements.items():
+        statement_texts[provider] = statement.parts[place].encode()
     stated = group_statements.decode_statements(
-        texts,
+        statement_texts,
         n_columns=n_label_columns(part.request),
         key=_key(party, place),
     )
@@ -222,10 +222,10 @@ def _check_names(part: Part, stated: Collection[Iterable[Label | Hidden]]) -> No
         for label in labels:
             if isinstance(label, Hidden):
                 continue
-            value = label[0]
-            if part.what == "levels" and value is None:
+            stated_value = label[0]
+            if part.what == "levels" and stated_value is None:
                 raise bad_message("states a level that is none")
-            if part.what == "missing" and value not in (HAS_VALUE, None):
+            if part.what == "missing" and stated_value not in (HAS_VALUE, None):
                 raise bad_message("states a value where rows with one are counted")
 
 
@@ -236,36 +236,36 @@ def _joint_kinds(
     n_stated = {len(statement.kinds) for statement in statements}
     if n_stated != {len(columns)}:
         raise bad_message("states the kinds of other columns")
-    kinds: dict[str, Kind] = {}
+    joint_kinds: dict[str, Kind] = {}
     mixed = []
-    for place, name in enumerate(columns):
-        stated = {statement.kinds[place] for statement in statements}
-        kinds[name] = statements[0].kinds[place]
+    for column_place, column in enumerate(columns):
+        stated = {statement.kinds[column_place] for statement in statements}
+        joint_kinds[column] = statements[0].kinds[column_place]
         if len(stated) > 1:
-            mixed.append(name)
+            mixed.append(column)
     if mixed:
-        names = ", ".join(mixed)
+        mixed_names = ", ".join(mixed)
         raise bad_request(
             "levels",
-            f"{names}: numbers at one hospital, and texts at another.",
+            f"{mixed_names}: numbers at one hospital, and texts at another.",
             "Name the column in categorical, or turn it into numbers in a view.",
         )
-    return kinds
+    return joint_kinds
 
 
 def _state(party: AgreedStatistics, reading: Reading) -> bytes:
     """This provider's statement."""
     group_texts = []
     whole_places = []
-    for place, part_reading in enumerate(reading.parts.values()):
+    for part_place, part_reading in enumerate(reading.parts.values()):
         if part_reading.whole:
-            whole_places.append(place)
+            whole_places.append(part_place)
         labels = [_label(text) for text in part_reading.tallies]
         withheld = {}
         for text, why in part_reading.withheld.items():
             withheld[_label(text)] = Withheld(*why)
-        key = _key(party, place)
-        groups = group_statements.encode_statement(labels, withheld, key=key)
+        part_key = _key(party, part_place)
+        groups = group_statements.encode_statement(labels, withheld, key=part_key)
         group_texts.append(groups.decode())
     rules = party.rules
     is_searched = party.request.searches
@@ -327,22 +327,22 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     if not party.is_receiver:
         return Answered(rows=rows)
     quartiles: dict[str, _Quartiles] = {}
-    notes: set[str] = set()
-    for name, of_question in searched.items():
-        question = questions[name]
+    search_notes: set[str] = set()
+    for question_name, of_question in searched.items():
+        question = questions[question_name]
         of_groups = {}
         for group_search in of_question:
             values = found_values(question.request, question.agreed, group_search)
             of_groups[group_search.label] = values
-        quartiles[name] = of_groups
+        quartiles[question_name] = of_groups
         of_search = notes_of(question.request, question.agreed, of_question)
-        notes.update(of_search)
+        search_notes.update(of_search)
     joint_answer = finished(
         party.request,
         agreed.parts,
         numbers,
         quartiles=quartiles,
-        notes=notes,
+        notes=search_notes,
         min_rows=agreed.min_rows,
     )
     joint_answer.opened = opened
@@ -355,10 +355,10 @@ def _note_opened(party: AgreedStatistics, agreed: _Agreed) -> list[str]:
     """
     request = party.request
     by_receivers: dict[tuple[str, ...], list[OpenedTotal]] = {}
-    for total in totals.opened_totals(request, None, kinds=agreed.kinds):
-        of_receivers = by_receivers.setdefault(total.receivers, [])
-        of_receivers.append(total)
-    n_rows = sum(party.n_rows[user] for user in request.providers)
+    for opened_total in totals.opened_totals(request, None, kinds=agreed.kinds):
+        of_receivers = by_receivers.setdefault(opened_total.receivers, [])
+        of_receivers.append(opened_total)
+    n_rows = sum(party.n_rows[provider] for provider in request.providers)
     opened = []
     for place, (receivers, of_receivers) in enumerate(by_receivers.items()):
         sentences = totals_in_words.words_of(
@@ -402,15 +402,15 @@ def _add(
         (counts, COUNT_BITS),
     )
     for shown_parts, width in added:
-        count = sum(
+        n_summed = sum(
             len(shown_part.shown) * shown_part.n_numbers for shown_part in shown_parts
         )
-        joint: list[int] = []
-        if count:
+        joint_sums: list[int] = []
+        if n_summed:
             own_numbers = _own_numbers(reading, shown_parts)
-            joint = sums.add(
+            joint_sums = sums.add(
                 own_numbers,
-                count=count,
+                count=n_summed,
                 width=width,
                 round=n_rounds,
             )
@@ -418,10 +418,10 @@ def _add(
         for shown_part in shown_parts:
             of_groups = {}
             # At who opens nothing there are no numbers.
-            shown_labels = shown_part.shown if joint else ()
+            shown_labels = shown_part.shown if joint_sums else ()
             for label in shown_labels:
-                of_groups[label] = joint[: shown_part.n_numbers]
-                del joint[: shown_part.n_numbers]
+                of_groups[label] = joint_sums[: shown_part.n_numbers]
+                del joint_sums[: shown_part.n_numbers]
             joint_numbers[shown_part.part.name] = of_groups
             n_rows = [numbers[0] for numbers in of_groups.values()]
             check_counts(party, n_rows)
@@ -456,14 +456,14 @@ def _searched_questions(agreed: _Agreed, reading: Reading | None) -> dict[str, R
     """By name the questions whose values are searched, of which a group is shown."""
     questions = {}
     for shown_part in agreed.parts:
-        name = shown_part.part.name
-        of_part = agreed.searched.get(name)
+        question_name = shown_part.part.name
+        of_part = agreed.searched.get(question_name)
         if of_part is None or not shown_part.shown:
             continue
         tallies: dict[str, list[int]] = {}
         if reading is not None:
-            tallies = reading.parts[name].tallies
-        questions[name] = Ranked(
+            tallies = reading.parts[question_name].tallies
+        questions[question_name] = Ranked(
             shown_part.part.request,
             of_part,
             tallies,

@@ -79,10 +79,10 @@ def read(party: AskedStatistics, levels: Mapping[str, tuple[str, ...]]) -> Readi
     again = party.request.searches or bool(levels)
     with open_data(party, again=again, levels=levels) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
-        kinds = _kinds(dataset, party)
+        column_kinds = _kinds(dataset, party)
         own_parts = []
-        for part in parts_of(party.request, kinds):
-            own_parts.append(_own_part(party, part, dataset))
+        for asked_part in parts_of(party.request, column_kinds):
+            own_parts.append(_own_part(party, asked_part, dataset))
         reserved = _reserve(party, dataset, own_parts)
     if reserved is None:
         return Reading(n_rows=dataset.n_rows, repeats=True)
@@ -96,7 +96,7 @@ def read(party: AskedStatistics, levels: Mapping[str, tuple[str, ...]]) -> Readi
         n_left_out=dataset.n_left_out,
         n_null=dataset.n_left_out,
         levels=dict(levels),
-        kinds=kinds,
+        kinds=column_kinds,
         parts=part_readings,
     )
 
@@ -109,8 +109,8 @@ def _part_reading(
         numbers[key_of(label)] = tally.numbers
     rules = {}
     for label, why in withheld.items():
-        key = key_of(label)
-        rules[key] = (why.rule, why.threshold)
+        label_text = key_of(label)
+        rules[label_text] = (why.rule, why.threshold)
     return PartReading(
         tallies=numbers,
         withheld=rules,
@@ -123,22 +123,22 @@ def _kinds(dataset: Dataset, party: AskedStatistics) -> dict[str, Kind]:
     some of its texts are no numbers.
     """
     request = party.request
-    kinds: dict[str, Kind] = {}
+    column_kinds: dict[str, Kind] = {}
     of_numbers = set(request.histograms or {})
     if isinstance(request.quartiles, list):
         of_numbers.update(request.quartiles)
-    for name in request.columns or []:
-        kinds[name] = "category"
-        if name in request.rows.categorical:
+    for column in request.columns or []:
+        column_kinds[column] = "category"
+        if column in request.rows.categorical:
             continue
         try:
-            number_of(dataset, name)
-            kinds[name] = "number"
+            number_of(dataset, column)
+            column_kinds[column] = "number"
         except BadRequest as error:
             # Of texts there is no histogram, and no median.
-            if error.code != "not_numeric" or name in of_numbers:
+            if error.code != "not_numeric" or column in of_numbers:
                 raise
-    return kinds
+    return column_kinds
 
 
 def _own_part(
@@ -219,8 +219,8 @@ def _counted(n_rows_of: Mapping[Label, int]) -> dict[Label, Tally]:
     tallies = {}
     for label, n_rows in n_rows_of.items():
         if n_rows:
-            facts = GroupFacts(n_rows)
-            tallies[label] = Tally(facts, [n_rows])
+            group_facts = GroupFacts(n_rows)
+            tallies[label] = Tally(group_facts, [n_rows])
     return tallies
 
 
@@ -249,9 +249,9 @@ def _reserve(
         labels = _opened_labels(own_part)
         opened_labels[part.name] = labels
         for asked_set in _part_sets(own_part, dataset, members, labels.values()):
-            name = canonical([part.name, asked_set.name])
-            kept_as[name] = asked_set.name
-            named_set = replace(asked_set, name=name)
+            set_name = canonical([part.name, asked_set.name])
+            kept_as[set_name] = asked_set.name
+            named_set = replace(asked_set, name=set_name)
             if part.what == "overall":
                 afterwards.append(named_set)
             else:
@@ -317,11 +317,11 @@ def _withheld_labels(
     question's own totals; None where a schedule's last result stands again instead.
     """
     withheld: dict[str, set[Label]] = {name: set() for name in opened_labels}
-    for name in reserved.withheld:
-        part_name, key = json.loads(name)
+    for set_name in reserved.withheld:
+        part_name, total_name = json.loads(set_name)
         labels = opened_labels[part_name]
-        if key not in WHOLE:
-            withheld[part_name].add(labels[key])
+        if total_name not in WHOLE:
+            withheld[part_name].add(labels[total_name])
             continue
         if party.order.repeats is not None:
             return None

@@ -104,8 +104,8 @@ class _Question:
             return _Found(tuple(numbers))
         why = self.asked.withheld.get(label)
         if why is not None:
-            rule = f"{why.rule} {why.threshold}"
-            return _Found(None, rule)
+            rule_text = f"{why.rule} {why.threshold}"
+            return _Found(None, rule_text)
         if self.has_hidden:
             return _Found(None, self.few)
         return self._nothing()
@@ -123,8 +123,8 @@ class _Question:
         if not numbers:
             return self._nothing()
         columns = zip(*numbers, strict=True)
-        total = tuple(sum(column) for column in columns)
-        return _Found(total)
+        joint_numbers = tuple(sum(column) for column in columns)
+        return _Found(joint_numbers)
 
     def _nothing(self) -> _Found:
         zeros = (0,) * self.asked.n_numbers
@@ -148,11 +148,11 @@ class _Table:
         value: Number | None,
         why: str | None = None,
     ) -> None:
-        row: list[Cell] = [column]
+        result_row: list[Cell] = [column]
         if self.has_groups:
-            row += over
-        row += [level, quantity, value, why]
-        self.rows.append(row)
+            result_row += over
+        result_row += [level, quantity, value, why]
+        self.rows.append(result_row)
 
     def value(self, compute: Callable[[], Number | None], what: str) -> Number | None:
         """A value; where there is none, a note of why."""
@@ -184,18 +184,18 @@ def finished(
     has_groups = bool(request.group_by)
     table = _Table(has_groups, notes=set(notes))
     questions: dict[str, _Question] = {}
-    names = [*request.label_columns, request.result_alias, WITHHELD]
-    answer = Answer(names, table.rows)
+    column_names = [*request.label_columns, request.result_alias, WITHHELD]
+    answer = Answer(column_names, table.rows)
     most_of_few = min_rows - 1
     few = f"0 to {most_of_few}"
     n_hidden = 0
     for shown_part in shown_parts:
         part = shown_part.part
-        name = part.name
-        questions[name] = _Question(
+        question_name = part.name
+        questions[question_name] = _Question(
             shown_part,
-            numbers.get(name, {}),
-            quartiles.get(name, {}),
+            numbers.get(question_name, {}),
+            quartiles.get(question_name, {}),
             few,
         )
         for label, why in shown_part.withheld.items():
@@ -287,16 +287,16 @@ def _show_quartiles(
     """Those of one group, where they are asked for."""
     if searched is None:
         return
-    values = searched.quartiles.get(group)
+    group_quartiles = searched.quartiles.get(group)
     why = None
-    if values is None:
+    if group_quartiles is None:
         why = searched.find(group).why
-        values = [None] * len(QUARTILE_NAMES)
+        group_quartiles = [None] * len(QUARTILE_NAMES)
         if why is None:
             table.notes.add("A median of no rows has no value.")
     add = functools.partial(table.add, column, over, None)
-    for quantity, value in zip(QUARTILE_NAMES, values, strict=True):
-        add(quantity, value, why)
+    for quantity, quartile in zip(QUARTILE_NAMES, group_quartiles, strict=True):
+        add(quantity, quartile, why)
 
 
 def _show_bins(
@@ -308,9 +308,9 @@ def _show_bins(
     """How many rows of each group, and of all, lie between the histogram's edges."""
     edges = binned.asked.part.request.bins
     assert edges is not None, "a histogram has some"
-    for place, level in enumerate(bin_texts(edges)):
-        name = bin_label(place)
-        labels = [(*group, name) for group in groups]
+    for bin_place, level in enumerate(bin_texts(edges)):
+        bin_name = bin_label(bin_place)
+        labels = [(*group, bin_name) for group in groups]
         show = functools.partial(_show_n, table, column, level)
         if table.has_groups:
             of_all = binned.add(labels)
@@ -327,12 +327,12 @@ def bin_texts(edges: Sequence[float]) -> list[str]:
     ['< 50', '[50, 60)', '[60, 70.5]', '> 70.5']
     """
     # All digits: two edges of a histogram may differ in the last of them.
-    texts = [repr(float(edge)).removesuffix(".0") for edge in edges]
-    between = [f"[{low}, {high})" for low, high in itertools.pairwise(texts)]
+    edge_texts = [repr(float(edge)).removesuffix(".0") for edge in edges]
+    between = [f"[{low}, {high})" for low, high in itertools.pairwise(edge_texts)]
     # The last bin holds its upper edge.
     between[-1] = between[-1].removesuffix(")") + "]"
-    below = f"< {texts[0]}"
-    above = f"> {texts[-1]}"
+    below = f"< {edge_texts[0]}"
+    above = f"> {edge_texts[-1]}"
     return [below, *between, above]
 
 
@@ -340,10 +340,10 @@ def _with_bin_text(part: Part, label: Label) -> Label:
     """A label whose bin, where it has one, is told by its edges."""
     if part.what != "bins" or part.request.bins is None:
         return label
-    *groups, name = label
+    *groups, bin_name = label
     texts = bin_texts(part.request.bins)
-    by_name = {bin_label(place): text for place, text in enumerate(texts)}
-    told_name = by_name.get(name or "", name)
+    by_name = {bin_label(place): bin_text for place, bin_text in enumerate(texts)}
+    told_name = by_name.get(bin_name or "", bin_name)
     return (*groups, told_name)
 
 
@@ -369,9 +369,9 @@ def _describe_category(
         add(None, "n", n_all.n_rows, n_all.why)
         for level, level_count in of_level.items():
             add(level, "n", level_count.n_rows, level_count.why)
-            share = _share(level_count.n_rows, n_all.n_rows)
+            level_share = _share(level_count.n_rows, n_all.n_rows)
             why = level_count.why or n_all.why
-            add(level, "share", share, why)
+            add(level, "share", level_share, why)
 
     if table.has_groups:
         no_value: list[Label] = [(None, *group) for group in groups]
@@ -392,8 +392,8 @@ def _describe_category(
 
 
 def _over(group: Label) -> Over:
-    name = group[0] if group else None
-    return ("group", name)
+    group_name = group[0] if group else None
+    return ("group", group_name)
 
 
 def _show_n(
@@ -427,7 +427,7 @@ def _show_difference(
     if len(named) != 2:
         table.notes.add("smd compares two groups, and the rows have another number.")
         return
-    first, second = named
+    first_group, second_group = named
     show = functools.partial(
         table.add,
         column,
@@ -436,7 +436,7 @@ def _show_difference(
         "smd",
     )
     try:
-        value = compare((first, second))
+        difference = compare((first_group, second_group))
     except _WithheldError:
         show(None, OF_GROUPS)
         return
@@ -444,9 +444,9 @@ def _show_difference(
         table.notes.add(TOO_LARGE)
         show(None)
         return
-    if value is None:
+    if difference is None:
         table.notes.add("smd has no value where a group is empty or neither varies.")
-    show(value)
+    show(difference)
 
 
 class _WithheldError(Exception):
@@ -494,5 +494,5 @@ def _of_shares(
         if not n_all:
             return None
         shares.append([n_rows / n_all for n_rows in counts])
-    first, second = shares
-    return standardised.of_shares(first, second)
+    first_shares, second_shares = shares
+    return standardised.of_shares(first_shares, second_shares)

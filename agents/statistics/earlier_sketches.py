@@ -65,9 +65,9 @@ def rows_of(
     ordered = sorted(set(columns))
     complete_columns = sorted(set(complete))
     data = data_name(party, dataset)
-    name = canonical([data, ordered, complete_columns])
+    sketch_name = canonical([data, ordered, complete_columns])
     sketch, n_rows = row_sketches.sketch(dataset, ordered, complete=complete_columns)
-    return AskedRows(name, sketch, n_rows)
+    return AskedRows(sketch_name, sketch, n_rows)
 
 
 def is_near_earlier(party: AskedStatistics, asked_rows: AskedRows) -> bool:
@@ -127,14 +127,14 @@ def groups_of(
     group_by = party.request.grouping
     ordered = sorted(summed)
     data = data_name(party, dataset)
-    name = canonical(["groups", data, ordered, group_by])
+    sketch_name = canonical(["groups", data, ordered, group_by])
     sketches = row_sketches.group_sketches(
         dataset,
         ordered,
         complete=summed,
         group_by=group_by,
     )
-    return AskedGroups(name, sketches)
+    return AskedGroups(sketch_name, sketches)
 
 
 def near_groups(party: AskedStatistics, groups: AskedGroups) -> set[Label]:
@@ -146,11 +146,11 @@ def near_groups(party: AskedStatistics, groups: AskedGroups) -> set[Label]:
     for packed in party.ledger.earlier(party.readers, groups.name):
         # A line of the table is a group: digest of its label, number of rows, sketch.
         n_cells = 2 + row_sketches.GROUP_CELLS
-        table = packed.reshape(-1, n_cells)
+        group_table = packed.reshape(-1, n_cells)
         earlier = {}
-        for line in table:
-            digest = int(line[0])
-            earlier[digest] = line[1:]
+        for group_line in group_table:
+            digest = int(group_line[0])
+            earlier[digest] = group_line[1:]
         for label, sketch in groups.sketches.items():
             digest = _label_digest(label)
             earlier_sketch = earlier.get(digest)
@@ -168,6 +168,6 @@ def near_groups(party: AskedStatistics, groups: AskedGroups) -> set[Label]:
 
 def _label_digest(label: Label) -> int:
     """64 bits in the place of a group's name, which stays out of the vault."""
-    name = canonical(list(label))
-    digest = hashlib.blake2b(name.encode(), digest_size=8)
+    label_text = canonical(list(label))
+    digest = hashlib.blake2b(label_text.encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "big")

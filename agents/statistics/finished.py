@@ -55,8 +55,8 @@ def finished_answer(
         if request.is_share:
             n_rows = numbers[0]
             value_of = functools.partial(_share, n_rows, n_all)
-        cells: Cells = [_noted(request, value_of, notes)]
-        rows[label] = [cells]
+        value_cells: Cells = [_noted(request, value_of, notes)]
+        rows[label] = [value_cells]
     most_of_few = agreed.min_rows - 1
     answer = grouped_answer(
         request,
@@ -76,13 +76,13 @@ def _noted(
 ) -> Number | None:
     """A value; where there is none, a note of why."""
     try:
-        value = value_of()
+        number = value_of()
     except ValueError as error:
         notes.add(str(error))
         return None
-    if value is None:
+    if number is None:
         notes.add(f"{request.method} of too few rows, or of equal ones, has no value.")
-    return value
+    return number
 
 
 def _share(n_rows: int, n_all: int) -> Number | None:
@@ -97,16 +97,16 @@ def _matrix(
     notes: set[str],
 ) -> list[Cells]:
     """A row for each column, with a value for each."""
-    names = request.columns or []
-    moments = exact.matrix_moments(numbers, len(names))
+    column_names = request.columns or []
+    moments = exact.matrix_moments(numbers, len(column_names))
     rows = []
-    for i, name in enumerate(names):
-        cells: Cells = [name]
-        for j in range(len(names)):
+    for i, column in enumerate(column_names):
+        row_cells: Cells = [column]
+        for j in range(len(column_names)):
             pair = moments.of_pair(i, j)
             value_of = functools.partial(_of_pair, request, pair)
-            cells.append(_noted(request, value_of, notes))
-        rows.append(cells)
+            row_cells.append(_noted(request, value_of, notes))
+        rows.append(row_cells)
     return rows
 
 
@@ -141,15 +141,15 @@ def _of_test(
         # Its squares' squares are beyond a double, where the squares are not.
         return Answer(columns, [], notes=[TOO_LARGE])
     rows: list[Cells] = []
-    for name, value in quantities:
-        is_count = name == "n" or name.startswith(("n[", "observed["))
+    for quantity, value in quantities:
+        is_count = quantity == "n" or quantity.startswith(("n[", "observed["))
         if not math.isfinite(value):
-            rows.append([name, None])
+            rows.append([quantity, None])
         elif is_count:
             # They are whole, and written so.
-            rows.append([name, int(value)])
+            rows.append([quantity, int(value)])
         else:
-            rows.append([name, value])
+            rows.append([quantity, value])
     notes = []
     if request.method in OF_RANKS:
         notes.append(

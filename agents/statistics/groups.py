@@ -129,18 +129,18 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
     column's numbers are whole, to the order's hospitals.
     """
     request = party.request
-    key = party.session.group_key(b"groups")
-    statements = _exchange_statements(party, reading, key)
+    groups_key = party.session.group_key(b"groups")
+    statements = _exchange_statements(party, reading, groups_key)
     of_all = _joint_rules(statements)
     # As stated first: what is stated once more decides about groups alone.
     min_providers = max(statement.min_providers for statement in statements.values())
     pooling = []
-    for user, statement in statements.items():
+    for provider, statement in statements.items():
         if statement.pooled:
-            pooling.append(user)
+            pooling.append(provider)
     is_pooled = len(pooling) == len(statements) > 1
     if is_pooled and not of_all.repeats:
-        named_cells = _named_cells(request, statements, key)
+        named_cells = _named_cells(request, statements, groups_key)
         limits = _agreed_limits(
             statements,
             min_rows=of_all.min_rows,
@@ -156,10 +156,10 @@ def agree_on_groups(party: AgreedStatistics, reading: Reading | None) -> Agreed:
         statements |= _exchange_statements(
             party,
             reading,
-            key,
+            groups_key,
             again=pooling,
         )
-    stated = _stated_groups(request, statements, key)
+    stated = _stated_groups(request, statements, groups_key)
     withheld = withheld_groups.joint_withheld(stated, min_providers)
     shown_labels = withheld_groups.shown_groups(stated, withheld)
     if request.is_binned:
@@ -173,9 +173,9 @@ def _joint_rules(statements: Mapping[int, _Statement]) -> Agreed:
     """
     everybody = statements.values()
     repeats = []
-    for user, statement in statements.items():
+    for provider, statement in statements.items():
         if statement.repeats:
-            repeats.append(user)
+            repeats.append(provider)
     return Agreed(
         shown=[],
         withheld={},
@@ -201,9 +201,9 @@ def _agreed_limits(
     """
     earlier: list[tuple[int, int]] = []
     own_min_rows = {}
-    for user, statement in statements.items():
+    for provider, statement in statements.items():
         earlier += statement.earlier
-        own_min_rows[user] = statement.min_rows
+        own_min_rows[provider] = statement.min_rows
     return AgreedLimits(
         min_rows=min_rows,
         min_providers=min_providers,
@@ -265,9 +265,9 @@ def _exchange_statements(
         round=round_,
     )
     statements: dict[int, _Statement] = {}
-    for user, body in messages.items():
+    for provider, message_body in messages.items():
         what = "A provider's statement of its groups"
-        statements[user] = read_json(_Statement, body, what=what)
+        statements[provider] = read_json(_Statement, message_body, what=what)
     return statements
 
 
@@ -278,8 +278,8 @@ def _stated_groups(
 ) -> dict[int, _Stated]:
     """ProtocolViolation (code bad_message) for a name that no group can have."""
     groups = {}
-    for user, statement in statements.items():
-        groups[user] = statement.groups.encode()
+    for provider, statement in statements.items():
+        groups[provider] = statement.groups.encode()
     stated = group_statements.decode_statements(
         groups,
         n_columns=n_label_columns(request),
@@ -300,13 +300,13 @@ def _named_cells(
     """
     stated = _stated_groups(request, statements, key)
     named: dict[int, _Cells] = {}
-    for user, of_user in stated.items():
-        cells = {}
-        for label, why in of_user.items():
+    for provider, of_provider in stated.items():
+        provider_cells = {}
+        for label, why in of_provider.items():
             if isinstance(label, Hidden):
                 raise bad_message("states a cell without its name")
-            cells[label] = why
-        named[user] = cells
+            provider_cells[label] = why
+        named[provider] = provider_cells
     return named
 
 
@@ -425,10 +425,10 @@ def _every_bin(
     # counted beside it.
     reasons = withheld if request.grouping else named
     too_small = sorted(missing, key=_order)
-    joint = dict(reasons)
+    joint_reasons = dict(reasons)
     for label in too_small:
-        joint[label] = why_few
-    return shown_labels, joint
+        joint_reasons[label] = why_few
+    return shown_labels, joint_reasons
 
 
 def _threshold(why: Withheld) -> int:
@@ -440,7 +440,7 @@ def _bins_of_named_groups(
     named: Iterable[Label | Hidden],
 ) -> set[Label]:
     """Every bin of each group that at least one named bin is of."""
-    names = bin_labels(request)
+    bin_names = bin_labels(request)
     groups: set[Label] = set()
     # Without group columns there is one group, whose label is empty.
     if not request.grouping:
@@ -450,14 +450,14 @@ def _bins_of_named_groups(
             groups.add(label[:-1])
     bins: set[Label] = set()
     for group in groups:
-        bins |= {(*group, name) for name in names}
+        bins |= {(*group, bin_name) for bin_name in bin_names}
     return bins
 
 
 def _order(label: Label) -> list[tuple[bool, str]]:
     """By value, NULL first."""
     order = []
-    for value in label:
-        has_value = value is not None
-        order.append((has_value, value or ""))
+    for label_value in label:
+        has_value = label_value is not None
+        order.append((has_value, label_value or ""))
     return order

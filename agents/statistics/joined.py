@@ -71,9 +71,9 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     """
     announced = _announce_types(party, reading)
     repeating = []
-    for user, types in announced.items():
+    for provider, types in announced.items():
         if types.repeats:
-            repeating.append(user)
+            repeating.append(provider)
     if repeating:
         return repeat_answered(party, repeating)
 
@@ -161,11 +161,11 @@ def _announce_types(
     """What all providers say of their columns; this one says its own first."""
     if reading is not None:
         own_types = Types(repeats=reading.repeats, columns=reading.types)
-        message = own_types.model_dump_json().encode()
+        types_message = own_types.model_dump_json().encode()
         send(
             party,
             "types",
-            lambda: message,
+            lambda: types_message,
             recipient=EVERYONE,
         )
     messages = receive_all(
@@ -175,9 +175,9 @@ def _announce_types(
         EVERYONE,
     )
     announced = {}
-    for user, body in messages.items():
-        with sent_by(user):
-            announced[user] = read_types(body)
+    for provider, message_body in messages.items():
+        with sent_by(provider):
+            announced[provider] = read_types(message_body)
     return announced
 
 
@@ -274,22 +274,22 @@ def _reveal(
             party.me,
         )
     revealed = shared_expression.reveal(circuit, shares)
-    cells = [_cell(value) for value in revealed.values]
+    value_cells = [_cell(value) for value in revealed.values]
     columns = [request.result_alias]
     if circuit.is_row_level:
         if matched and party.me == first_provider(request):
-            keys = matched.keys
+            common_keys = matched.keys
         else:
-            keys = _receive_keys(party, revealed.n_rows, digest)
+            common_keys = _receive_keys(party, revealed.n_rows, digest)
         columns = [request.data_providers[0].key_column, *columns]
-        keyed = zip(keys, cells, strict=True)
+        keyed = zip(common_keys, value_cells, strict=True)
         rows = sorted(keyed, key=_key_order)
-        result = Answer(columns, rows)
+        joint_answer = Answer(columns, rows)
     else:
-        result = Answer(columns, [cells[:1]])
-    result.notes += _notes(circuit, revealed)
-    result.opened = _opened(party, circuit, n_rows=revealed.n_rows)
-    return result
+        joint_answer = Answer(columns, [value_cells[:1]])
+    joint_answer.notes += _notes(circuit, revealed)
+    joint_answer.opened = _opened(party, circuit, n_rows=revealed.n_rows)
+    return joint_answer
 
 
 def _receive_keys(
@@ -302,22 +302,22 @@ def _receive_keys(
     ProtocolViolation (code keys_differ) where they are not those that all providers
     have said they have in common.
     """
-    message = receive(
+    keys_message = receive(
         party,
         "keys",
         first_provider(party.request),
         party.me,
     )
-    keys = read_common_keys(message, n_rows=n_rows)
+    common_keys = read_common_keys(keys_message, n_rows=n_rows)
     # Before they stand beside values: a first provider that exchanges two keys would
     # exchange two people's results.
-    if not _are_common(party, keys, digest):
+    if not _are_common(party, common_keys, digest):
         raise ProtocolViolation(
             "The keys of the result's rows are not the ones that the providers have in common.",
             remedy="Nothing was kept. Send the order again; if it repeats, the first provider is broken or deviates.",
             code="keys_differ",
         )
-    return keys
+    return common_keys
 
 
 def _are_common(
@@ -349,13 +349,13 @@ def _cell(value: Fraction | bool | None) -> Cell:
 
 def _key_order(row: tuple[str, Cell]) -> tuple[int, int, str]:
     """Whole numbers first and in their order, then texts."""
-    key = row[0]
+    row_key = row[0]
     # Python reads no number of thousands of digits, and a key may be any text of a
     # file.
-    digits = key.removeprefix("-")
-    if digits.isdecimal() and len(key) < 100:
-        return (0, int(key), key)
-    return (1, 0, key)
+    digits = row_key.removeprefix("-")
+    if digits.isdecimal() and len(row_key) < 100:
+        return (0, int(row_key), row_key)
+    return (1, 0, row_key)
 
 
 def _notes(circuit: Plan, revealed: JoinedResult) -> list[str]:

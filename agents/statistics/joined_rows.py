@@ -56,8 +56,8 @@ def read_anew(party: AskedStatistics) -> Reading:
             if earlier_sketches.is_near_earlier(party, rows):
                 return Reading(n_rows=dataset.n_rows, repeats=True)
         types = {}
-        for name, column in used_by_name.items():
-            full_name = f"{alias}.{name}"
+        for column_name, column in used_by_name.items():
+            full_name = f"{alias}.{column_name}"
             fixed = type_of(dataset, column, provider.digits)
             types[full_name] = (
                 fixed.two,
@@ -109,10 +109,10 @@ def used_columns(
     if provider.value_column:
         return {VALUE: provider.value_column}
     numeric = []
-    for name in dataset.columns:
-        is_key = name == provider.key_column
-        if not is_key and is_numeric(dataset, name):
-            numeric.append(name)
+    for column in dataset.columns:
+        is_key = column == provider.key_column
+        if not is_key and is_numeric(dataset, column):
+            numeric.append(column)
     n_numeric = len(numeric)
     if n_numeric != 1:
         raise BadRequest(

@@ -37,7 +37,7 @@ def bin_label(place: int) -> str:
 def bin_labels(request: StatisticsRequest) -> list[str]:
     """Of all bins: below the first edge, between each two, and above the last."""
     assert request.bins is not None
-    return [bin_label(place) for place in range(len(request.bins) + 1)]
+    return [bin_label(bin_place) for bin_place in range(len(request.bins) + 1)]
 
 
 def check_stated(
@@ -49,8 +49,8 @@ def check_stated(
 
     stated: the names of each provider's groups, of `n_label_columns` values.
     """
-    for names in stated:
-        for label in names:
+    for stated_labels in stated:
+        for label in stated_labels:
             if isinstance(label, Hidden):
                 continue
             problem = _problem(request, label)
@@ -62,8 +62,8 @@ def _problem(request: StatisticsRequest, label: Label) -> ProtocolViolation | No
     if request.is_binned and label[-1] not in bin_labels(request):
         return bad_message("states a bin that the histogram does not have")
     if request.event_name is not None:
-        place = len(request.grouping) - 1
-        if label[place] not in (CENSORED, EVENT):
+        event_place = len(request.grouping) - 1
+        if label[event_place] not in (CENSORED, EVENT):
             return bad_message("states an event that is neither 0 nor 1")
     # The mean of a category is of rows with a value.
     leaves_out = request.is_share or request.rows.missing in ("drop", "refuse")

@@ -42,8 +42,8 @@ def own_levels(party: AskedStatistics) -> Reading:
     with open_data(party, again=True) as dataset:
         disclosure.check_rows(dataset.n_rows, party.rules)
         counts = {}
-        for name in party.request.rows.categorical:
-            counts[name] = _counts(dataset, name)
+        for column in party.request.rows.categorical:
+            counts[column] = _counts(dataset, column)
     return Reading(n_rows=dataset.n_rows, level_counts=counts)
 
 
@@ -80,9 +80,9 @@ def agree_on_levels(
         send(party, "levels", lambda: levels_body, recipient=EVERYONE)
     messages = receive_all(party, "levels", request.providers, EVERYONE)
     named_by = {}
-    for user, body in messages.items():
-        named_by[user] = read_fields(body, {"levels": dict})["levels"]
-        check_message(named_by[user], columns)
+    for provider, message_body in messages.items():
+        named_by[provider] = read_fields(message_body, {"levels": dict})["levels"]
+        check_message(named_by[provider], columns)
     union = joint_levels(columns, named_by)
     if reading is not None:
         with_others = columns_with_others(
@@ -96,4 +96,4 @@ def agree_on_levels(
     # Nobody adds anything before all have found that none has a few of them.
     bodies = receive_all(party, "other_levels", request.providers, EVERYONE)
     read_others(bodies, columns)
-    return {name: tuple(levels) for name, levels in union.items()}
+    return {column: tuple(levels) for column, levels in union.items()}

@@ -84,10 +84,10 @@ def own_part(
         return None
     lines = _read_lines(dataset, request, column)
     _check_lines(lines, request, column)
-    names = sorted({line[_GROUP] for line in lines})
-    if len(names) > MOST_TEST_GROUPS:
+    group_names = sorted({line[_GROUP] for line in lines})
+    if len(group_names) > MOST_TEST_GROUPS:
         raise too_many_groups()
-    counted = _counted_times(lines, names)
+    counted = _counted_times(lines, group_names)
     check_event_times(
         column,
         counted.times,
@@ -104,7 +104,7 @@ def own_part(
         counted.is_event,
         counted.groups,
         counted.n_rows,
-        n_groups=len(names),
+        n_groups=len(group_names),
     )
     chosen = weighting(request)
     weights = [float(weight) for weight in of_times.weights(chosen)]
@@ -116,7 +116,7 @@ def own_part(
     )
     sums = survival.log_rank_sums(of_times, chosen)
     return LogRankPart(
-        groups=names,
+        groups=group_names,
         scores=sums.scores,
         covariances=sums.covariances,
     )
@@ -130,10 +130,10 @@ def _read_lines(
     """The rows that have a time, counted by group, event and time."""
     time = number_of(dataset, column)
     group_name, event_name = request.grouping
-    group = label_sql(dataset, group_name)
-    event = label_sql(dataset, event_name)
+    group_sql = label_sql(dataset, group_name)
+    event_sql = label_sql(dataset, event_name)
     return dataset.query(
-        f"SELECT {group}, {event}, {time.double}, count(*) FROM rows"  # noqa: S608
+        f"SELECT {group_sql}, {event_sql}, {time.double}, count(*) FROM rows"  # noqa: S608
         f" WHERE {time.cell} IS NOT NULL GROUP BY 1, 2, 3"
     )
 
@@ -157,11 +157,11 @@ def weighting(request: StatisticsRequest) -> survival.Weighting:
     """By what the times of the question weigh."""
     from analytics.statistics import survival
 
-    name = request.weights or "logrank"
-    if name != "fleming_harrington":
-        return survival.Weighting(name)
+    weighting_name = request.weights or "logrank"
+    if weighting_name != "fleming_harrington":
+        return survival.Weighting(weighting_name)
     p, q = request.exponents
-    return survival.Weighting(name, p, q)
+    return survival.Weighting(weighting_name, p, q)
 
 
 def _check_lines(
@@ -192,9 +192,9 @@ def _check_outcomes(
     """The same of a question that needs no time by itself."""
     assert request.event_name is not None
     time = number_of(dataset, column)
-    event = label_sql(dataset, request.event_name)
+    event_sql = label_sql(dataset, request.event_name)
     lines = dataset.query(
-        f"SELECT '', {event}, min({time.double}), count(*) FROM rows"  # noqa: S608
+        f"SELECT '', {event_sql}, min({time.double}), count(*) FROM rows"  # noqa: S608
         f" WHERE {time.cell} IS NOT NULL GROUP BY 1, 2"
     )
     _check_lines(lines, request, column)
@@ -227,21 +227,21 @@ def joint_sums(reading: Reading, agreed: Agreed) -> list[int]:
     """This provider's U and upper triangle of V of all groups but the last; zeros for a
     group that it lacks, since nobody of it is at risk here.
     """
-    part = reading.log_rank
-    assert part is not None, "read with the rows"
-    place_of = {name: place for place, name in enumerate(part.groups)}
+    log_rank_part = reading.log_rank
+    assert log_rank_part is not None, "read with the rows"
+    place_of = {name: place for place, name in enumerate(log_rank_part.groups)}
     *compared, _ = groups_of(agreed.shown)
-    places = [place_of.get(name) for name in compared]
+    group_places = [place_of.get(name) for name in compared]
     numbers = []
-    for place in places:
-        if place is None:
+    for group_place in group_places:
+        if group_place is None:
             numbers.append(0)
         else:
-            numbers.append(part.scores[place])
-    for turn, row in enumerate(places):
-        for column in places[turn:]:
+            numbers.append(log_rank_part.scores[group_place])
+    for turn, row in enumerate(group_places):
+        for column in group_places[turn:]:
             if row is None or column is None:
                 numbers.append(0)
             else:
-                numbers.append(part.covariances[row][column])
+                numbers.append(log_rank_part.covariances[row][column])
     return numbers

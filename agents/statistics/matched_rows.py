@@ -89,8 +89,8 @@ def match_rows(
     # The coordinator, which chose them by its answer, must not choose a few.
     disclosure.check_joined(len(rows), party.rules)
     joined_columns = {}
-    for name, column in columns.items():
-        joined_columns[name] = Column(column.values[rows], column.valid[rows])
+    for column_name, column in columns.items():
+        joined_columns[column_name] = Column(column.values[rows], column.valid[rows])
     _check_summands(party, circuit, joined_columns, n_rows=len(rows))
     party.release.ledger.write(
         "matched",
@@ -127,8 +127,8 @@ def _match_keys(
     address = Address(party.order_id, "common")
     bitmap = party.exchange.get(address, COORDINATOR)
     common = matching.decode_bitmap(bitmap, n_tags=len(tags))
-    places = matching.common_rows(order, common)
-    return places, matching.common_digest(tags, common)
+    common_places = matching.common_rows(order, common)
+    return common_places, matching.common_digest(tags, common)
 
 
 def _own_columns(
@@ -141,8 +141,8 @@ def _own_columns(
     alias = party.request.alias(party.me)
     used_by_name = used_columns(party.request, party.me, dataset)
     columns = {}
-    for name, column in used_by_name.items():
-        full_name = f"{alias}.{name}"
+    for column_name, column in used_by_name.items():
+        full_name = f"{alias}.{column_name}"
         fixed = circuit.types[full_name]
         columns[full_name] = read_column(
             dataset,
@@ -211,10 +211,10 @@ def _check_summands(
         )
         numbers = in_clear(compute_node).values.tolist()
         # Python's whole numbers: the columns' own type may not hold their sum.
-        sizes = sorted(abs(number) for number in numbers)
-        two_largest = sum(sizes[-2:])
+        magnitudes = sorted(abs(number) for number in numbers)
+        two_largest = sum(magnitudes[-2:])
         # Two of nothing but zeros make no part of the sum.
-        all_rows = sum(sizes) or 1
+        all_rows = sum(magnitudes) or 1
         disclosure.check_share(Fraction(two_largest, all_rows), party.rules)
         if summand.is_shared:
             counts = Counter(numbers)
@@ -285,13 +285,13 @@ def agree_on_rows(
     digests = {}
     compared_in = []
     repeating = []
-    for user, body in messages.items():
-        digest = body[: -_ORDER_BYTES - 1]
-        order_bytes = body[-_ORDER_BYTES - 1 : -1]
-        digests[user] = digest
+    for provider, message_body in messages.items():
+        digest = message_body[: -_ORDER_BYTES - 1]
+        order_bytes = message_body[-_ORDER_BYTES - 1 : -1]
+        digests[provider] = digest
         compared_in.append(int.from_bytes(order_bytes))
-        if body[-1:] == b"\1":
-            repeating.append(user)
+        if message_body[-1:] == b"\1":
+            repeating.append(provider)
     matching.check_digests(digests)
     if repeating or any(compared_in):
         audited.drop_totals(party)
@@ -362,11 +362,11 @@ def _joined_rows_repeat(
     for column in columns:
         # Two totals of one column can be made of different columns of others.
         of_column = parts_of.get(column, [])
-        for number, parts in enumerate(of_column, start=1):
+        for number, total_parts in enumerate(of_column, start=1):
             beside: dict[Part, Fraction] = {}
-            for (hospital, name), coefficient in parts.items():
+            for (hospital, part_column), coefficient in total_parts.items():
                 if hospital != party.me:
-                    beside[hospital, name] = coefficient
+                    beside[hospital, part_column] = coefficient
             rows = {f"joined, total {number}": matched.places}
             total_sets += totals_over(
                 columns=[column],
@@ -392,14 +392,14 @@ def _is_near_sketch(
     if had_no_gate or not earlier_sketches.keeps_sketches(party):
         return False
     columns = sorted(columns_of(party.request, party.me))
-    name = canonical(["joined", data_name(party, dataset), *columns])
+    sketch_name = canonical(["joined", data_name(party, dataset), *columns])
     sketch = sketch_of(party.ledger.hash_keys(keys))
-    rows = earlier_sketches.AskedRows(name, sketch, len(keys))
+    rows = earlier_sketches.AskedRows(sketch_name, sketch, len(keys))
     return earlier_sketches.is_near_earlier(party, rows)
 
 
 def first_provider(request: StatisticsRequest) -> int:
     """The provider that the request names first, which writes the result's keys."""
-    name = request.data_providers[0].name
-    assert isinstance(name, int)
-    return name
+    provider_name = request.data_providers[0].name
+    assert isinstance(provider_name, int)
+    return provider_name

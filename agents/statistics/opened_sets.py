@@ -99,8 +99,8 @@ def sets_of(
         only_missing=only_missing,
     )
     asked_rows = {}
-    for name, label in label_of.items():
-        asked_rows[name] = rows_of[label]
+    for group_name, label in label_of.items():
+        asked_rows[group_name] = rows_of[label]
     # Of every group the number of its people is told: of two questions a few people
     # apart in it, the difference.
     group_sets = _totals_of_labels(party, dataset, members, asked_rows, label_of)
@@ -188,8 +188,8 @@ def _rows_by_label(
         in_a_group = np.ones(dataset.n_rows, dtype=bool)
     if only_missing:
         # The numbers of a column are as many labels as rows, and none is asked for.
-        first, *other_columns = asked_columns(request, party.me)
-        in_a_group = members.values[first] == 0
+        first_column, *other_columns = asked_columns(request, party.me)
+        in_a_group = members.values[first_column] == 0
         by_others = row_groups.grouped_rows(dataset, other_columns)
         grouped = _with_no_value(by_others)
     else:
@@ -224,10 +224,10 @@ def _totals_of_missing(
     decides_alone = not pools_cells(request, party.rules)
     total_sets = []
     for column in summed:
-        presence, name = _presence(members, column)
+        presence, presence_name = _presence(members, column)
         total_sets += totals_over(
             presence,
-            columns=[name],
+            columns=[presence_name],
             rows={ALL_ASKED: np.arange(dataset.n_rows)},
         )
     for column in summed:
@@ -263,10 +263,10 @@ def _labelled_rows(
     edges = bin_edges(request)
     bins = row_groups.binned_rows(dataset, column, edges)
     n_bins = len(edges) + 1
-    names = [bin_label(place) for place in range(n_bins)]
+    bin_names = [bin_label(bin_place) for bin_place in range(n_bins)]
     labels: list[Label] = []
     for label in grouped.labels:
-        labels += [(*label, name) for name in names]
+        labels += [(*label, bin_name) for bin_name in bin_names]
     # Rows without a value are in no bin, and nobody asks for them.
     codes = grouped.codes * n_bins + bins
     return row_groups.GroupedRows(labels, codes)
@@ -288,7 +288,7 @@ def _totals_of_labels(
     totals_over = functools.partial(audited.totals_over, party, dataset)
     is_pooled = pools_cells(request, party.rules)
     total_sets = []
-    for place, column in enumerate(_label_columns(request, party.me)):
+    for label_place, column in enumerate(_label_columns(request, party.me)):
         having: dict[str, Ints] = {}
         lacking: dict[str, Ints] = {}
         if is_pooled:
@@ -297,7 +297,7 @@ def _totals_of_labels(
             having[NO_CELL] = nobody
             lacking[NO_CELL] = nobody
         for name, label in label_of.items():
-            if label[place] is None:
+            if label[label_place] is None:
                 lacking[name] = rows[name]
             else:
                 having[name] = rows[name]
@@ -327,8 +327,8 @@ def _totals_of_labels(
 
 def _derived_labels(request: StatisticsRequest, user_id: int) -> list[str]:
     derived = request.rows.derived
-    names = _label_columns(request, user_id)
-    return [name for name in names if name in derived]
+    label_columns = _label_columns(request, user_id)
+    return [column for column in label_columns if column in derived]
 
 
 def _label_columns(request: StatisticsRequest, user_id: int) -> list[str]:
@@ -349,9 +349,9 @@ def _value_by_value(members: Members, column: str) -> tuple[Members, str]:
     """
     if not members.is_whole_row:
         return members, column
-    name = f"{column} value by value"
-    values = {name: members.values[column]}
-    return replace(members, values=values), name
+    compared_name = f"{column} value by value"
+    compared_values = {compared_name: members.values[column]}
+    return replace(members, values=compared_values), compared_name
 
 
 def _presence(members: Members, column: str) -> tuple[Members, str]:
@@ -362,8 +362,8 @@ def _presence(members: Members, column: str) -> tuple[Members, str]:
     is_there = np.broadcast_to(np.uint64(1), has_value.shape)
     if not has_value.all():
         is_there = has_value.astype(np.uint64)
-    name = f"{column} is there"
-    return replace(members, values={name: is_there}), name
+    presence_name = f"{column} is there"
+    return replace(members, values={presence_name: is_there}), presence_name
 
 
 def _rows_by_group(
@@ -371,8 +371,8 @@ def _rows_by_group(
     has_value: NDArray[np.bool_],
 ) -> dict[Label, Ints]:
     """By label the places of the rows with a value."""
-    places = np.flatnonzero(has_value)
-    codes = grouped.codes[places]
+    row_places = np.flatnonzero(has_value)
+    codes = grouped.codes[row_places]
     # Rows without a value that is binned are in no bin: -1, before all others.
     codes += 1
     n_of_code = np.bincount(codes, minlength=len(grouped.labels) + 1)
@@ -380,7 +380,7 @@ def _rows_by_group(
     # A stable sort leaves the rows of a group in their order.
     by_group = np.argsort(codes, kind="stable")
     del codes
-    in_order = places[by_group]
+    in_order = row_places[by_group]
     rows_of = {}
     for code, label in enumerate(grouped.labels):
         rows_of[label] = in_order[ends[code] : ends[code + 1]]
@@ -434,6 +434,6 @@ def bin_edges(request: StatisticsRequest) -> Floats:
     if request.method == "kaplan_meier":
         edges = np.array(request.bins, dtype=np.float64)
         return np.nextafter(edges, np.inf)
-    *lower_edges, last = request.bins
-    above_last = np.nextafter(last, np.inf)
+    *lower_edges, last_edge = request.bins
+    above_last = np.nextafter(last_edge, np.inf)
     return np.array([*lower_edges, above_last])

@@ -247,8 +247,8 @@ def _totals_rules(
             disclosure.check_weighing(circuit, me, rules)
 
     def check_derived() -> None:
-        values = _value_columns(request, me)
-        derived_columns.check_values(request.rows.derived, values, rules)
+        value_columns = _value_columns(request, me)
+        derived_columns.check_values(request.rows.derived, value_columns, rules)
 
     def check_owners() -> None:
         total_rules.check_owners(totals.opened_totals(request, circuit), me, rules)
@@ -355,10 +355,10 @@ def data_name(party: AskedStatistics, dataset: Dataset) -> str:
     Who asks writes the SELECT, and could write each differently; it is known by its
     rows.
     """
-    kind = party.request.provider(party.me).data_type
-    if kind in ("table", "sql"):
+    data_kind = party.request.provider(party.me).data_type
+    if data_kind in ("table", "sql"):
         return "database"
-    return canonical([kind, dataset.name])
+    return canonical([data_kind, dataset.name])
 
 
 def read_columns(request: StatisticsRequest, user_id: int) -> list[str]:

@@ -281,9 +281,9 @@ def _reading(
     n_rows_of = {}
     numbers = {}
     for label, tally in tallies.items():
-        key = key_of(label)
-        n_rows_of[key] = tally.facts.n_rows
-        numbers[key] = tally.numbers
+        label_text = key_of(label)
+        n_rows_of[label_text] = tally.facts.n_rows
+        numbers[label_text] = tally.numbers
     rules = {}
     for label, why in withheld.items():
         rules[key_of(label)] = (why.rule, why.threshold)
@@ -327,8 +327,8 @@ def answer(party: AgreedStatistics, reading: Reading | None) -> Answered:
     if agreed.repeats or not (agreed.shown or agreed.opened):
         audited.drop_totals(party)
     else:
-        names = {key_of(label) for label in agreed.shown}
-        audited.commit_totals(party, shown=names | WHOLE)
+        shown_names = {key_of(label) for label in agreed.shown}
+        audited.commit_totals(party, shown=shown_names | WHOLE)
     if agreed.repeats:
         end_sums(party, round=0)
         return repeat_answered(party, agreed.repeats)
@@ -380,7 +380,7 @@ def _note_opened(party: AgreedStatistics, agreed: Agreed) -> list[str]:
     """What the answer opens, in words; in a provider's ledger before any of it leaves."""
     request = party.request
     opened = totals.opened_totals(request, None)
-    n_rows = sum(party.n_rows[user] for user in request.providers)
+    n_rows = sum(party.n_rows[provider] for provider in request.providers)
     n_hospitals = len(request.providers)
     sentences = totals_in_words.words_of(opened, n_rows=n_rows, n_hospitals=n_hospitals)
     if agreed.is_pooled and request.method not in RANKED:
@@ -402,16 +402,16 @@ def _add(
     joint_numbers: list[int] = []
     n_rounds = 0
     if agreed.shown:
-        count = numbers_of(request) * len(agreed.shown) + n_event_sums
+        n_summed = numbers_of(request) * len(agreed.shown) + n_event_sums
         if agreed.is_pooled:
-            count += 1
+            n_summed += 1
         if request.is_share:
-            count += 1
+            n_summed += 1
         width = WIDTHS.get(request.counted_as, COUNT_BITS)
         if n_event_sums:
             width = log_rank.width(request)
         own_numbers = functools.partial(_own_numbers, request, reading, agreed)
-        joint_numbers = sums.add(own_numbers, count=count, width=width, round=0)
+        joint_numbers = sums.add(own_numbers, count=n_summed, width=width, round=0)
         n_rounds = 1
     end_sums(party, round=n_rounds)
     if not party.is_receiver:
@@ -487,8 +487,8 @@ def _joint_rows(
     """Of all hospitals together, the rows in shown cells, in others, and in none; none
     of the three where one would tell of few.
     """
-    n_rows = sum(party.n_rows[user] for user in party.request.providers)
+    n_rows = sum(party.n_rows[provider] for provider in party.request.providers)
     counts = {"used": n_used, "withheld": n_rows - n_used - n_null, "null": n_null}
-    if any(0 < count < agreed.min_rows for count in counts.values()):
+    if any(0 < row_count < agreed.min_rows for row_count in counts.values()):
         return {}
     return counts

@@ -71,11 +71,11 @@ def decide(
     guesses it.
     """
     request = party.request
-    key = party.session.group_key(b"cells")
-    limits = agreed.tagged(key)
+    cells_key = party.session.group_key(b"cells")
+    limits = agreed.tagged(cells_key)
     own_cell_list = None
     if reading is not None:
-        own_cell_list = _own_cells(reading, key, limits)
+        own_cell_list = _own_cells(reading, cells_key, limits)
         send(
             party,
             "cell_tags",
@@ -107,7 +107,7 @@ def decide(
         stated,
         agreed,
         receivers=request.openers,
-        key=key,
+        key=cells_key,
     )
     return replace(decided, opened=opened)
 
@@ -121,9 +121,9 @@ def _own_cells(
     are more than can be compared.
     """
     labels = []
-    for text, n_rows in reading.n_rows_of.items():
+    for cell_text, n_rows in reading.n_rows_of.items():
         if n_rows:
-            labels.append(_label(text))
+            labels.append(_label(cell_text))
     if len(labels) > cells.MOST_CELLS:
         raise BadRequest(
             f"group_by makes more than {cells.MOST_CELLS} groups at a hospital.",
@@ -149,7 +149,7 @@ def _compare(
     if reading is not None:
         # The comparison opens something of every cell, shown or not.
         audited.commit_totals(party)
-        everybody = [str(user) for user in request.hospitals]
+        everybody = [str(hospital) for hospital in request.hospitals]
         note_opened(
             party,
             [sentence],
@@ -184,9 +184,9 @@ def _compare(
     )
     revealed = reveal(plan, shares)
     passed = set()
-    for tag, passes in zip(union.cells, revealed.values, strict=True):
+    for cell_tag, passes in zip(union.cells, revealed.values, strict=True):
         if passes:
-            passed.add(tag)
+            passed.add(cell_tag)
     return passed
 
 
@@ -201,8 +201,8 @@ def _agree_on_union(
     somebody, or one that lacks a cell of this hospital.
     """
     address = Address(party.order_id, "cells")
-    message = party.exchange.get(address, COORDINATOR, EVERYONE)
-    union = CellList.decode(message)
+    cells_message = party.exchange.get(address, COORDINATOR, EVERYONE)
+    union = CellList.decode(cells_message)
     if union.limits != limits:
         raise cells.differ()
     if own_cell_list is not None:
@@ -236,21 +236,21 @@ def _columns(
     """What this provider has of each cell: how many rows, whether any, and who has come
     and gone since each earlier answer.
     """
-    key = party.session.group_key(b"cells")
+    cells_key = party.session.group_key(b"cells")
     providers = party.request.providers
     n_cells = len(union.cells)
-    place_of = _places(key, reading, union)
+    place_of = _places(cells_key, reading, union)
     n_rows = np.zeros(n_cells, dtype=np.int64)
-    for text, n_own in reading.n_rows_of.items():
+    for cell_text, n_own in reading.n_rows_of.items():
         if n_own:
             # More than the threshold decides nothing more.
-            n_rows[place_of[text]] = min(n_own, agreed.min_rows)
+            n_rows[place_of[cell_text]] = min(n_own, agreed.min_rows)
     is_there = n_rows > 0
     has_rows = is_there.astype(np.int64)
     refused = {*reading.vetoed, *_few_since_older(reading, agreed)}
-    for text in refused:
-        if text in place_of:
-            n_rows[place_of[text]] = veto(providers, min_rows=agreed.min_rows)
+    for cell_text in refused:
+        if cell_text in place_of:
+            n_rows[place_of[cell_text]] = veto(providers, min_rows=agreed.min_rows)
     name_rows, name_there = cell_columns(party.me)
     numbers = {
         name_rows: n_rows,
@@ -273,8 +273,8 @@ def _columns(
         numbers[name_gone] = gone
     every_cell = np.ones(n_cells, dtype=np.bool_)
     columns = {}
-    for name, values in numbers.items():
-        columns[name] = Column(values, every_cell)
+    for column_name, column_values in numbers.items():
+        columns[column_name] = Column(column_values, every_cell)
     return columns
 
 
@@ -283,15 +283,15 @@ def _places(key: bytes, reading: Reading, union: CellList) -> dict[str, int]:
     those of earlier answers alone need not be in it.
     """
     place_of_tag = {tag: place for place, tag in enumerate(union.cells)}
-    texts = {*reading.n_rows_of, *reading.vetoed}
+    cell_texts = {*reading.n_rows_of, *reading.vetoed}
     for changes in reading.changes.values():
-        texts.update(changes)
-    places = {}
-    for text in texts:
-        tag, _ = cells.tags_of(key, _label(text))
-        if tag in place_of_tag:
-            places[text] = place_of_tag[tag]
-    return places
+        cell_texts.update(changes)
+    cell_places = {}
+    for cell_text in cell_texts:
+        cell_tag, _ = cells.tags_of(key, _label(cell_text))
+        if cell_tag in place_of_tag:
+            cell_places[cell_text] = place_of_tag[cell_tag]
+    return cell_places
 
 
 def _come_and_gone(
@@ -311,13 +311,13 @@ def _come_and_gone(
         return np.ones(n_cells, dtype=np.int64), np.ones(n_cells, dtype=np.int64)
     come = np.zeros(n_cells, dtype=np.int64)
     gone = np.zeros(n_cells, dtype=np.int64)
-    for text, change in changes.items():
-        if text not in place_of:
+    for cell_text, change in changes.items():
+        if cell_text not in place_of:
             continue
-        place = place_of[text]
+        cell_place = place_of[cell_text]
         fewest_come, most_come, fewest_gone, most_gone, _ = change
-        come[place] = _counted(fewest_come, most_come, agreed, providers)
-        gone[place] = _counted(fewest_gone, most_gone, agreed, providers)
+        come[cell_place] = _counted(fewest_come, most_come, agreed, providers)
+        gone[cell_place] = _counted(fewest_gone, most_gone, agreed, providers)
     return come, gone
 
 
@@ -350,10 +350,10 @@ def _few_since_older(reading: Reading, agreed: AgreedLimits) -> set[str]:
     cell_texts = set()
     for order_id in order_ids:
         changes = reading.changes[order_id]
-        for text, change in changes.items():
+        for cell_text, change in changes.items():
             *_, is_few = change
             if is_few:
-                cell_texts.add(text)
+                cell_texts.add(cell_text)
     return cell_texts
 
 

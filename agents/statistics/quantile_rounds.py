@@ -179,8 +179,8 @@ def _own_n_rows(questions: Sequence[Ranked]) -> list[int]:
         # they are.
         zero = [0] * numbers_of(question.request)
         for label in question.agreed.shown:
-            key = canonical(list(label))
-            numbers += question.tallies.get(key, zero)
+            label_text = canonical(list(label))
+            numbers += question.tallies.get(label_text, zero)
     return numbers
 
 
@@ -226,8 +226,8 @@ def _search(request: StatisticsRequest, agreed: Agreed, n_rows: int) -> Search:
         raise bad_sums()
     ranks = set()
     for share in _shares(request, agreed):
-        low, high, _ = quantile_ranks(share, n_rows)
-        ranks |= {low, high}
+        low_rank, high_rank, _ = quantile_ranks(share, n_rows)
+        ranks |= {low_rank, high_rank}
     if shows_values(request, agreed):
         return Search(sorted(ranks), n_rows=n_rows, whole=agreed.whole)
     # It ends while min_rows rows lie in a bracket, so that no single value is found.
@@ -270,8 +270,8 @@ def _agree_on_pivots(
     if party.me == driver:
         encode = functools.partial(_encode, own_pivots)
         send(party, "pivots", encode, recipient=EVERYONE, round=round_)
-    message = receive(party, "pivots", driver, EVERYONE, round=round_)
-    pivots = _decode(message, [search.whole for search in searches])
+    pivots_message = receive(party, "pivots", driver, EVERYONE, round=round_)
+    pivots = _decode(pivots_message, [search.whole for search in searches])
     # Whoever counts or opens has searched along. Without this comparison the driver
     # could ask where one person's value lies, as finely as it likes.
     named = [of_group.tolist() for of_group in pivots]
@@ -419,11 +419,11 @@ def ranked_answer(
     shares = _shares(request, agreed)
     rows: dict[Label, list[tuple[Number | None, ...]]] = {}
     for group_search in searched:
-        values = found_values(request, agreed, group_search)
+        quantile_values = found_values(request, agreed, group_search)
         if request.method == "quantile":
-            rows[group_search.label] = list(zip(shares, values, strict=True))
+            rows[group_search.label] = list(zip(shares, quantile_values, strict=True))
         else:
-            rows[group_search.label] = [(value,) for value in values]
+            rows[group_search.label] = [(quantile,) for quantile in quantile_values]
     answer = grouped_answer(request, rows, agreed.withheld)
     answer.notes += notes_of(request, agreed, searched)
     if request.method in ("min", "max") and not agreed.extremes:

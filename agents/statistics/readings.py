@@ -176,8 +176,8 @@ def keep_reading(
     """
 
     def read() -> bytes:
-        text = make().model_dump_json()
-        return text.encode()
+        reading_text = make().model_dump_json()
+        return reading_text.encode()
 
     # A second reading after a crash could find other rows, and the two would differ by
     # a few people (decision 14).

@@ -86,7 +86,7 @@ def write_result(
     Disclosure: the answer, for this hospital only; the folder is no part of what
     leaves.
     """
-    path = _place(folder, order_id, alias=alias, type=type)
+    result_path = _place(folder, order_id, alias=alias, type=type)
     table = [list(row) for row in rows]
     differ = len(set(columns)) == len(columns)
     fit = all(len(row) == len(columns) for row in table)
@@ -104,12 +104,12 @@ def write_result(
         "n_rows": len(table),
     }
     written_notes = json.dumps(all_notes, ensure_ascii=False, indent=2)
-    make_private_folder(path.parent)
+    make_private_folder(result_path.parent)
     # The notes first: after a crash between the two, what is there is no answer rather
     # than one without its notes.
-    write_durably(path.parent / f"{alias}{_NOTES}", written_notes.encode())
-    write_durably(path, content.encode())
-    return f"{order_id}/{path.name}"
+    write_durably(result_path.parent / f"{alias}{_NOTES}", written_notes.encode())
+    write_durably(result_path, content.encode())
+    return f"{order_id}/{result_path.name}"
 
 
 def _place(folder: Path, order_id: int, *, alias: str, type: str) -> Path:
@@ -144,12 +144,12 @@ def _to_csv(columns: Sequence[str], table: Iterable[Sequence[Cell]]) -> str:
 
     An empty text is quoted; None is not, but where it is all of a row.
     """
-    lines = []
-    for row in (columns, *table):
-        line = ",".join(_quoted(cell) for cell in row)
+    csv_lines = []
+    for table_row in (columns, *table):
+        csv_line = ",".join(_quoted(cell) for cell in table_row)
         # An empty line would be read as no row.
-        lines.append(line or '""')
-    return "".join(f"{line}\n" for line in lines)
+        csv_lines.append(csv_line or '""')
+    return "".join(f"{line}\n" for line in csv_lines)
 
 
 def _quoted(cell: Cell) -> str:
@@ -157,22 +157,22 @@ def _quoted(cell: Cell) -> str:
         return ""
     if not isinstance(cell, str):
         return _number(cell)
-    text = inert(cell)
-    if text and not _QUOTED.search(text):
-        return text
-    doubled = text.replace('"', '""')
+    cell_text = inert(cell)
+    if cell_text and not _QUOTED.search(cell_text):
+        return cell_text
+    doubled = cell_text.replace('"', '""')
     return f'"{doubled}"'
 
 
 def _to_json(columns: Sequence[str], table: Iterable[Sequence[Cell]]) -> str:
     """A list of objects, a line each; decimals are JSON numbers with all their digits."""
-    names = [json.dumps(name, ensure_ascii=False) for name in columns]
+    json_names = [json.dumps(column, ensure_ascii=False) for column in columns]
     objects = []
-    for row in table:
-        fields = []
-        for name, cell in zip(names, row, strict=True):
-            fields.append(f"{name}: {_value(cell)}")
-        objects.append("{" + ", ".join(fields) + "}")
+    for table_row in table:
+        json_fields = []
+        for json_name, cell in zip(json_names, table_row, strict=True):
+            json_fields.append(f"{json_name}: {_value(cell)}")
+        objects.append("{" + ", ".join(json_fields) + "}")
     return "[\n" + ",\n".join(objects) + "\n]\n"
 
 
@@ -199,9 +199,9 @@ def list_results(folder: Path) -> list[Result]:
     What is unfinished or damaged is left out.
     """
     order_ids = []
-    for path in folder.glob("*"):
-        if path.name.isdecimal() and path.is_dir():
-            order_ids.append(int(path.name))
+    for order_folder in folder.glob("*"):
+        if order_folder.name.isdecimal() and order_folder.is_dir():
+            order_ids.append(int(order_folder.name))
     results: list[Result] = []
     for order_id in sorted(order_ids):
         results += _results_of(folder / str(order_id), order_id)
@@ -232,11 +232,11 @@ def read_result(folder: Path, order_id: int) -> Result:
 
 def _check_readable(folder: Path) -> None:
     """Notes that are empty or cut short hide an answer that is there."""
-    for path in folder.glob(f"[!.]*{_NOTES}"):
+    for notes_path in folder.glob(f"[!.]*{_NOTES}"):
         try:
-            json.loads(path.read_text("utf-8"))
+            json.loads(notes_path.read_text("utf-8"))
         except (ValueError, RecursionError):
-            raise damaged(path) from None
+            raise damaged(notes_path) from None
 
 
 def _results_of(folder: Path, order_id: int) -> list[Result]:
@@ -265,7 +265,7 @@ def _result(notes_path: Path, order_id: int) -> Result | None:
     type_ = str(notes.get("type"))
     if type_ not in TYPES:
         return None
-    path = notes_path.with_name(f"{alias}.{type_}")
-    if not path.is_file():
+    result_path = notes_path.with_name(f"{alias}.{type_}")
+    if not result_path.is_file():
         return None
-    return Result(order_id, alias, type_, path, notes)
+    return Result(order_id, alias, type_, result_path, notes)

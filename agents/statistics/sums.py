@@ -109,8 +109,8 @@ class Sums:
 
         # Once for an order: after a crash, an addend under another mask would show a
         # difference.
-        name = f"seed {self._series}" if self._series else "seed"
-        own_seed = party.store.once(name, draw)
+        seed_name = f"seed {self._series}" if self._series else "seed"
+        own_seed = party.store.once(seed_name, draw)
         self._seeds[party.me] = own_seed
         for opener in self._openers:
             if opener != party.me:
@@ -137,12 +137,12 @@ class Sums:
         """
         party = self._party
         # No two sums of an order have the same name, nor then the same masks.
-        name = b"sum/%d" % round
+        sum_name = b"sum/%d" % round
         terms = Terms(
             party.request.providers,
             width,
             count,
-            name,
+            sum_name,
         )
         tag_key = party.session.group_key(b"sum-tag")
 
@@ -160,9 +160,9 @@ class Sums:
         if not self._opens:
             return []
         address = Address(party.order_id, "total", round=round)
-        total = party.exchange.get(address, COORDINATOR, EVERYONE)
+        total_message = party.exchange.get(address, COORDINATOR, EVERYONE)
         return exact_sum.open_total(
-            total,
+            total_message,
             terms,
             tag_key=tag_key,
             seeds=self._seeds,
@@ -194,8 +194,8 @@ def check_counts(party: AgreedStatistics, counts: Iterable[int]) -> None:
     """ProtocolViolation (code bad_message) for joint numbers of rows that are below 0 or
     above what all providers have accepted with: one of them has made up its own.
     """
-    most = sum(party.n_rows[user] for user in party.request.providers)
-    if any(not 0 <= count <= most for count in counts):
+    most_rows = sum(party.n_rows[provider] for provider in party.request.providers)
+    if any(not 0 <= count <= most_rows for count in counts):
         raise bad_sums()
 
 
@@ -232,6 +232,6 @@ def shown_tallies(
     zeros = [0] * numbers_of(request)
     numbers: list[int] = []
     for label in agreed.shown:
-        key = canonical(list(label))
-        numbers += reading.tallies.get(key, zeros)
+        label_text = canonical(list(label))
+        numbers += reading.tallies.get(label_text, zeros)
     return numbers

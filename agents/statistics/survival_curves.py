@@ -48,16 +48,16 @@ def curves_answer(
         of_group = counts[group]
         points = kaplan_meier.curve(edges, of_group.events, of_group.censored)
         for point in points:
-            cells = _cells(point)
-            rows.append([*group, *cells])
+            row_cells = _cells(point)
+            rows.append([*group, *row_cells])
         median = kaplan_meier.median(points)
-        cells = _summary("median", median)
-        rows.append([*group, *cells])
+        row_cells = _summary("median", median)
+        rows.append([*group, *row_cells])
         mean = kaplan_meier.restricted_mean(points)
-        cells = _summary("restricted_mean", mean)
-        rows.append([*group, *cells])
-        last = points[-1]
-        if last.kind == kaplan_meier.LIFE_TABLE:
+        row_cells = _summary("restricted_mean", mean)
+        rows.append([*group, *row_cells])
+        last_point = points[-1]
+        if last_point.kind == kaplan_meier.LIFE_TABLE:
             notes = [OF_LIFE_TABLES]
     columns = [*request.label_columns, *request.value_columns]
     return Answer(columns, rows, notes=notes)
@@ -80,31 +80,31 @@ def _counts_of_bins(
     counts: dict[Label, _Counts] = {}
     for label, (n_rows,) in zip(labels, by_group, strict=True):
         *group, event, bin_label = label
-        name = tuple(group)
-        if name not in counts:
-            counts[name] = _Counts(
+        group_label = tuple(group)
+        if group_label not in counts:
+            counts[group_label] = _Counts(
                 events=[0] * n_bins,
                 censored=[0] * n_bins,
             )
-        of_group = counts[name]
-        place = int(bin_label or 0)
+        of_group = counts[group_label]
+        bin_place = int(bin_label or 0)
         if event == EVENT:
-            of_group.events[place] = n_rows
+            of_group.events[bin_place] = n_rows
         else:
-            of_group.censored[place] = n_rows
+            of_group.censored[bin_place] = n_rows
     return counts
 
 
 def _cells(point: Point) -> list[Cell]:
-    values = point._asdict()
-    return [values[name] for name in CURVE]
+    point_values = point._asdict()
+    return [point_values[column] for column in CURVE]
 
 
 def _summary(kind: str, interval: Interval) -> list[Cell]:
     """Between which numbers it lies; the columns of points are empty."""
-    values = {
+    summary_values = {
         "kind": kind,
         "low": interval.low,
         "high": interval.high,
     }
-    return [values.get(name) for name in CURVE]
+    return [summary_values.get(column) for column in CURVE]

@@ -57,8 +57,8 @@ def own_tallies(
             # A mean is of rows with a value.
             is_left_out = request.method == "avg" and label == (None,)
             if n_rows and not is_left_out:
-                facts = GroupFacts(n_rows)
-                tallies[label] = Tally(facts, [n_rows])
+                group_facts = GroupFacts(n_rows)
+                tallies[label] = Tally(group_facts, [n_rows])
         return tallies
 
     # A count, a quantile and an extreme add no values, so that no row can make most of
@@ -73,7 +73,7 @@ def own_tallies(
         largest_share = None
         if is_summed:
             largest_share = part.largest_share
-        facts = GroupFacts(moments.n, largest_share)
+        group_facts = GroupFacts(moments.n, largest_share)
         all_numbers = [
             moments.n,
             moments.total,
@@ -85,7 +85,7 @@ def own_tallies(
         square_share = None
         if request.counted_as in ("var", "std"):
             square_share = part.largest_square_share
-        tallies[label] = Tally(facts, numbers, square_share)
+        tallies[label] = Tally(group_facts, numbers, square_share)
     return tallies
 
 
@@ -101,13 +101,13 @@ def _of_columns(dataset: Dataset, request: StatisticsRequest) -> dict[Label, Tal
         parts = exact_totals.joint_moments(dataset, *columns, group_by=group_by)
     tallies = {}
     for label, part in parts.items():
-        facts = GroupFacts(
+        group_facts = GroupFacts(
             part.moments.n,
             part.largest_share,
             smallest_cell=smallest.get(label),
         )
         numbers = list(part.moments.numbers)
-        tallies[label] = Tally(facts, numbers, part.largest_square_share)
+        tallies[label] = Tally(group_facts, numbers, part.largest_square_share)
     return tallies
 
 
@@ -118,13 +118,13 @@ def check_masks(party: AskedStatistics, dataset: Dataset) -> None:
     counts = request.counted_as in TALLIED or request.method == "count"
     if counts or len(request.providers) == 1:
         return
-    for name in asked_columns(request, party.me):
-        if name not in derived:
+    for column in asked_columns(request, party.me):
+        if column not in derived:
             continue
         derived_columns.check_mask(
-            name,
+            column,
             derived,
-            n_varying=row_groups.n_varying(dataset, name),
+            n_varying=row_groups.n_varying(dataset, column),
             min_varying=party.policy.cohort.min_varying,
         )
 
@@ -168,7 +168,7 @@ def _occurrences(
     edges = bin_edges(request)
     parts = exact_totals.moments(dataset, column, group_by=group_by)
     edges_of = dict.fromkeys(parts, edges)
-    below = pivot_counts.counts_below(
+    counts_below = pivot_counts.counts_below(
         dataset,
         column,
         edges_of,
@@ -177,10 +177,10 @@ def _occurrences(
     occurrences: dict[Label, int] = {}
     for label, part in parts.items():
         # A bin holds the rows that are below its upper edge but not below its lower.
-        below_edges = below[label].tolist()
+        below_edges = counts_below[label].tolist()
         cumulated = [0, *below_edges, part.moments.n]
         n_rows_of_bins = np.diff(cumulated).tolist()
-        for place, n_rows in enumerate(n_rows_of_bins):
-            name = bin_label(place)
-            occurrences[*label, name] = n_rows
+        for bin_place, n_rows in enumerate(n_rows_of_bins):
+            bin_name = bin_label(bin_place)
+            occurrences[*label, bin_name] = n_rows
     return occurrences

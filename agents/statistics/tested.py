@@ -83,8 +83,8 @@ def check_groups(request: StatisticsRequest, agreed: Agreed) -> None:
 
 
 def _has_events(request: StatisticsRequest, labels: Sequence[Label]) -> bool:
-    place = len(request.grouping) - 1
-    return any(label[place] == EVENT for label in labels)
+    event_place = len(request.grouping) - 1
+    return any(label[event_place] == EVENT for label in labels)
 
 
 def _withheld(request: StatisticsRequest, agreed: Agreed) -> Refused:
@@ -100,7 +100,7 @@ def _withheld(request: StatisticsRequest, agreed: Agreed) -> Refused:
         causes = list(of_rule.values())
     reasons = dict.fromkeys(why.reason for why in causes)
     sentences = " ".join(reasons)
-    first = causes[0]
+    first_cause = causes[0]
     remedy = (
         "Name the columns in categorical, which makes one level of rare values, derive fewer values, or leave the rows"
         " of small groups out."
@@ -116,8 +116,8 @@ def _withheld(request: StatisticsRequest, agreed: Agreed) -> Refused:
     return Refused(
         f"A group of the rows is withheld: {sentences} {request.method} needs all groups.",
         remedy=remedy,
-        code=first.rule,
-        threshold=first.threshold,
+        code=first_cause.rule,
+        threshold=first_cause.threshold,
     )
 
 
@@ -147,15 +147,15 @@ def quantities(
             event_sums,
         )
     if request.method == "correlation_test":
-        joint = JointMoments(*by_group[0])
-        return tests.correlation_test(joint, least_df=least_df)
+        joint_moments = JointMoments(*by_group[0])
+        return tests.correlation_test(joint_moments, least_df=least_df)
     if request.method == "paired_ttest":
         differences = Moments(*by_group[0])
         return tests.paired_t_test(differences, least_df=least_df)
     groups = {}
     for label, numbers in zip(agreed.shown, by_group, strict=True):
-        name = str(label[0])
-        groups[name] = Moments(*numbers)
+        group_name = str(label[0])
+        groups[group_name] = Moments(*numbers)
     if request.method == "ttest":
         equal_var = bool(request.equal_var)
         return tests.t_test(groups, equal_var=equal_var, least_df=least_df)
@@ -176,10 +176,10 @@ def _of_events(
     n_events = dict(n_rows)
     for label, (n_of_cell,) in zip(labels, by_group, strict=True):
         group, event = label
-        name = str(group)
-        n_rows[name] += n_of_cell
+        group_name = str(group)
+        n_rows[group_name] += n_of_cell
         if event == EVENT:
-            n_events[name] += n_of_cell
+            n_events[group_name] += n_of_cell
     weighting = log_rank.weighting(request)
     return survival.log_rank(
         n_rows,
@@ -201,25 +201,25 @@ def _of_table(
     scores = np.zeros(0)
     if request.method != "chi2":
         # They are numbers: `check_groups` has found so before the sum.
-        scores = np.array([float(text) for text in rows])
-        rows = [rows[place] for place in np.argsort(scores)]
+        scores = np.array([float(level_text) for level_text in rows])
+        rows = [rows[level_place] for level_place in np.argsort(scores)]
     shape = (len(rows), len(columns))
-    table = np.zeros(shape)
+    count_table = np.zeros(shape)
     for label, (n_rows,) in zip(labels, by_group, strict=True):
         row, column = label
         row_place = rows.index(str(row))
         column_place = columns.index(str(column))
-        table[row_place, column_place] = n_rows
+        count_table[row_place, column_place] = n_rows
     if request.method == "trend":
-        return tests.trend(table, np.sort(scores))
+        return tests.trend(count_table, np.sort(scores))
     if request.method == "mann_whitney":
-        first, second = columns
-        return tests.mann_whitney(table, (first, second))
+        first_level, second_level = columns
+        return tests.mann_whitney(count_table, (first_level, second_level))
     if request.method == "kruskal":
-        return tests.kruskal(table, columns)
+        return tests.kruskal(count_table, columns)
     correction = request.correction is not False
     return tests.chi_squared(
-        table,
+        count_table,
         (rows, columns),
         correction=correction,
     )
@@ -227,11 +227,11 @@ def _of_table(
 
 def _levels(labels: Sequence[Label], place: int) -> list[str]:
     """The values of one column of the labels, in order."""
-    values = set()
+    column_values = set()
     for label in labels:
         if len(label) > place:
-            values.add(str(label[place]))
-    return sorted(values)
+            column_values.add(str(label[place]))
+    return sorted(column_values)
 
 
 def _are_numbers(texts: Sequence[str]) -> bool:

@@ -54,8 +54,8 @@ def select_minimum_diameter(
 
     check_points(points)
     n = len(points)
-    most = most_attackers("minimum_diameter", n)
-    n_left_out = check_attackers(n_attackers, n, most=most)
+    most_allowed = most_attackers("minimum_diameter", n)
+    n_left_out = check_attackers(n_attackers, n, most=most_allowed)
     n_kept = n - n_left_out
     between = distances(points)
     return tightest_clique(between, n_kept)
@@ -90,8 +90,8 @@ def trimmed_mean(vectors: Floats, *, n_attackers: int) -> Floats:
     """
     check_points(vectors, field="vectors")
     n = len(vectors)
-    most = most_attackers("trimmed_mean", n)
-    n_trimmed = check_attackers(n_attackers, n, most=most)
+    most_allowed = most_attackers("trimmed_mean", n)
+    n_trimmed = check_attackers(n_attackers, n, most=most_allowed)
     with np.errstate(over="ignore"):
         # Sorted, so that the sum is formed in an order that does not depend on the
         # hospitals'.

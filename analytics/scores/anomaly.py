@@ -106,10 +106,10 @@ def zeno(
         "step": step,
     }
     is_missing = np.zeros(n_clients, dtype=bool)
-    for field, values in fields.items():
-        check_same_rows(field, values, n_clients)
-        is_nan = np.isnan(values)
-        check_finite(field, values[~is_nan])
+    for field, client_values in fields.items():
+        check_same_rows(field, client_values, n_clients)
+        is_nan = np.isnan(client_values)
+        check_finite(field, client_values[~is_nan])
         is_missing |= is_nan
     with np.errstate(over="ignore", invalid="ignore"):
         fall = loss_before - loss_now
@@ -169,8 +169,8 @@ def sniper(points: Floats, *, p: float) -> Floats:
     if not 0 < p <= 1:
         raise ValueError(f"p is {p}; a number above 0, at most 1, is allowed.")
     # 0.55 * 100 is 55.00000000000001, and 55 clients are meant.
-    least = math.ceil(p * len(points) - 1e-9)
-    size = max(least, 1)
+    least_size = math.ceil(p * len(points) - 1e-9)
+    size = max(least_size, 1)
     try:
         clique = tightest_clique(distances(points), size, most_effort=_MOST_EFFORT)
     except SearchTooLong:
@@ -197,19 +197,19 @@ def pca(points: Floats, *, k: float) -> Floats:
     _check_components(k)
     scaled, scale = to_unit_scale(points)
     centred = scaled - scaled.mean(axis=0)
-    left_vectors, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    left_vectors, singular_values, _ = np.linalg.svd(centred, full_matrices=False)
     zero = RELATIVE_ZERO * np.linalg.norm(scaled)
-    rank = int((sizes > zero).sum())
+    rank = int((singular_values > zero).sum())
     if k >= 1:
         n_kept = int(min(k, rank))
     else:
-        n_kept = _n_explaining(k, sizes[:rank])
+        n_kept = _n_explaining(k, singular_values[:rank])
     if n_kept >= rank:
         return np.zeros(len(points))
     # A client's coordinates along the directions left out are what its reconstruction
     # lacks.
     left_out = slice(n_kept, rank)
-    lacking = left_vectors[:, left_out] * sizes[left_out]
+    lacking = left_vectors[:, left_out] * singular_values[left_out]
     return _finite(scale * lengths(lacking))
 
 
@@ -224,8 +224,8 @@ def true_krum(points: Floats, *, n_attackers: int) -> Floats:
     """
     check_points(points)
     n = len(points)
-    most = (n - 3) // 2
-    n_far = check_attackers(n_attackers, n, most=most)
+    most_allowed = (n - 3) // 2
+    n_far = check_attackers(n_attackers, n, most=most_allowed)
     n_nearest = max(n - n_far - 2, 0)
     with np.errstate(over="ignore"):
         squares = distances(points) ** 2
@@ -254,17 +254,17 @@ def multi_krum(
     n = len(points)
     scaled, _ = to_unit_scale(points)
     score = true_krum(scaled, n_attackers=n_attackers)
-    count = n - n_attackers
+    n_lowest = n - n_attackers
     if n_selected is not None:
-        count = _whole("n_selected", n_selected, n)
+        n_lowest = _whole("n_selected", n_selected, n)
     # Clients below the last selected score are sure; those tied with it fill what is
     # left, the first ones first.
-    last = np.sort(score)[count - 1]
-    is_sure = score < last * (1 - MARGIN)
-    is_tied = np.abs(score - last) <= last * MARGIN
+    last_score = np.sort(score)[n_lowest - 1]
+    is_sure = score < last_score * (1 - MARGIN)
+    is_tied = np.abs(score - last_score) <= last_score * MARGIN
     sure = np.flatnonzero(is_sure)
     tied = np.flatnonzero(is_tied)
-    selected = [*sure, *tied][:count]
+    selected = [*sure, *tied][:n_lowest]
     return _all_but(selected, n)
 
 
@@ -307,13 +307,13 @@ def foolsgold_weight(points: Floats) -> Floats:
     # that is a distance of 1.
     own_entries = np.eye(len(points))
     similar = 1.0 - cosine_distances(points) - own_entries
-    most = similar.max(axis=1)  # v_j, along a row
-    own = most[:, None]  # v_i, down a column
-    is_pardoned = most > own
+    largest_similarity = similar.max(axis=1)  # v_j, along a row
+    own = largest_similarity[:, None]  # v_i, down a column
+    is_pardoned = largest_similarity > own
     pardon = np.ones_like(similar)
     np.divide(
         own,
-        most,
+        largest_similarity,
         out=pardon,
         where=is_pardoned,
     )
@@ -429,9 +429,9 @@ def _n_explaining(share: float, sizes: Floats) -> int:
     """
     variances = sizes**2
     smallest_double = 5e-324
-    total = float(variances.sum())
-    divisor = max(total, smallest_double)
+    total_variance = float(variances.sum())
+    divisor = max(total_variance, smallest_double)
     explained = np.cumsum(variances) / divisor
-    least = share * (1 - RELATIVE_ZERO)
-    place = int(np.searchsorted(explained, least))
-    return place + 1
+    least_share = share * (1 - RELATIVE_ZERO)
+    last_direction = int(np.searchsorted(explained, least_share))
+    return last_direction + 1

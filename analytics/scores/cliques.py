@@ -68,13 +68,13 @@ def tightest_clique(
     """
     n = len(between)
     pairs = np.triu_indices(n, 1)
-    values = np.unique(between[pairs])  # ascending
-    if size == n or len(values) < 2:
+    distances = np.unique(between[pairs])  # ascending
+    if size == n or len(distances) < 2:
         return list(range(n))
     effort = Effort(most_effort)
     threshold = _smallest_threshold(
         between,
-        values,
+        distances,
         size,
         effort,
     )
@@ -121,8 +121,8 @@ def _smallest_threshold(
     # Of each vertex, the distance within which it has so many, itself at 0 included
     ascending = np.sort(between, axis=1)
     reach = ascending[:, size - 1]
-    least = np.sort(reach)[size - 1]
-    low = int(np.searchsorted(values, least * (1 - MARGIN)))
+    least_reach = np.sort(reach)[size - 1]
+    low = int(np.searchsorted(values, least_reach * (1 - MARGIN)))
     high = len(values) - 1
     while low < high:
         middle = (low + high) // 2
@@ -147,10 +147,10 @@ def _smallest_cover(
         components.append(conflicts.subgraph(vertices))
     # Of every pair of a matching at least one vertex is removed.
     budgets = [len(nx.maximal_matching(component)) for component in components]
-    for place, component in enumerate(components):
+    for component_place, component in enumerate(components):
         in_component = as_bits(component)
         while sum(budgets) <= most:
-            budget = budgets[place]
+            budget = budgets[component_place]
             is_enough = coverable(
                 neighbours,
                 in_component,
@@ -159,7 +159,7 @@ def _smallest_cover(
             )
             if is_enough:
                 break
-            budgets[place] += 1
+            budgets[component_place] += 1
     n_removed = sum(budgets)
     if n_removed > most:
         return None
@@ -224,22 +224,22 @@ def _best_clique(problem: _Problem) -> int:
 
 def _smallest_sum(problem: _Problem) -> float:
     """Depth first, the likelier branch first: leaving out the vertex that costs most."""
-    least = np.inf
+    least_sum = np.inf
     waiting = [_everything(problem)]
     while waiting:
         node = _narrowed(
             problem,
             waiting.pop(),
-            limit=least * (1 - 1e-13),
+            limit=least_sum * (1 - 1e-13),
         )
         if node is None:
             continue
         if not node.opened:
-            least = node.total
+            least_sum = node.total
             continue
         waiting.append(_with(problem, node, node.outlier))
         waiting.append(_without(node, node.outlier))
-    return float(least)
+    return float(least_sum)
 
 
 def _everything(problem: _Problem) -> _Branch:
@@ -281,14 +281,14 @@ def _narrowed(
         inside, opened = settled
         chosen = np.array(list(bits(inside)), dtype=np.int64)
         among_chosen = problem.between[np.ix_(chosen, chosen)]
-        total = float(among_chosen.sum() / 2)
+        chosen_total = float(among_chosen.sum() / 2)
         if not opened:
-            if not total <= limit:
+            if not chosen_total <= limit:
                 return None
             return _Node(
                 inside=inside,
                 opened=0,
-                total=total,
+                total=chosen_total,
                 outlier=-1,
             )
         n_missing = problem.size - inside.bit_count()
@@ -298,7 +298,7 @@ def _narrowed(
             opened,
             n_missing,
         )
-        is_within_limit = total + bounds.least <= limit
+        is_within_limit = chosen_total + bounds.least <= limit
         is_possible = np.isfinite(bounds.least) & is_within_limit
         if is_possible.all():
             dearest = bounds.excess.argmax()
@@ -306,7 +306,7 @@ def _narrowed(
             return _Node(
                 inside=inside,
                 opened=opened,
-                total=total,
+                total=chosen_total,
                 outlier=outlier,
             )
         possible = bounds.vertices[is_possible]
@@ -371,11 +371,11 @@ def _bounds(
     for group in conflict_groups(problem.conflicts, opened, problem.effort):
         members = list(bits(group))
         groups.append(np.array(members))
-    sizes = [len(group) for group in groups]
+    group_sizes = [len(group) for group in groups]
     every_group = np.arange(len(groups))
     vertices = np.concatenate(groups)
     every_vertex = np.arange(len(vertices))
-    group_of = np.repeat(every_group, sizes)
+    group_of = np.repeat(every_group, group_sizes)
     starts = np.searchsorted(group_of, every_group)
     # The nearest vertex of each other group, (n_opened, n_groups).
     compatible = problem.compatible[np.ix_(vertices, vertices)]

@@ -37,11 +37,11 @@ def grad_diff(
     """
     check_name("metric", metric, ("eu", "cos"))
     fields = {"norm": norm, "drift": drift, "dot": dot, "norm_before": norm_before}
-    for field, values in fields.items():
-        check_same_rows(field, values, len(norm))
-        check_finite(field, values)
+    for field, client_values in fields.items():
+        check_same_rows(field, client_values, len(norm))
+        check_finite(field, client_values)
         is_length = field != "dot"
-        if is_length and (values < 0).any():
+        if is_length and (client_values < 0).any():
             raise ValueError(f"{field} holds a negative number; a length is 0 or more.")
     if metric == "eu":
         return drift.astype(np.float64)
@@ -59,9 +59,9 @@ def perf_diff(all_: Floats, without: Floats, *, metric: str) -> Floats:
     [0.25]
     """
     check_name("metric", metric, ("accuracy", "loss"))
-    for field, values in (("all", all_), ("without", without)):
-        check_same_rows(field, values, len(all_))
-        check_finite(field, values)
+    for field, client_values in (("all", all_), ("without", without)):
+        check_same_rows(field, client_values, len(all_))
+        check_finite(field, client_values)
     with np.errstate(over="ignore"):
         score: Floats = all_ - without
         # A loss is better where it is lower.

@@ -76,8 +76,8 @@ def _first_descent(points: Floats) -> Floats:
     Vardi and Zhang 2000, equation 2.6.
     """
     between = distances(points)
-    totals = between.sum(axis=1)
-    best = int(totals.argmin())
+    distance_sums = between.sum(axis=1)
+    best = int(distance_sums.argmin())
     reach = between[best]
     away = reach > 0
     n_there = (~away).sum()

@@ -188,8 +188,8 @@ def cosine_distances(points: Floats) -> Floats:
     """
     is_zero = (points == 0).all(axis=1)
     # Each row by a power of two of its own: short and long ones keep their digits.
-    sizes = np.abs(points)
-    largest = sizes.max(axis=1, keepdims=True)
+    magnitudes = np.abs(points)
+    largest = magnitudes.max(axis=1, keepdims=True)
     _, exponents = np.frexp(largest)
     scaled = np.ldexp(points, -exponents)
     own_lengths = lengths(scaled)
@@ -234,11 +234,11 @@ def _pieces(
                 columns = slice(start, stop)
                 running = pool.submit(work, block, columns)
                 begun.append((stop - start, running))
-            for size, running in waiting:
-                yield size, running.result()
+            for piece_width, running in waiting:
+                yield piece_width, running.result()
             waiting = begun
-        for size, running in waiting:
-            yield size, running.result()
+        for piece_width, running in waiting:
+            yield piece_width, running.result()
 
 
 def _gram_matrix(
@@ -246,19 +246,19 @@ def _gram_matrix(
     n: int,
 ) -> tuple[Floats, int]:
     """G G^T (n, n) and the number of columns."""
-    total = np.zeros((n, n))
+    gram_sum = np.zeros((n, n))
     n_columns = 0
     with np.errstate(over="ignore", invalid="ignore"):
         for width, gram in _pieces(_piece_gram, blocks, n):
-            total = total + gram
+            gram_sum = gram_sum + gram
             n_columns += width
-    return total, n_columns
+    return gram_sum, n_columns
 
 
 def _piece_gram(block: Block, columns: slice) -> Floats:
     """The Gram matrix of some columns, by tiles that stay in the processor's cache."""
     n = len(block)
-    total = np.zeros((n, n))
+    gram_sum = np.zeros((n, n))
     copy = np.empty((n, _COPY))
     for left in range(columns.start, columns.stop, _COPY):
         right = min(left + _COPY, columns.stop)
@@ -266,29 +266,29 @@ def _piece_gram(block: Block, columns: slice) -> Floats:
         for row, vector in enumerate(block):
             tile[row] = vector[left:right]
         with np.errstate(over="ignore", invalid="ignore"):
-            total += tile @ tile.T
-    return total
+            gram_sum += tile @ tile.T
+    return gram_sum
 
 
 def _checked_width(block: Block, n: int) -> int:
     n_vectors = len(block)
     shapes = [np.shape(vector) for vector in block]
-    first, *other_shapes = shapes or [()]
-    is_vector = len(first) == 1
-    are_alike = all(shape == first for shape in other_shapes)
+    first_shape, *other_shapes = shapes or [()]
+    is_vector = len(first_shape) == 1
+    are_alike = all(shape == first_shape for shape in other_shapes)
     if n_vectors != n or not is_vector or not are_alike:
         raise ValueError(
             f"A block holds {n_vectors} vectors; {n} of one length are expected."
         )
-    (width,) = first
+    (width,) = first_shape
     return int(width)
 
 
 def _by_cholesky(gram: Floats) -> Floats | None:
     """The factor of a Gram matrix, or None where squares carry too few digits."""
     squares = gram.diagonal()
-    least, most = _SAFE_SQUARES
-    is_safe = (squares > least) & (squares < most)
+    least_square, most_square = _SAFE_SQUARES
+    is_safe = (squares > least_square) & (squares < most_square)
     if not is_safe.all():
         return None
     try:
@@ -318,8 +318,8 @@ def _piece_factor(block: Block, columns: slice) -> Floats:
     factor = np.zeros((0, n))
     for left in range(columns.start, columns.stop, _QR_COLUMNS):
         right = min(left + _QR_COLUMNS, columns.stop)
-        values = [vector[left:right] for vector in block]
-        table = np.array(values, dtype=np.float64)
+        vector_pieces = [vector[left:right] for vector in block]
+        table = np.array(vector_pieces, dtype=np.float64)
         rows = table.T
         check_finite("A gradient", rows)
         stacked = np.vstack([factor, rows])

@@ -269,10 +269,10 @@ class _Search:
 
         All but `deficit` of these rows have a person of their own.
         """
-        least = 0
+        least_weight = 0
         for deficit in deficits:
-            least += max(0, n_rows - deficit)
-        return least >= self._min_rows
+            least_weight += max(0, n_rows - deficit)
+        return least_weight >= self._min_rows
 
     def _bounding_weights(self) -> Ints:
         """For each cell the persons who are counted in it, each person once.
@@ -282,10 +282,10 @@ class _Search:
         """
         cells = self._cells
         is_small = cells.counts[cells.cell] < self._min_rows
-        cell = cells.cell[is_small]
+        member_cells = cells.cell[is_small]
         persons = cells.persons[is_small]
         _, member = np.unique(persons, return_index=True)
-        return np.bincount(cell[member], minlength=len(cells.counts))
+        return np.bincount(member_cells[member], minlength=len(cells.counts))
 
     def _columns(self, block: Places) -> Ints:
         return self._cells.columns(block, self._sets)
@@ -345,13 +345,13 @@ class _Search:
         """Those combinations that may tell of fewer than min_rows persons."""
         prime = self._code.prime
         bounds = np.zeros(len(combinations), dtype=np.int64)
-        size = 256
-        start = 0
-        while start < len(self._small) and len(combinations):
-            block = self._small[start : start + size]
-            start += len(block)
+        block_size = 256
+        block_start = 0
+        while block_start < len(self._small) and len(combinations):
+            block = self._small[block_start : block_start + block_size]
+            block_start += len(block)
             # Most are out after the first cells.
-            size = min(2 * size, CELL_BLOCK)
+            block_size = min(2 * block_size, CELL_BLOCK)
             words = combinations @ self._columns(block) % prime
             bounds += (words != 0) @ self._weights[block]
             is_light = bounds < self._min_rows
@@ -396,9 +396,9 @@ class _Search:
             # Ratios of one pair stand together, equal ones side by side.
             ratio = word[cell] * inverse[pair, cell] % prime
             # A ratio has 31 bits, so that up to 2^32 pairs fit beside it.
-            key = (pair << PRIME_BITS) + ratio
-            order = np.argsort(key)
-            starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+            sort_key = (pair << PRIME_BITS) + ratio
+            order = np.argsort(sort_key)
+            starts = np.flatnonzero(np.diff(sort_key[order], prepend=-1))
             vanished = np.add.reduceat(weights[cell[order]], starts)
 
             firsts = order[starts]

@@ -52,33 +52,33 @@ class Cells:
         mask = octets.view(np.uint64)
         masked = self.words & mask
         is_somewhere = masked.any(axis=1)
-        words, merged = distinct_rows(masked[is_somewhere])
+        cell_words, merged = distinct_rows(masked[is_somewhere])
 
         # From an old cell to the one it is a part of now; -1 if it is in no set.
         new_cell = np.full(n_cells, -1, dtype=np.intp)
         new_cell[is_somewhere] = merged
-        cell = new_cell[self.cell]
-        is_member = cell >= 0
-        cell = cell[is_member]
-        counts = np.bincount(cell, minlength=len(words))
+        member_cells = new_cell[self.cell]
+        is_member = member_cells >= 0
+        member_cells = member_cells[is_member]
+        counts = np.bincount(member_cells, minlength=len(cell_words))
         return Cells(
-            words=words,
+            words=cell_words,
             counts=counts,
-            cell=cell,
+            cell=member_cells,
             persons=self.persons[is_member],
         )
 
 
 def cells_of(sets: Bitmaps, persons: Ints) -> Cells:
     n_members = len(persons)
-    words = turned(sets)[:n_members]
-    is_somewhere = words.any(axis=1)
-    distinct, cell = distinct_rows(words[is_somewhere])
-    counts = np.bincount(cell, minlength=len(distinct))
+    member_words = turned(sets)[:n_members]
+    is_somewhere = member_words.any(axis=1)
+    distinct, member_cells = distinct_rows(member_words[is_somewhere])
+    counts = np.bincount(member_cells, minlength=len(distinct))
     return Cells(
         words=distinct,
         counts=counts,
-        cell=cell,
+        cell=member_cells,
         persons=persons[is_somewhere],
     )
 
@@ -89,14 +89,14 @@ def turned(sets: Bitmaps) -> NDArray[np.uint64]:
     n_words = (n_sets + 63) // 64
     shape = (n_bytes * 8, n_words * 8)
     octets = np.zeros(shape, dtype=np.uint8)
-    for start in range(0, n_bytes, TURNED_BYTES):
-        stop = min(start + TURNED_BYTES, n_bytes)
-        byte_range = slice(start, stop)
-        members = octets[start * 8 : stop * 8]
+    for first_byte in range(0, n_bytes, TURNED_BYTES):
+        stop = min(first_byte + TURNED_BYTES, n_bytes)
+        byte_range = slice(first_byte, stop)
+        members = octets[first_byte * 8 : stop * 8]
         for first_set in range(0, n_sets, 8):
             set_range = slice(first_set, first_set + 8)
             block = sets[set_range, byte_range]
-            shape = (8, stop - start)
+            shape = (8, stop - first_byte)
             eight_sets = np.zeros(shape, dtype=np.uint8)
             eight_sets[: len(block)] = block
             octet = first_set // 8
@@ -128,9 +128,9 @@ def _turned_squares(eight_sets: Bitmaps) -> NDArray[np.uint8]:
 
 def distinct_rows(words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Places]:
     """The different rows, and for each row which of them it is."""
-    keys = _mixed(words)
-    order = np.argsort(keys, kind="stable")
-    distinct, index = _runs(words, order, keys[order][:, np.newaxis])
+    row_keys = _mixed(words)
+    order = np.argsort(row_keys, kind="stable")
+    distinct, index = _runs(words, order, row_keys[order][:, np.newaxis])
     # Two different rows with one key are next to impossible, but nothing may hang on
     # it.
     has_one_word = words.shape[1] <= 1
@@ -142,14 +142,14 @@ def distinct_rows(words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Places
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A key for each row, which for rows of one word is the row itself."""
-    keys = words[:, 0].copy()
+    row_keys = words[:, 0].copy()
     for column in words.T[1:]:
-        keys *= np.uint64(0x9E3779B97F4A7C15)
-        keys ^= keys >> np.uint64(29)
-        keys *= np.uint64(0xD6E8FEB86659FD93)
-        keys ^= keys >> np.uint64(32)
-        keys += column
-    return keys
+        row_keys *= np.uint64(0x9E3779B97F4A7C15)
+        row_keys ^= row_keys >> np.uint64(29)
+        row_keys *= np.uint64(0xD6E8FEB86659FD93)
+        row_keys ^= row_keys >> np.uint64(32)
+        row_keys += column
+    return row_keys
 
 
 def _runs(

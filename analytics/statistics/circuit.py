@@ -152,13 +152,13 @@ class Plan:
         bounds = [total.kind.bound * n_rows for total in self.totals]
         if self.is_row_level and not self.is_boolean:
             bounds.append(self.kind.bound)
-        most = 2
+        most_bits = 2
         for bound in bounds:
-            most = max(most, bound.bit_length() + 1)
+            most_bits = max(most_bits, bound.bit_length() + 1)
         for step in self.steps:
             if isinstance(step, Sign):
-                most = max(most, step.width)
-        return most
+                most_bits = max(most_bits, step.width)
+        return most_bits
 
     @property
     def own_bits(self) -> int:
@@ -167,23 +167,23 @@ class Plan:
         The sign's bit is included.
         """
         leaves = [step for step in self.steps if isinstance(step, Leaf)]
-        most = 0
+        most_bits = 0
         for leaf in (*leaves, *self.needed):
             for node in leaf.node.every():
                 if node.is_boolean:
                     continue
                 bound = kind_of(node, self.types).bound
-                most = max(most, bound.bit_length() + 1)
-        return most
+                most_bits = max(most_bits, bound.bit_length() + 1)
+        return most_bits
 
     def batches(self, n_rows: int) -> Iterator[slice]:
         """The rows that are computed at once, of whole words of 64 but for the last."""
         n_shares = -(-len(self.providers) // BATCH_PROVIDERS)
         bits_of_row = self.bits(n_rows) * n_shares
         n_words = BATCH_BITS // bits_of_row // 64
-        size = min(BATCH_ROWS, 64 * n_words)
-        for start in range(0, n_rows, size):
-            yield slice(start, min(start + size, n_rows))
+        batch_size = min(BATCH_ROWS, 64 * n_words)
+        for batch_start in range(0, n_rows, batch_size):
+            yield slice(batch_start, min(batch_start + batch_size, n_rows))
 
     def finish(self, totals: Iterable[int], n_rows: int) -> Fraction | None:
         """The value over all rows of the opened totals.
@@ -221,16 +221,16 @@ def _aggregate(
 ) -> Fraction | None:
     if not node.args:
         return n_rows
-    arg = node.args[0]
+    summand = node.args[0]
     match node.op:
         case "count":
             return n_rows
         case "sum":
-            return opened["sum", arg] if n_rows else None
+            return opened["sum", summand] if n_rows else None
         case "avg":
-            return opened["sum", arg] / n_rows if n_rows else None
+            return opened["sum", summand] / n_rows if n_rows else None
     if n_rows <= 1:
         return None
     # var: (n sum x^2 - (sum x)^2) / (n (n - 1))
-    spread = n_rows * opened["squares", arg] - opened["sum", arg] ** 2
+    spread = n_rows * opened["squares", summand] - opened["sum", summand] ** 2
     return spread / (n_rows * (n_rows - 1))

@@ -98,14 +98,14 @@ class _Compiler:
 
     def plan(self, expression: Expression) -> Plan:
         root = expression.root
-        value: int | None = None
+        value_register: int | None = None
         exists: int | None = None
         totals: list[Total] = []
         needed_leaves: list[Leaf] = []
         if expression.is_row_level:
             flags = self._flags(root)
             counted = self._counted(root)
-            value = self._register(counted)
+            value_register = self._register(counted)
             if flags:
                 exists = self._register(_all_of(flags))
         else:
@@ -119,7 +119,7 @@ class _Compiler:
             types=dict(self._types),
             providers=self._providers,
             steps=tuple(self._steps),
-            value=value,
+            value=value_register,
             valid=exists,
             totals=tuple(totals),
             needed=tuple(needed_leaves),
@@ -129,9 +129,9 @@ class _Compiler:
         # A dict as an ordered set: sum and avg of one node open one total.
         opened: dict[tuple[str, Node], None] = {}
         for aggregate in aggregates:
-            kinds = _OPENED[aggregate.op]
+            opened_kinds = _OPENED[aggregate.op]
             for summand in aggregate.args:
-                for of in kinds:
+                for of in opened_kinds:
                     opened[of, summand] = None
         return [self._total(of, node) for of, node in opened]
 
@@ -143,10 +143,10 @@ class _Compiler:
                 own_parts = _local_parts(summand)
                 needed_parts.update(dict.fromkeys(own_parts))
         leaves: list[Leaf] = []
-        for part in needed_parts:
-            [alias] = part.aliases
+        for needed_part in needed_parts:
+            [alias] = needed_part.aliases
             owner = self._owners[alias]
-            leaves.append(Leaf(owner, part))
+            leaves.append(Leaf(owner, needed_part))
         return leaves
 
     def _total(self, of: str, node: Node) -> Total:
@@ -154,22 +154,22 @@ class _Compiler:
         if of == "squares":
             added = multiply(node, node)
         register = self._register(added)
-        kind = kind_of(added, self._types)
+        total_kind = kind_of(added, self._types)
         return Total(
             of,
             node,
             register,
-            kind,
+            total_kind,
         )
 
     def _flags(self, node: Node) -> list[Node]:
         """For each alias whose values may be missing: does it have all that is used?"""
         parts_of: dict[str, list[Node]] = {}
-        for part in _local_parts(node):
-            if can_be_missing(part, self._types):
-                [alias] = part.aliases
+        for local_part in _local_parts(node):
+            if can_be_missing(local_part, self._types):
+                [alias] = local_part.aliases
                 own_parts = parts_of.setdefault(alias, [])
-                own_parts.append(part)
+                own_parts.append(local_part)
         flags: list[Node] = []
         for alias in sorted(parts_of):
             once = dict.fromkeys(parts_of[alias])
@@ -236,8 +236,8 @@ class _Compiler:
         terms: list[Term] = []
         constant = 0
         for summand in _grouped(node):
-            kind = kind_of(summand, self._types)
-            lift = multiplier(kind, into)
+            summand_kind = kind_of(summand, self._types)
+            lift = multiplier(summand_kind, into)
             if summand.op == "constant":
                 constant = lift
                 if summand.value < 0:
@@ -277,8 +277,8 @@ class _Compiler:
         into = kind_of(node, self._types)
         terms: list[Term] = []
         for result in results(node):
-            kind = kind_of(result, self._types)
-            lift = multiplier(kind, into)
+            result_kind = kind_of(result, self._types)
+            lift = multiplier(result_kind, into)
             register = self._register(result)
             terms.append((register, lift))
         *branches, default = terms
@@ -395,21 +395,21 @@ def _local_parts(node: Node) -> list[Node]:
         return []
     if len(node.aliases) == 1:
         return [node]
-    parts: list[Node] = []
+    local_parts: list[Node] = []
     for arg in node.args:
-        parts += _local_parts(arg)
-    return parts
+        local_parts += _local_parts(arg)
+    return local_parts
 
 
 def _grouped(node: Node) -> list[Node]:
     """The arguments of a joint node, those of one alias made one."""
     groups: dict[frozenset[str] | int, list[Node]] = {}
-    for place, arg in enumerate(node.args):
-        key: frozenset[str] | int = place  # by itself
-        if len(arg.aliases) == 1:
-            key = arg.aliases
-        group = groups.setdefault(key, [])
-        group.append(arg)
+    for argument_place, argument in enumerate(node.args):
+        group_key: frozenset[str] | int = argument_place  # by itself
+        if len(argument.aliases) == 1:
+            group_key = argument.aliases
+        group = groups.setdefault(group_key, [])
+        group.append(argument)
     return [_joined(node.op, arguments) for arguments in groups.values()]
 
 

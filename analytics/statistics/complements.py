@@ -71,11 +71,11 @@ def complements(
     # Each column is the combination of the pivots' columns by its entries.
     is_used = of_failed[:n_pivots].any(axis=1)
     taken_cells = []
-    for row in np.flatnonzero(is_used).tolist():
-        place = pivots[row]
-        is_candidate = place >= n_passed
+    for pivot_row in np.flatnonzero(is_used).tolist():
+        column_place = pivots[pivot_row]
+        is_candidate = column_place >= n_passed
         if is_candidate:
-            taken_cells.append(ordered[place])
+            taken_cells.append(ordered[column_place])
     return taken_cells
 
 
@@ -88,24 +88,24 @@ def _compressed(
     """(n, cells): random combinations of the rows of T, as many as there are cells at
     most.
     """
-    last = -1
+    last_slice = -1
     for cell_slices in slices:
         own_last = max(cell_slices, default=-1)
-        last = max(last, own_last)
-    n_slices = last + 1
+        last_slice = max(last_slice, own_last)
+    n_slices = last_slice + 1
     n_cells = len(cells)
     n_rows = min(n_slices + 1, n_cells + 2)
     # The last one is the row of all cells.
     n_words = (n_slices + 1) * n_rows
-    words = draw(n_words) % np.uint64(prime)
-    residues = words.astype(np.int64)
+    random_words = draw(n_words) % np.uint64(prime)
+    residues = random_words.astype(np.int64)
     weights = residues.reshape(n_slices + 1, n_rows)
     shape = (n_rows, n_cells)
     columns = np.empty(shape, dtype=np.int64)
-    for place, cell in enumerate(cells):
+    for column_place, cell in enumerate(cells):
         its_slices = [*slices[cell], n_slices]
-        total = weights[its_slices].sum(axis=0)
-        columns[:, place] = total % prime
+        column_sum = weights[its_slices].sum(axis=0)
+        columns[:, column_place] = column_sum % prime
     return columns
 
 

@@ -117,13 +117,13 @@ class Derived:
 
 
 def _named(root: Node, *ops: str) -> set[str]:
-    names: set[str] = set()
+    column_names: set[str] = set()
     for node in root.every():
         has_name = node.value is not None
         if node.op in ops and has_name:
-            _, name, *_ = node.value
-            names.add(name)
-    return names
+            _, column_name, *_ = node.value
+            column_names.add(column_name)
+    return column_names
 
 
 def parse_derived(text: str) -> Derived:
@@ -169,21 +169,21 @@ def in_order(derived: Mapping[str, Derived]) -> list[str]:
     waiting = dict(derived)
     while waiting:
         ready: list[str] = []
-        for name, derived_column in waiting.items():
+        for derived_name, derived_column in waiting.items():
             is_waiting = any(used_name in waiting for used_name in derived_column.names)
             if not is_waiting:
-                ready.append(name)
+                ready.append(derived_name)
         if not ready:
             circle = ", ".join(sorted(waiting))
             raise ExpressionError(
                 f"Derived columns use one another in a circle: {circle}.",
                 "Write one of them over plain columns only.",
             )
-        for name in ready:
-            names = derived[name].names
-            below = [depths.get(used_name, 0) for used_name in names]
-            depths[name] = 1 + max(below)
-            del waiting[name]
+        for derived_name in ready:
+            used_names = derived[derived_name].names
+            depths_below = [depths.get(used_name, 0) for used_name in used_names]
+            depths[derived_name] = 1 + max(depths_below)
+            del waiting[derived_name]
     deepest = max(depths.values(), default=0)
     if deepest > DEEPEST:
         raise too_deep()
@@ -209,8 +209,8 @@ def added_columns(
     True
     """
     column_sums: dict[str, Mapping[str, int] | None] = {}
-    below = _below(name, derived)
-    for derived_name in in_order(below):
+    derived_below = _below(name, derived)
+    for derived_name in in_order(derived_below):
         root = derived[derived_name].root
         column_sums[derived_name] = _added(root, column_sums)
     return column_sums[name]
@@ -233,8 +233,8 @@ def _added(
     node: Node, column_sums: Mapping[str, Mapping[str, int] | None]
 ) -> Mapping[str, int] | None:
     if node.op == "column":
-        _, name = node.value
-        return column_sums.get(name, {name: 1})
+        _, column_name = node.value
+        return column_sums.get(column_name, {column_name: 1})
     sign = 1
     summands = node.args
     if node.op == "*" and len(summands) == 2 and summands[0] == constant(-1):
@@ -242,21 +242,21 @@ def _added(
         summands = summands[1:]
     elif node.op != "+":
         return None
-    total: dict[str, int] = {}
+    coefficients: dict[str, int] = {}
     for summand in summands:
         added = _added(summand, column_sums)
         if added is None:
             return None
-        for name, coefficient in added.items():
-            before = total.get(name, 0)
-            total[name] = before + sign * coefficient
-    return {name: number for name, number in total.items() if number}
+        for column_name, coefficient in added.items():
+            before = coefficients.get(column_name, 0)
+            coefficients[column_name] = before + sign * coefficient
+    return {name: number for name, number in coefficients.items() if number}
 
 
 def made_of(name: str, derived: Mapping[str, Derived]) -> list[str]:
     """The columns of the data that a derived one is made of in the end, sorted."""
-    below = _below(name, derived)
-    return plain_names(below)
+    derived_below = _below(name, derived)
+    return plain_names(derived_below)
 
 
 def written_out(root: Node, alias: str, derived: Mapping[str, Derived]) -> Node:
@@ -267,13 +267,13 @@ def written_out(root: Node, alias: str, derived: Mapping[str, Derived]) -> Node:
     rows of several hospitals has not.
     """
     roots: dict[str, Node] = {}
-    for name in in_order(derived):
-        roots[name] = _put_in(derived[name].root, _OF_ROW, alias, roots)
-        for node in roots[name].every():
+    for derived_name in in_order(derived):
+        roots[derived_name] = _put_in(derived[derived_name].root, _OF_ROW, alias, roots)
+        for node in roots[derived_name].every():
             if node.op in _OF_ONE_HOSPITAL:
                 word = _WORDS.get(node.op, node.op)
                 raise ExpressionError(
-                    f"derive.{name} uses {word}, which joined rows do not have.",
+                    f"derive.{derived_name} uses {word}, which joined rows do not have.",
                     "Use + - * / ( ), comparisons, and, or, not and case, or compute it in a view.",
                 )
     return _put_in(root, alias, alias, roots)
@@ -284,23 +284,23 @@ def _put_in(node: Node, own_alias: str, alias: str, roots: Mapping[str, Node]) -
     names.
     """
     if node.op == "column":
-        owner, name = node.value
+        owner, column_name = node.value
         if owner != own_alias:
             return node
-        of_data = Node("column", value=(alias, name))
-        return roots.get(name, of_data)
-    args = [_put_in(arg, own_alias, alias, roots) for arg in node.args]
-    n_nodes = sum(arg.n_nodes for arg in args)
+        of_data = Node("column", value=(alias, column_name))
+        return roots.get(column_name, of_data)
+    new_args = [_put_in(arg, own_alias, alias, roots) for arg in node.args]
+    n_nodes = sum(arg.n_nodes for arg in new_args)
     if n_nodes > MOST_NODES:
         raise ExpressionError(
             "Written out over columns of the data the expression is too long.",
             "Use derived columns fewer times, or compute them in a view.",
         )
-    new_node = Node(node.op, tuple(args), node.value)
+    new_node = Node(node.op, tuple(new_args), node.value)
     if node.op == "+":
-        new_node = add(*args)
+        new_node = add(*new_args)
     elif node.op == "*":
-        new_node = multiply(*args)
+        new_node = multiply(*new_args)
     if new_node.depth > DEEPEST:
         raise too_deep()
     return new_node
@@ -326,8 +326,8 @@ def _check_doubles(root: Node) -> None:
 def _is_spline(tree: Any) -> bool:
     if type(tree) is not exp.Anonymous:
         return False
-    name = str(tree.this)
-    return name.lower() == SPLINE
+    function_name = str(tree.this)
+    return function_name.lower() == SPLINE
 
 
 def _spline(tree: Any) -> tuple[Any, tuple[float, ...]]:
@@ -367,10 +367,10 @@ class _RowReader(Reader):
         super().__init__(columns)
         for aggregate in _AGGREGATES:
             del self.rules[aggregate]
-        for kind in _FUNCTIONS:
-            self.rules[kind] = self._function
-        for kind in _EXTREMES:
-            self.rules[kind] = self._extreme
+        for tree_type in _FUNCTIONS:
+            self.rules[tree_type] = self._function
+        for tree_type in _EXTREMES:
+            self.rules[tree_type] = self._extreme
         self.rules[exp.Column] = self._plain_column
         self.rules[exp.Anonymous] = self._unknown_function
         self.rules[exp.Pow] = self._power
@@ -385,8 +385,8 @@ class _RowReader(Reader):
         return node
 
     def _plain_column(self, tree: Any) -> Node:
-        name = _column_name(tree)
-        return Node("column", value=(_OF_ROW, name))
+        column_name = _column_name(tree)
+        return Node("column", value=(_OF_ROW, column_name))
 
     def _unknown_function(self, tree: Any) -> Node:
         if _is_spline(tree):
@@ -394,11 +394,11 @@ class _RowReader(Reader):
                 f"{SPLINE} stands within another expression.",
                 "Derive the spline in a column of its own.",
             )
-        name = str(tree.this)
-        if not name.isidentifier():
+        function_name = str(tree.this)
+        if not function_name.isidentifier():
             raise no_function(self.allowed)
         raise ExpressionError(
-            f"The expression calls {name[:60]}, which is no function here.",
+            f"The expression calls {function_name[:60]}, which is no function here.",
             f"Use {self.allowed}.",
         )
 
@@ -429,19 +429,19 @@ class _RowReader(Reader):
         operand = tree.this
         if type(operand) is exp.Column:
             # Whether it is a number or a text does not matter.
-            name = _column_name(operand)
-            return Node("missing", value=(_OF_ROW, name))
+            column_name = _column_name(operand)
+            return Node("missing", value=(_OF_ROW, column_name))
         number = self.number(operand)
         return Node("missing", (number,))
 
     def _in(self, tree: Any) -> Node:
-        values = tree.expressions
-        if tree.args.get("query") or not values:
+        listed_values = tree.expressions
+        if tree.args.get("query") or not listed_values:
             raise ExpressionError(
                 "The expression asks by `in` for what is no list.",
                 "Write x in (1, 2).",
             )
-        equalities = [self._equal(tree.this, value) for value in values]
+        equalities = [self._equal(tree.this, value) for value in listed_values]
         if len(equalities) == 1:
             return equalities[0]
         return connect("or", *equalities)
@@ -470,17 +470,17 @@ class _RowReader(Reader):
         if _is_text(left):
             left, right = right, left
         if not _is_text(right):
-            first = self.number(left)
-            second = self.number(right)
-            return Node("=", (first, second))
+            first_number = self.number(left)
+            second_number = self.number(right)
+            return Node("=", (first_number, second_number))
         if type(left) is not exp.Column:
             raise ExpressionError(
                 "The expression compares a text with what is no column.",
                 "Write column = 'text'.",
             )
-        name = _column_name(left)
-        text = str(right.this)
-        return Node("same", value=(_OF_ROW, name, text))
+        column_name = _column_name(left)
+        compared_text = str(right.this)
+        return Node("same", value=(_OF_ROW, column_name, compared_text))
 
 
 def _is_text(tree: Any) -> bool:

@@ -136,8 +136,8 @@ class MatrixMoments:
         second = max(i, j)
         n_rows_before = first * len(self.totals)
         n_left_out = first * (first - 1) // 2
-        start = n_rows_before - n_left_out
-        return self.products[start + second - first]
+        row_start = n_rows_before - n_left_out
+        return self.products[row_start + second - first]
 
 
 def n_matrix_numbers(n_columns: int) -> int:
@@ -265,9 +265,9 @@ def filled_sum(
     """
     if not moments.n:
         return tell(Fraction(0))
-    total = Fraction(moments.total, UNIT)
+    known_sum = Fraction(moments.total, UNIT)
     weight = Fraction(moments.n + n_missing, moments.n)
-    return tell(total * weight)
+    return tell(known_sum * weight)
 
 
 def mean(
@@ -343,10 +343,10 @@ def correlation(moments: JointMoments) -> float | None:
         return None
     # The root of a rational number, so that it is rounded once.
     square = Fraction(products**2, spread_x * spread_y)
-    size = nearest_root(square)
+    magnitude = nearest_root(square)
     if products < 0:
-        return -size
-    return size
+        return -magnitude
+    return magnitude
 
 
 def nearest_root(value: Fraction) -> float:

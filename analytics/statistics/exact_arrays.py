@@ -70,8 +70,8 @@ class ExactSums:
         self._grids: dict[int, int] = {}
         self._totals: list[_DigitSums] = []
         for _ in range(n_columns):
-            total = _DigitSums(n_groups, LEAST_EXPONENT)
-            self._totals.append(total)
+            column_totals = _DigitSums(n_groups, LEAST_EXPONENT)
+            self._totals.append(column_totals)
         self._products: dict[tuple[int, int], _DigitSums] = {}
         for pair in combinations_with_replacement(range(n_columns), 2):
             product = _DigitSums(n_groups, 2 * LEAST_EXPONENT)
@@ -121,18 +121,18 @@ class ExactSums:
                 self._grids[column] = fitting_grid(numbers)
             grid = self._grids[column]
             digits.append(digits_of(numbers, grid))
-        for column, totals in enumerate(self._totals):
+        for column, column_totals in enumerate(self._totals):
             for digit in digits[column]:
                 by_group = self._sum(digit.values, groups)
-                totals.add(digit.exponent, by_group)
-        for (left, right), products in self._products.items():
-            if left == right:
-                self._add_squares(products, digits[left], groups)
+                column_totals.add(digit.exponent, by_group)
+        for (left_column, right_column), products in self._products.items():
+            if left_column == right_column:
+                self._add_squares(products, digits[left_column], groups)
             else:
                 self._add_products(
                     products,
-                    left=digits[left],
-                    right=digits[right],
+                    left=digits[left_column],
+                    right=digits[right_column],
                     groups=groups,
                 )
 
@@ -189,8 +189,8 @@ class ExactSums:
         return self._sum(left * right, groups)
 
     def _carry(self) -> None:
-        for totals in self._totals:
-            totals.carry()
+        for column_totals in self._totals:
+            column_totals.carry()
         for products in self._products.values():
             products.carry()
 
@@ -222,16 +222,16 @@ def _similar(
         yield rows
         return
     while len(rows.groups):
-        sizes = np.abs(rows.columns[column])
-        largest = sizes.max()
+        magnitudes = np.abs(rows.columns[column])
+        largest = magnitudes.max()
         if not isfinite(largest):
             raise ValueError("A number is not finite.")
         bound = largest * 2.0**-SPREAD_BITS
         # The smallest number nearly always answers it, in less time than all of them.
-        if sizes.min() >= bound:
+        if magnitudes.min() >= bound:
             yield from _similar(rows, column + 1)
             return
-        is_far = (sizes < bound) & (sizes > 0)
+        is_far = (magnitudes < bound) & (magnitudes > 0)
         if not is_far.any():
             yield from _similar(rows, column + 1)
             return
@@ -267,9 +267,9 @@ def digits_of(
     [(20, [1.0, -0.0]), (0, [5.0, -3.0])]
     """
     # With this exponent or a larger one, the first digit of every number is below 2^19.
-    least = _exponent_above(numbers) - SIZE_BITS
-    to_grid = (grid - least) % DIGIT_BITS
-    exponent = least + to_grid
+    least_exponent = _exponent_above(numbers) - SIZE_BITS
+    to_grid = (grid - least_exponent) % DIGIT_BITS
+    exponent = least_exponent + to_grid
     # To scale by a power of two is exact, and so is every step that follows: bits move,
     # and none is lost.
     rest = np.ldexp(numbers, -exponent)
@@ -277,9 +277,9 @@ def digits_of(
     while rest.any():
         # To the nearest whole number, which leaves at most a half: a next digit of at
         # most 2^19.
-        values = np.rint(rest)
-        digits.append(Digit(exponent, values))
-        rest -= values
+        digit_values = np.rint(rest)
+        digits.append(Digit(exponent, digit_values))
+        rest -= digit_values
         rest *= 2.0**DIGIT_BITS
         exponent -= DIGIT_BITS
     return digits

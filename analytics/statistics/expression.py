@@ -83,9 +83,9 @@ class Node:
         if self.op == "column":
             alias, _ = self.value
             return frozenset({alias})
-        below = [arg.aliases for arg in self.args]
+        aliases_below = [arg.aliases for arg in self.args]
         # From an empty set, since a constant has no args to unite.
-        return frozenset[str]().union(*below)
+        return frozenset[str]().union(*aliases_below)
 
     @cached_property
     def is_boolean(self) -> bool:
@@ -101,8 +101,8 @@ class Node:
     @cached_property
     def depth(self) -> int:
         """How many nodes stand above one another."""
-        below = [arg.depth for arg in self.args]
-        return 1 + max(below, default=0)
+        depths_below = [arg.depth for arg in self.args]
+        return 1 + max(depths_below, default=0)
 
     @cached_property
     def n_nodes(self) -> int:
@@ -193,14 +193,14 @@ def _with_constant(
     neutral: Fraction,
 ) -> Node:
     """One node of all operands, the constants among them made one, `number`."""
-    args = [operand for operand in operands if operand.op != "constant"]
+    new_args = [operand for operand in operands if operand.op != "constant"]
     # Nothing is left out for a factor of 0: where a column has no value in a row, 0
     # times it has none either.
-    if number != neutral or not args:
-        args.insert(0, constant(number))
-    if len(args) == 1:
-        return args[0]
-    return Node(op, tuple(args))
+    if number != neutral or not new_args:
+        new_args.insert(0, constant(number))
+    if len(new_args) == 1:
+        return new_args[0]
+    return Node(op, tuple(new_args))
 
 
 @dataclass(frozen=True)

@@ -83,12 +83,12 @@ def audit_hospitals(
     groups = _groups(varying, least_hospitals - 1)
     if groups is None:
         return UNDECIDED
-    words, cell = distinct_rows(turned(sets))
+    cell_words, member_cells = distinct_rows(turned(sets))
     cells = Cells(
-        words=words,
-        counts=np.bincount(cell),
-        cell=cell,
-        persons=np.arange(len(cell)),
+        words=cell_words,
+        counts=np.bincount(member_cells),
+        cell=member_cells,
+        persons=np.arange(len(member_cells)),
     )
     every = np.arange(n_sets)
     before = every[:-n_new]
@@ -170,13 +170,13 @@ def _groups(
     ]
     n_classes = len(classes)
     largest = min(most, n_classes)
-    sizes = range(1, largest + 1)
-    n_choices = sum(comb(n_classes, size) for size in sizes)
+    group_sizes = range(1, largest + 1)
+    n_choices = sum(comb(n_classes, size) for size in group_sizes)
     if n_choices > GROUP_LIMIT:
         return None
     groups = []
-    for size in sizes:
-        for chosen in itertools.combinations(classes, size):
+    for group_size in group_sizes:
+        for chosen in itertools.combinations(classes, group_size):
             hospitals = itertools.chain.from_iterable(chosen)
             group = frozenset(hospitals)
             if len(group) <= most:
@@ -220,7 +220,7 @@ class _Blocks:
         blocks = []
         hospitals = []
         for part, column in coefficients.items():
-            residues = [modulo(column[place], prime) for place in sets]
+            residues = [modulo(column[set_place], prime) for set_place in sets]
             p = np.array(residues, dtype=np.int64)
             scaled = null * p % prime
             blocks.append(scaled @ spanning % prime)

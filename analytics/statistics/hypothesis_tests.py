@@ -67,8 +67,8 @@ def t_test(
     mean minus the second's.
     """
     samples = {}
-    for name, moments in groups.items():
-        samples[name] = sample_of(moments)
+    for group_name, moments in groups.items():
+        samples[group_name] = sample_of(moments)
     first, second = samples.values()
     n_free = first.n + second.n - 2
     check_df(n_free, least_df)
@@ -103,8 +103,8 @@ def t_test(
     )
     cohen_d = difference / math.sqrt(pooled)
     quantities.append(("cohen_d", cohen_d))
-    for name, sample in samples.items():
-        quantities += _described(name, sample)
+    for group_name, sample in samples.items():
+        quantities += _described(group_name, sample)
     return quantities
 
 
@@ -147,14 +147,14 @@ def _t_quantities(
 ) -> Quantities:
     t = estimate / error
     quantile = stats.t.ppf(LEVEL, df)
-    half = float(quantile) * error
+    half_width = float(quantile) * error
     return [
         ("t", t),
         ("df", df),
         ("p", _p_of_t(t, df)),
         (name, estimate),
-        ("low", estimate - half),
-        ("high", estimate + half),
+        ("low", estimate - half_width),
+        ("high", estimate + half_width),
     ]
 
 
@@ -175,16 +175,16 @@ def anova(
     F (Biometrika 1951); eta2 = between / (between + within).
     """
     samples = [sample_of(moments) for moments in groups.values()]
-    sizes = [sample.n for sample in samples]
-    n = np.array(sizes, dtype=np.float64)
+    sample_sizes = [sample.n for sample in samples]
+    n = np.array(sample_sizes, dtype=np.float64)
     means = np.array([sample.mean for sample in samples])
     variances = np.array([sample.variance for sample in samples])
     n_groups = len(samples)
     n_free = int(n.sum()) - n_groups
     check_df(n_free, least_df)
 
-    total = (n * means).sum()
-    grand_mean = total / n.sum()
+    grand_sum = (n * means).sum()
+    grand_mean = grand_sum / n.sum()
     squares = n * (means - grand_mean) ** 2
     between = float(squares.sum())
     within_each = (n - 1) * variances
@@ -206,8 +206,8 @@ def anova(
         ("p", float(tail)),
         ("eta2", eta2),
     ]
-    for name, sample in zip(groups, samples, strict=True):
-        quantities += _described(name, sample)
+    for group_name, sample in zip(groups, samples, strict=True):
+        quantities += _described(group_name, sample)
     return quantities
 
 
@@ -220,9 +220,9 @@ def _welch(
     _check_varies(float(variances.min()))
     n_groups = len(n)
     weights = n / variances
-    total = weights.sum()
-    mean = (weights * means).sum() / total
-    shares = weights / total
+    total_weight = weights.sum()
+    mean = (weights * means).sum() / total_weight
+    shares = weights / total_weight
     lacking = (1 - shares) ** 2
     spread = float((lacking / (n - 1)).sum())
 
@@ -255,8 +255,8 @@ def chi_squared(
     plain = stats.chi2_contingency(table, correction=False)
     n = float(table.sum())
     n_fewest = min(table.shape)
-    most = n * (n_fewest - 1)
-    cramer_v = math.sqrt(plain.statistic / most)
+    largest_statistic = n * (n_fewest - 1)
+    cramer_v = math.sqrt(plain.statistic / largest_statistic)
     quantities: Quantities = [
         ("chi2", float(tested.statistic)),
         ("df", float(tested.dof)),
@@ -268,11 +268,11 @@ def chi_squared(
         quantities += _odds(table)
     for i, row in enumerate(names[0]):
         for j, column in enumerate(names[1]):
-            cell = f"[{row}, {column}]"
-            count = float(table[i, j])
+            cell_name = f"[{row}, {column}]"
+            observed = float(table[i, j])
             expected = float(tested.expected_freq[i, j])
-            quantities.append((f"n{cell}", count))
-            quantities.append((f"expected{cell}", expected))
+            quantities.append((f"n{cell_name}", observed))
+            quantities.append((f"expected{cell_name}", expected))
     return quantities
 
 
@@ -286,9 +286,9 @@ def _odds(table: Floats) -> Quantities:
         log_ratio = math.log(ratio)
         quantile = stats.norm.ppf(LEVEL)
         variance = 1 / a + 1 / b + 1 / c + 1 / d
-        half = float(quantile) * math.sqrt(variance)
-        low = math.exp(log_ratio - half)
-        high = math.exp(log_ratio + half)
+        half_width = float(quantile) * math.sqrt(variance)
+        low = math.exp(log_ratio - half_width)
+        high = math.exp(log_ratio + half_width)
         quantities += [
             ("odds_ratio", ratio),
             ("low", low),
@@ -309,18 +309,18 @@ def trend(table: Floats, scores: Floats) -> Quantities:
     of_score = table.sum(axis=1)
     of_second = table[:, 1]
     n = float(of_score.sum())
-    share = float(of_second.sum()) / n
+    second_share = float(of_second.sum()) / n
     weighted = of_score * scores
     mean_score = float(weighted.sum()) / n
     # About the mean score: the difference of two large sums would lose digits.
     centred = scores - mean_score
     squares = of_score * centred**2
     spread = float(squares.sum())
-    _check_varies(spread * share * (1 - share))
+    _check_varies(spread * second_share * (1 - second_share))
 
     products = centred * of_second
     moved = float(products.sum())
-    variance = share * (1 - share) * spread
+    variance = second_share * (1 - second_share) * spread
     z = moved / math.sqrt(variance)
     chi2 = z**2
     tail = stats.chi2.sf(chi2, 1)
@@ -347,13 +347,13 @@ def mann_whitney(
     (N + 1 - sum (t_i^3 - t_i) / (N (N - 1))); z is corrected for continuity, p is the
     normal's, as SciPy's asymptotic one. `probability` is U / (n1 n2).
     """
-    first = table[:, 0]
-    second = table[:, 1]
-    n1 = float(first.sum())
-    n2 = float(second.sum())
+    first_counts = table[:, 0]
+    second_counts = table[:, 1]
+    n1 = float(first_counts.sum())
+    n2 = float(second_counts.sum())
     n = n1 + n2
-    below = np.cumsum(second) - second
-    pairs_won = first * (below + second / 2)
+    second_below = np.cumsum(second_counts) - second_counts
+    pairs_won = first_counts * (second_below + second_counts / 2)
     u = float(pairs_won.sum())
 
     of_value = table.sum(axis=1)
@@ -419,8 +419,8 @@ def kruskal(table: Floats, names: Sequence[str]) -> Quantities:
         ("p", float(tail)),
         ("epsilon2", epsilon2),
     ]
-    for name, n_rows in zip(names, of_group, strict=True):
-        quantities.append((f"n[{name}]", float(n_rows)))
+    for group_name, n_rows in zip(names, of_group, strict=True):
+        quantities.append((f"n[{group_name}]", float(n_rows)))
     quantities.append(("n", n))
     return quantities
 
@@ -444,10 +444,10 @@ def correlation_test(moments: JointMoments, *, least_df: int) -> Quantities:
     unexplained = (1 - r) * (1 + r)
     t = r * math.sqrt(df / unexplained)
     quantile = stats.norm.ppf(LEVEL)
-    half = float(quantile) / math.sqrt(df - 1)
+    half_width = float(quantile) / math.sqrt(df - 1)
     middle = math.atanh(r)
-    low = math.tanh(middle - half)
-    high = math.tanh(middle + half)
+    low = math.tanh(middle - half_width)
+    high = math.tanh(middle + half_width)
     return [
         ("t", t),
         ("df", float(df)),

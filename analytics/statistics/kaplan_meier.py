@@ -113,22 +113,22 @@ def median(points: Sequence[Point]) -> Interval:
     """Between which two times the curve falls to one half, whatever it is between its
     bounds.
     """
-    low = None
+    low_time = None
     for point in points:
         if point.lower_bound > 0.5:
-            low = point.time
+            low_time = point.time
         if point.upper_bound <= 0.5:
-            return Interval(low, point.time)
-    return Interval(low, None)
+            return Interval(low_time, point.time)
+    return Interval(low_time, None)
 
 
 def restricted_mean(points: Sequence[Point]) -> Interval:
     """Between which numbers the mean time until the last edge lies, of those who are
     followed so long: the area below the curve, which falls somewhere between two times.
     """
-    low = high = 0.0
+    low_area = high_area = 0.0
     for before, after in itertools.pairwise(points):
         length = after.time - before.time
-        low += length * after.lower_bound
-        high += length * before.upper_bound
-    return Interval(low, high)
+        low_area += length * after.lower_bound
+        high_area += length * before.upper_bound
+    return Interval(low_area, high_area)

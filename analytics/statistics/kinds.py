@@ -100,9 +100,9 @@ def kind_of(
             kinds = [kind_of(arg, types) for arg in node.args]
             scale = Fraction(1)
             bound = 1
-            for kind in kinds:
-                scale *= kind.scale
-                bound *= kind.bound
+            for factor_kind in kinds:
+                scale *= factor_kind.scale
+                bound *= factor_kind.bound
             return Kind(scale, bound)
         case "+":
             kinds = [kind_of(arg, types) for arg in node.args]

@@ -44,15 +44,15 @@ def solved(
     n_combinations, n_sets = combinations.shape
     pivots = np.full(n_combinations, -1, dtype=np.intp)
     # The first cells usually are enough; if not, few combinations are left to try.
-    size = 2 * n_combinations + 64
-    start = 0
-    while start < len(order):
+    block_size = 2 * n_combinations + 64
+    block_start = 0
+    while block_start < len(order):
         is_open = pivots < 0
         if not is_open.any():
             break
-        block = order[start : start + size]
-        start += len(block)
-        size = min(2 * size, CELL_BLOCK)
+        block = order[block_start : block_start + block_size]
+        block_start += len(block)
+        block_size = min(2 * block_size, CELL_BLOCK)
         matrix = columns(block)
         # The matrix is of 0 and 1: sums of numbers of 31 bits over sets fit into 63.
         if not (combinations[is_open] @ matrix % prime).any():
@@ -91,20 +91,20 @@ def eliminate(
         usable = np.flatnonzero(is_usable.any(axis=0))
         if len(usable) == 0:
             return
-        place = usable[0]
-        usable_rows = np.flatnonzero(is_usable[:, place])
-        row = open_rows[usable_rows[0]]
-        column = n_sets + place
-        pivot = int(table[row, column])
+        block_place = usable[0]
+        usable_rows = np.flatnonzero(is_usable[:, block_place])
+        pivot_row = open_rows[usable_rows[0]]
+        column = n_sets + block_place
+        pivot = int(table[pivot_row, column])
         inverse = pow(pivot, -1, prime)
-        table[row] = table[row] * inverse % prime
+        table[pivot_row] = table[pivot_row] * inverse % prime
         other_rows = np.flatnonzero(table[:, column])
-        other_rows = other_rows[other_rows != row]
+        other_rows = other_rows[other_rows != pivot_row]
         # Two numbers of 31 bits: their product fits into 63.
         factors = table[other_rows, column, np.newaxis]
-        changed_rows = table[other_rows] - factors * table[row]
+        changed_rows = table[other_rows] - factors * table[pivot_row]
         table[other_rows] = changed_rows % prime
-        pivots[row] = block[place]
+        pivots[pivot_row] = block[block_place]
 
 
 def eliminated(table: Ints, prime: int) -> Bools:
@@ -145,9 +145,9 @@ def draw_prime(below: Callable[[int], int]) -> int:
     """A prime of 31 bits, evenly among them; below(n) gives a number of 0 to n - 1 that
     nobody can foresee (`secrets.randbelow`).
     """
-    least = 1 << (PRIME_BITS - 1)
+    least_candidate = 1 << (PRIME_BITS - 1)
     while True:
-        candidate = least + below(least)
+        candidate = least_candidate + below(least_candidate)
         if _is_prime(candidate):
             return candidate
 

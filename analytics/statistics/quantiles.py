@@ -128,12 +128,12 @@ class Search:
         self.whole = whole
         self._n_rounds = 0
         if whole:
-            least, most = LEAST_WHOLE, MOST_WHOLE
+            least_key, most_key = LEAST_WHOLE, MOST_WHOLE
         else:
-            least, most = _LEAST_KEY, _MOST_KEY
+            least_key, most_key = _LEAST_KEY, _MOST_KEY
         everything = Bracket(
-            least,
-            most + 1,
+            least_key,
+            most_key + 1,
             n_below=0,
             n_within=n_rows,
         )
@@ -155,12 +155,12 @@ class Search:
 
         ValueError for counts that cannot be.
         """
-        keys = self._pivot_keys()
-        if len(counts) != len(keys):
+        pivot_keys = self._pivot_keys()
+        if len(counts) != len(pivot_keys):
             raise ValueError("There is not one count for each pivot.")
         known_counts: dict[int, int] = {}
-        for key, count in zip(keys, counts, strict=True):
-            known_counts[key] = int(count)
+        for pivot_key, n_below in zip(pivot_keys, counts, strict=True):
+            known_counts[pivot_key] = int(n_below)
         for bracket in self.brackets.values():
             known_counts[bracket.low] = bracket.n_below
             known_counts[bracket.high] = bracket.n_below + bracket.n_within
@@ -175,10 +175,10 @@ class Search:
     def found(self, rank: int) -> Found:
         """The value of a rank: exact, or by the rank's place within its bracket."""
         bracket = self.brackets[rank]
-        last = bracket.high - 1
-        ends = self._values([bracket.low, last])
+        last_key = bracket.high - 1
+        ends = self._values([bracket.low, last_key])
         low, high = ends.tolist()
-        if bracket.low == last:
+        if bracket.low == last_key:
             return Found(
                 value=low,
                 is_exact=True,
@@ -186,8 +186,8 @@ class Search:
                 high=high,
             )
         # Its rows as if they lay evenly, each in the middle of its part.
-        place = rank - bracket.n_below
-        share = (2 * place + 1) / (2 * bracket.n_within)
+        rank_place = rank - bracket.n_below
+        share = (2 * rank_place + 1) / (2 * bracket.n_within)
         middle = interpolated(low, high, share)
         return Found(
             value=middle,
@@ -204,17 +204,17 @@ class Search:
     def _pivot_keys(self) -> list[int]:
         if self._n_rounds == MOST_ROUNDS:
             return []
-        keys: set[int] = set()
+        pivot_keys: set[int] = set()
         for rank, bracket in self.brackets.items():
             if rank in self._stopped:
                 continue
             width = bracket.high - bracket.low
             for section in range(1, SECTIONS):
                 offset = width * section // SECTIONS
-                keys.add(bracket.low + offset)
+                pivot_keys.add(bracket.low + offset)
             # Their counts are known; a narrow bracket has sections without a key.
-            keys -= {bracket.low, bracket.high}
-        return sorted(keys)
+            pivot_keys -= {bracket.low, bracket.high}
+        return sorted(pivot_keys)
 
     def _narrow_one(
         self,
@@ -275,13 +275,13 @@ def quantile_ranks(
     """
     if not 0 <= q <= 1 or n_rows < 1:
         raise ValueError("A quantile needs rows, and q between 0 and 1.")
-    place = (n_rows - 1) * float(q)
-    low = int(place)
-    share = place - low
-    high = low
+    fractional_rank = (n_rows - 1) * float(q)
+    low_rank = int(fractional_rank)
+    share = fractional_rank - low_rank
+    high_rank = low_rank
     if share > 0:
-        high = low + 1
-    return low, high, share
+        high_rank = low_rank + 1
+    return low_rank, high_rank, share
 
 
 def interpolated(

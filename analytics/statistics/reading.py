@@ -96,9 +96,9 @@ def compare_sum(
             "There is no column to add.", "Name a value_column for each provider."
         )
     summands = [Node("column", value=pair) for pair in columns]
-    total = reduce(add, summands)
+    column_sum = reduce(add, summands)
     compare = COMPARISONS[comparison]
-    compared = compare(total, constant(threshold))
+    compared = compare(column_sum, constant(threshold))
     return Expression(compared)
 
 
@@ -166,7 +166,7 @@ def syntax_tree(text: str, allowed: str) -> Any:
         statements = []
     select = statements[0] if len(statements) == 1 else None
     if isinstance(select, exp.Select):
-        clauses = {name for name, value in select.args.items() if value}
+        clauses = {clause for clause, value in select.args.items() if value}
         selected = select.expressions
         is_one = clauses == {"expressions"} and len(selected) == 1
         if is_one and type(selected[0]) is exp.Paren:
@@ -265,9 +265,9 @@ class Reader:
     def read(self, tree: Any) -> Node:
         rule = self.rules.get(type(tree))
         if rule is None:
-            kind = type(tree).__name__
+            type_name = type(tree).__name__
             raise ExpressionError(
-                f"The expression holds what is not allowed in one ({kind}).",
+                f"The expression holds what is not allowed in one ({type_name}).",
                 f"Use {self.allowed}.",
             )
         self._depth += 1
@@ -305,29 +305,29 @@ class Reader:
 
     def _terms(self, tree: Any) -> Node:
         """a + b - c, however many: the parser nests them to the left."""
-        first, others = unnested(tree, (exp.Add, exp.Sub))
+        first_operand, others = unnested(tree, (exp.Add, exp.Sub))
         terms = []
-        for kind, operand in others:
+        for operator, operand in others:
             term = self.number(operand)
-            if kind is exp.Sub:
+            if operator is exp.Sub:
                 term = negate(term)
             terms.append(term)
-        return add(self.number(first), *terms)
+        return add(self.number(first_operand), *terms)
 
     def _factors(self, tree: Any) -> Node:
-        first, others = unnested(tree, (exp.Mul, exp.Div))
-        node = self.number(first)
-        for kind, operand in others:
+        first_operand, others = unnested(tree, (exp.Mul, exp.Div))
+        node = self.number(first_operand)
+        for operator, operand in others:
             number = self.number(operand)
-            if kind is exp.Div:
+            if operator is exp.Div:
                 node = divide(node, number)
             else:
                 node = multiply(node, number)
         return node
 
     def _connect(self, op: str, tree: Any) -> Node:
-        first, others = unnested(tree, (type(tree),))
-        booleans = [self.boolean(first)]
+        first_operand, others = unnested(tree, (type(tree),))
+        booleans = [self.boolean(first_operand)]
         for _, operand in others:
             booleans.append(self.boolean(operand))
         return connect(op, *booleans)
@@ -371,18 +371,18 @@ class Reader:
         results = [branch.args["true"] for branch in branches]
         if default is not None:
             results.append(default)
-        values = [self.of_rows(self.read(result)) for result in results]
-        kinds = {value.is_boolean for value in values}
-        if len(kinds) > 1:
+        result_nodes = [self.of_rows(self.read(result)) for result in results]
+        result_kinds = {value.is_boolean for value in result_nodes}
+        if len(result_kinds) > 1:
             raise ExpressionError(
                 "A case gives numbers and comparisons.",
                 "Let all its branches give numbers.",
             )
-        args: list[Node] = []
-        for condition, value in zip(conditions, values, strict=False):
-            args += [condition, value]
-        args += values[len(conditions) :]  # else
-        node = Node("case", tuple(args))
+        case_args: list[Node] = []
+        for condition, result_node in zip(conditions, result_nodes, strict=False):
+            case_args += [condition, result_node]
+        case_args += result_nodes[len(conditions) :]  # else
+        node = Node("case", tuple(case_args))
         # A circuit knows of each hospital's own columns which rows have a value, of
         # joint conditions it does not.
         if default is None and len(node.aliases) > 1:
@@ -405,8 +405,8 @@ class Reader:
         return self._over(op, tree.this)
 
     def _anonymous(self, tree: Any) -> Node:
-        name = str(tree.this).lower()
-        if name != "var" or len(tree.expressions) != 1:
+        function_name = str(tree.this).lower()
+        if function_name != "var" or len(tree.expressions) != 1:
             raise no_function(self.allowed)
         return self._over("var", tree.expressions[0])
 
@@ -430,13 +430,13 @@ class Reader:
 
 
 def literal(tree: Any) -> Node:
-    text = str(tree.this)
-    if tree.is_string or not _NUMBER.fullmatch(text):
+    literal_text = str(tree.this)
+    if tree.is_string or not _NUMBER.fullmatch(literal_text):
         raise ExpressionError(
             "The expression holds a constant that is no decimal number.",
             "Write 1.5 or 2e6.",
         )
-    digits, _, exponent = text.lower().partition("e")
+    digits, _, exponent = literal_text.lower().partition("e")
     power = int(exponent or 0)
     if abs(power) > MOST_DIGITS:
         raise _too_many_digits()

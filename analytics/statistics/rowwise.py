@@ -174,25 +174,25 @@ class _Sheet:
                 f"{column_name} misses values, and was said not to.",
                 "Announce it as nullable.",
             )
-        values = np.where(column.valid, column.values, 0)
-        is_beyond = (values > bound) | (values < -bound)
+        column_values = np.where(column.valid, column.values, 0)
+        is_beyond = (column_values > bound) | (column_values < -bound)
         if is_beyond.any():
             raise ExpressionError(
                 f"{column_name} holds larger numbers than its type.",
                 "Give the type more digits.",
             )
         return Computed(
-            values=_wide(values, bound),
+            values=_wide(column_values, bound),
             valid=column.valid.astype(bool),
             divided_by_zero=self._full(False),
         )
 
     def _constant(self, node: Node) -> Computed:
-        value = node.value
+        constant_value = node.value
         if node.op == "constant":
-            value = np.int64(sign_of(node.value))
+            constant_value = np.int64(sign_of(node.value))
         return Computed(
-            values=np.full(self._n_rows, value),
+            values=np.full(self._n_rows, constant_value),
             valid=self._full(True),
             divided_by_zero=self._full(False),
         )
@@ -205,8 +205,8 @@ class _Sheet:
         # As wide as any product of some of the factors may become.
         large = 1
         for node in nodes:
-            kind = kind_of(node, self._types)
-            large *= max(1, kind.bound)
+            factor_kind = kind_of(node, self._types)
+            large *= max(1, factor_kind.bound)
         product = _wide(operands[0].values, large)
         for operand in operands[1:]:
             product = product * _wide(operand.values, large)
@@ -217,12 +217,12 @@ class _Sheet:
         nodes: Sequence[Node],
         operands: Sequence[Computed],
     ) -> NDArray[Any]:
-        kinds = [kind_of(node, self._types) for node in nodes]
-        into = common_kind(kinds, sum)
-        lifts = [multiplier(kind, into) for kind in kinds]
+        summand_kinds = [kind_of(node, self._types) for node in nodes]
+        into = common_kind(summand_kinds, sum)
+        lifts = [multiplier(kind, into) for kind in summand_kinds]
         large = 0
-        for kind, lift in zip(kinds, lifts, strict=True):
-            large += max(1, kind.bound) * lift
+        for summand_kind, lift in zip(summand_kinds, lifts, strict=True):
+            large += max(1, summand_kind.bound) * lift
         # One after the other, since each is an array of all rows.
         total = _wide(operands[0].values, large) * lifts[0]
         for operand, lift in zip(operands[1:], lifts[1:], strict=True):
@@ -255,8 +255,8 @@ class _Sheet:
         """x / y = (x's integer * x's scale) / (y's integer * y's scale), as a quotient
         of integers.
         """
-        kinds = [kind_of(arg, self._types) for arg in node.args]
-        over, under = [kind.scale for kind in kinds]
+        operand_kinds = [kind_of(arg, self._types) for arg in node.args]
+        over, under = [kind.scale for kind in operand_kinds]
         above = over.numerator * under.denominator
         below = over.denominator * under.numerator
         x, y = [operand.values for operand in operands]
@@ -295,36 +295,36 @@ class _Sheet:
         condition_nodes = node.args[: 2 * n_conditions : 2]
         conditions = [self.compute(arg) for arg in condition_nodes]
         bound = 1
-        values: NDArray[Any] = np.zeros(self._n_rows, dtype=bool)
+        case_values: NDArray[Any] = np.zeros(self._n_rows, dtype=bool)
         if not node.is_boolean:
             bound = kind_of(node, self._types).bound
-            values = _wide(values, bound)
+            case_values = _wide(case_values, bound)
         valid = self._full(False)
         zeros = self._full(False)
         undecided = self._full(True)  # rows that no branch was taken for
-        for place, result in enumerate(branches):
+        for branch_place, branch in enumerate(branches):
             in_branch = undecided  # the rows of this branch
-            if place < n_conditions:
-                condition = conditions[place]
+            if branch_place < n_conditions:
+                condition = conditions[branch_place]
                 missing = undecided & ~condition.valid
                 zeros = zeros | (missing & condition.divided_by_zero)
                 in_branch = undecided & condition.valid & condition.values
                 undecided = undecided & ~missing & ~in_branch
-            chosen = result.values[in_branch]
+            chosen = branch.values[in_branch]
             if not node.is_boolean:
-                chosen = _wide(chosen, bound) * lifts[place]
-            values[in_branch] = chosen
-            valid = valid | (in_branch & result.valid)
-            zeros = zeros | (in_branch & result.divided_by_zero)
-        return Computed(values, valid, zeros)
+                chosen = _wide(chosen, bound) * lifts[branch_place]
+            case_values[in_branch] = chosen
+            valid = valid | (in_branch & branch.valid)
+            zeros = zeros | (in_branch & branch.divided_by_zero)
+        return Computed(case_values, valid, zeros)
 
     def _lift(self, node: Node, result: Node) -> int:
         """The multiplier from a branch's scale to the case's."""
         if node.is_boolean:
             return 1
-        kind = kind_of(result, self._types)
+        result_kind = kind_of(result, self._types)
         into = kind_of(node, self._types)
-        return multiplier(kind, into)
+        return multiplier(result_kind, into)
 
     def _full(self, value: bool) -> Bools:
         return np.full(self._n_rows, value)
@@ -355,14 +355,14 @@ def _nearest(top: int, bottom: int) -> int:
     True
     """
     try:
-        value = top / bottom
+        quotient = top / bottom
     except OverflowError:
-        value = math.inf  # refused below
-    if abs(value) >= 2.0 ** (QUOTIENT_BITS - QUOTIENT_FRACTION_BITS):
+        quotient = math.inf  # refused below
+    if abs(quotient) >= 2.0 ** (QUOTIENT_BITS - QUOTIENT_FRACTION_BITS):
         raise ExpressionError(
             "A quotient is 2**64 or more.",
             "Divide by larger numbers, or leave such rows out.",
         )
-    if abs(value) >= _ALL_DOUBLES_FROM:
-        return int(math.ldexp(value, QUOTIENT_FRACTION_BITS))
+    if abs(quotient) >= _ALL_DOUBLES_FROM:
+        return int(math.ldexp(quotient, QUOTIENT_FRACTION_BITS))
     return round(Fraction(top << QUOTIENT_FRACTION_BITS, bottom))

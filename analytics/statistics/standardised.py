@@ -25,13 +25,13 @@ def of_means(
     >>> of_means((4.0, 2.0), (5.0, 3.0))
     1.0
     """
-    first, second = means
+    first_mean, second_mean = means
     first_variance, second_variance = variances
     spread = (first_variance + second_variance) / 2
     # Not `<= 0`, which NaN would pass.
     if not spread > 0:
         return None
-    difference = abs(first - second)
+    difference = abs(first_mean - second_mean)
     return difference / sqrt(spread)
 
 

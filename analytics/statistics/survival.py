@@ -81,8 +81,8 @@ class EventTimes:
         of_alive = S**weighting.p
         of_gone = (1 - S) ** weighting.q
         weights = of_alive * of_gone
-        values = weights.tolist()
-        return [Fraction(value) for value in values]
+        plain_weights = weights.tolist()
+        return [Fraction(weight) for weight in plain_weights]
 
 
 def event_times(
@@ -99,8 +99,8 @@ def event_times(
 
     Disclosure: single times' numbers at risk; they stay in the hospital.
     """
-    distinct, place = np.unique(times, return_inverse=True)
-    cell = (place, groups)
+    distinct, time_place = np.unique(times, return_inverse=True)
+    cell = (time_place, groups)
     shape = (distinct.size, n_groups)
     leaving = np.zeros(shape, dtype=np.int64)
     events = np.zeros(shape, dtype=np.int64)
@@ -173,13 +173,13 @@ def _add_time(
             among = own - at_risk[h]
             numerator = d * (n - d) * n_g * among
             denominator = n * n * (n - 1)
-            value = _rounded(
+            covariance = _rounded(
                 numerator * square.numerator,
                 denominator * square.denominator,
             )
-            covariances[g][h] += value
+            covariances[g][h] += covariance
             if h != g:
-                covariances[h][g] += value
+                covariances[h][g] += covariance
 
 
 def _rounded(numerator: int, denominator: int) -> int:
@@ -204,8 +204,8 @@ def log_rank(
 
     ValueError, with a sentence, where a group was never at risk together with another.
     """
-    names = list(n_rows)
-    n_tested = len(names) - 1
+    group_names = list(n_rows)
+    n_tested = len(group_names) - 1
     of_scores = sums[:n_tested]
     of_covariances = sums[n_tested:]
     scores = [Fraction(value, UNIT) for value in of_scores]
@@ -220,15 +220,15 @@ def log_rank(
     ]
     of_last = -sum(scores, Fraction(0))
     all_scores = [*scores, of_last]
-    for name, score in zip(names, all_scores, strict=True):
-        observed = n_events[name]
-        quantities.append((f"n[{name}]", n_rows[name]))
-        quantities.append((f"observed[{name}]", observed))
+    for group_name, score in zip(group_names, all_scores, strict=True):
+        observed = n_events[group_name]
+        quantities.append((f"n[{group_name}]", n_rows[group_name]))
+        quantities.append((f"observed[{group_name}]", observed))
         if weighting.name == "logrank":
             expected = float(observed - score)
-            quantities.append((f"expected[{name}]", expected))
+            quantities.append((f"expected[{group_name}]", expected))
         else:
-            quantities.append((f"score[{name}]", float(score)))
+            quantities.append((f"score[{group_name}]", float(score)))
     return quantities
 
 
@@ -241,9 +241,9 @@ def _symmetric(
     values = iter(triangle)
     for g in range(size):
         for h in range(g, size):
-            value = Fraction(next(values), UNIT)
-            matrix[g][h] = value
-            matrix[h][g] = value
+            covariance = Fraction(next(values), UNIT)
+            matrix[g][h] = covariance
+            matrix[h][g] = covariance
     return matrix
 
 
@@ -255,19 +255,19 @@ def _quadratic(
     size = len(vector)
     diagonal = [matrix[place][place] for place in range(size)]
     rest = list(vector)
-    total = Fraction(0)
+    square_sum = Fraction(0)
     for pivot in range(size):
         pivot_row = matrix[pivot]
-        value = pivot_row[pivot]
-        least = LEAST_PIVOT * diagonal[pivot]
-        if value <= least:
+        pivot_value = pivot_row[pivot]
+        least_pivot = LEAST_PIVOT * diagonal[pivot]
+        if pivot_value <= least_pivot:
             raise ValueError(
                 "At every hospital some group has nobody at risk when another has an event: there is no comparison."
             )
-        total += rest[pivot] ** 2 / value
+        square_sum += rest[pivot] ** 2 / pivot_value
         for row in range(pivot + 1, size):
-            factor = matrix[row][pivot] / value
+            factor = matrix[row][pivot] / pivot_value
             rest[row] -= factor * rest[pivot]
             for column in range(pivot + 1, size):
                 matrix[row][column] -= factor * pivot_row[column]
-    return total
+    return square_sum

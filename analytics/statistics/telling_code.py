@@ -107,8 +107,8 @@ def code_of(
         prime,
     )
     reduced = base.combinations
-    for row, place in zip(unit.combinations, unit.pivots, strict=True):
-        factors = reduced[:, [place]]
+    for row, pivot in zip(unit.combinations, unit.pivots, strict=True):
+        factors = reduced[:, [pivot]]
         reduced = (reduced - factors * row) % prime
     large_rank = len(on_large.pivots)
     small_rank = len(base.pivots)

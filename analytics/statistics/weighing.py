@@ -292,11 +292,11 @@ def _affine(node: Node, provider: int) -> Coefficients | None:
         case "*":
             number = Fraction(1)
             factors = []
-            for arg in node.args:
-                if arg.op == "constant":
-                    number *= arg.value
+            for operand in node.args:
+                if operand.op == "constant":
+                    number *= operand.value
                 else:
-                    factors.append(arg)
+                    factors.append(operand)
             # A column by a constant is scaled, by another column it is weighed.
             if len(factors) == 1:
                 term = _affine(factors[0], provider)
@@ -318,9 +318,9 @@ def _added(
         for column, coefficient in coefficients.items():
             combined[column] += factor * coefficient
     remaining = {}
-    for column, total in combined.items():
-        if total != 0:
-            remaining[column] = total
+    for column, coefficient_sum in combined.items():
+        if coefficient_sum != 0:
+            remaining[column] = coefficient_sum
     return remaining
 
 
