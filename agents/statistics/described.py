@@ -28,12 +28,12 @@ from agents.gate import (
 )
 from agents.gate.totals import OpenedTotal
 from agents.gate.withheld_groups import Hidden, Label, Withheld
-from agents.order.party import note_opened, receive_all, send
+from agents.order.party import note_opened, send
 from agents.statistics import audited
 from agents.statistics.answer import Answered, RowCounts, repeat_answered
 from agents.statistics.described_rows import HAS_VALUE
 from agents.statistics.described_table import ShownPart, finished
-from agents.statistics.groups import Agreed
+from agents.statistics.groups import Agreed, receive_statements
 from agents.statistics.labels import check_stated, n_label_columns
 from agents.statistics.opened_sets import WHOLE, key_of
 from agents.statistics.party import AgreedStatistics
@@ -56,7 +56,7 @@ from agents.statistics.sums import (
 from analytics.statistics.exact import Number
 from protocol.errors import bad_request
 from protocol.fields import Strict
-from protocol.messages import EVERYONE, bad_message, read_json
+from protocol.messages import EVERYONE, bad_message
 from protocol.shares.cells import MOST_THRESHOLD
 from protocol.statistics_described import SEARCHED, Kind, Part, parts_of
 from protocol.statistics_request import MOST_COLUMNS
@@ -162,12 +162,7 @@ def _exchange_statements(
     if reading is not None:
         state = functools.partial(_state, party, reading)
         send(party, "statement", state, recipient=EVERYONE)
-    messages = receive_all(party, "statement", party.request.providers, EVERYONE)
-    statements: dict[int, _Statement] = {}
-    for provider, message_body in messages.items():
-        what = "A provider's statement of its groups"
-        statements[provider] = read_json(_Statement, message_body, what=what)
-    return statements
+    return receive_statements(party, _Statement, party.request.providers)
 
 
 def _shown_part(

@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
@@ -51,6 +51,9 @@ _Reasons = dict[Label | Hidden, Withheld]
 
 _Cells = dict[Label, Withheld | None]
 """Of a provider's groups, where each has its name."""
+
+
+Statement = TypeVar("Statement", bound=Strict)
 
 
 class _Statement(Strict):
@@ -257,17 +260,25 @@ def _exchange_statements(
             recipient=EVERYONE,
             round=round_,
         )
-    messages = receive_all(
-        party,
-        "statement",
-        senders,
-        EVERYONE,
-        round=round_,
-    )
-    statements: dict[int, _Statement] = {}
+    return receive_statements(party, _Statement, senders, round=round_)
+
+
+def receive_statements(
+    party: AgreedStatistics,
+    statement: type[Statement],
+    providers: Iterable[int],
+    *,
+    round: int = 0,
+) -> dict[int, Statement]:
+    """What these providers state of their groups, by provider.
+
+    ProtocolViolation (code bad_message) for what is no such statement.
+    """
+    messages = receive_all(party, "statement", providers, EVERYONE, round=round)
+    statements = {}
     for provider, message_body in messages.items():
         what = "A provider's statement of its groups"
-        statements[provider] = read_json(_Statement, message_body, what=what)
+        statements[provider] = read_json(statement, message_body, what=what)
     return statements
 
 

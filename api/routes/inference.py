@@ -18,8 +18,7 @@ from fastapi.responses import JSONResponse
 
 from api.answers import answer, failure
 from api.auth import AGENT, CallerOf, require_owner, require_role
-from api.live import read_until
-from api.routes.sealed_answers import sealed_record
+from api.routes.sealed_answers import box_at, sealed_record
 from api.routes.services import (
     ORDER_ENDED,
     IdempotencyKey,
@@ -37,7 +36,7 @@ from api.store.rows import OrderRow, SealedBox
 from protocol.errors import BadRequest, Conflict, ConsiliumError, NotFound
 from protocol.exchange import Address
 from protocol.inference_request import InferRequest
-from protocol.messages import COORDINATOR, HospitalSql, canonical
+from protocol.messages import HospitalSql, canonical
 from protocol.sealing import KEY_BYTES, exchange_public, unseal_from
 
 router = APIRouter()
@@ -291,7 +290,11 @@ async def _answer(
         return await _sealed(services, asked_order, wait)
     reply, attempt = services.reply_keys.get(order_id, (b"", 0))
     address = Address(order_id, "predictions", attempt=attempt)
-    order, box = await _box_at(services, address, wait, has_key=bool(reply))
+    box: bytes | None = None
+    if reply:
+        order, box = await box_at(services, address, wait)
+    else:  # no box is of use
+        order = await ended_order(services, order_id, wait)
     if order.state in ("failed", "cancelled"):
         cause = ConsiliumError.from_json(order.stop or {})
         return failure(cause, data={"order_id": order_id, "infer_status": order.state})
@@ -309,32 +312,6 @@ async def _answer(
     plain = unseal_from(reply, box, associated=b"predictions/%d" % order_id)
     result = json.loads(plain)
     return answer({"order_id": order_id, "infer_status": "success", "result": result})
-
-
-async def _box_at(
-    services: Services, address: Address, wait: float, *, has_key: bool
-) -> tuple[OrderRow, bytes | None]:
-    """The order, and its hospital's box at this address as soon as it is there; None
-    when the order has ended without it, after `wait` seconds, or where no key opens it.
-    """
-    order_id = address.run
-
-    async def look() -> tuple[OrderRow, bytes | None]:
-        order = await in_thread(services.store.orders.get, order_id)
-        box: bytes | None = None
-        if has_key:
-            box = await in_thread(
-                services.store.messages.read_box, address, order.initiator, COORDINATOR
-            )
-        return order, box
-
-    def is_enough(reading: tuple[OrderRow, bytes | None]) -> bool:
-        order, box = reading
-        return box is not None or order.has_ended
-
-    return await read_until(
-        services.bell, order_id, look, is_enough=is_enough, seconds=wait
-    )
 
 
 async def _sealed(

@@ -83,22 +83,7 @@ async def sealed_record(
     there; None when the order has ended without it, or after `wait` seconds.
     """
     address = Address(order.order_id, TOPIC)
-
-    async def look() -> tuple[OrderRow, bytes | None]:
-        # The answer last: an order that has ended in between has it by then.
-        current_order = await in_thread(services.store.orders.get, order.order_id)
-        box = await in_thread(
-            services.store.messages.read_box, address, order.initiator, COORDINATOR
-        )
-        return current_order, box
-
-    def is_enough(reading: tuple[OrderRow, bytes | None]) -> bool:
-        current_order, box = reading
-        return box is not None or current_order.has_ended
-
-    current_order, box = await read_until(
-        services.bell, order.order_id, look, is_enough=is_enough, seconds=wait
-    )
+    current_order, box = await box_at(services, address, wait)
     if box is None:
         return current_order, None
     if current_order.kind == "infer" and not current_order.has_ended:
@@ -109,3 +94,27 @@ async def sealed_record(
     answer_place = AnswerPlace(order.order_id, _KINDS[order.kind], order.initiator)
     reader = reader_fingerprint(bytes.fromhex(order.body["reader"]))
     return current_order, SealedAnswer(answer_place, reader, box)
+
+
+async def box_at(
+    services: Services, address: Address, wait: float
+) -> tuple[OrderRow, bytes | None]:
+    """The order, and what its initiator's hospital has sealed at this address, as soon as
+    it is there; None when the order has ended without it, or after `wait` seconds.
+    """
+
+    async def look() -> tuple[OrderRow, bytes | None]:
+        # The answer last: an order that has ended in between has it by then.
+        order = await in_thread(services.store.orders.get, address.run)
+        box = await in_thread(
+            services.store.messages.read_box, address, order.initiator, COORDINATOR
+        )
+        return order, box
+
+    def is_enough(reading: tuple[OrderRow, bytes | None]) -> bool:
+        order, box = reading
+        return box is not None or order.has_ended
+
+    return await read_until(
+        services.bell, address.run, look, is_enough=is_enough, seconds=wait
+    )
