@@ -128,12 +128,15 @@ def test_it_is_paused_renamed_and_ended_by_who_made_it(
 
 @pytest.mark.parametrize(
     ("changes", "who", "status", "needle"),
-    [
-        ({"order_id": 3}, "user-4", 400, "succeeded"),
-        ({"order_id": 9}, "user-4", 404, "9"),
-        ({}, "user-2", 403, "4"),
-        ({"schedule": {"cron": "every day"}}, "user-4", 400, "cron"),
-    ],
+    quick(
+        [
+            ({"order_id": 3}, "user-4", 400, "succeeded"),
+            ({"order_id": 9}, "user-4", 404, "9"),
+            ({}, "user-2", 403, "4"),
+            ({"schedule": {"cron": "every day"}}, "user-4", 400, "cron"),
+        ],
+        2,
+    ),
 )
 def test_what_cannot_be_run_again_is_refused(
     coordinator: Coordinator, changes: Any, who: str, status: int, needle: str

@@ -31,6 +31,7 @@ from protocol.sealing import Identity
 from tests.api.conftest import NAMES, Coordinator, serve, settings_in
 from tests.examples import few
 from tests.made_databases import postgresql_database
+from tests.pairwise import quick
 
 EVERYBODY = (2, 3, 4, 5, 6)
 MANUAL = {"orders": {"approval": "manual"}}
@@ -691,7 +692,9 @@ def test_an_order_whose_run_prefect_has_lost_gets_a_new_one(tmp_path: Path) -> N
         )
 
 
-@pytest.mark.parametrize("trouble", [{"disk_full": True}, {"not_ready": True}])
+@pytest.mark.parametrize(
+    "trouble", quick([{"disk_full": True}, {"not_ready": True}], 1)
+)
 def test_a_site_that_is_held_up_gets_no_new_order_and_keeps_none_from_working(
     tmp_path: Path, trouble: dict[str, bool]
 ) -> None:

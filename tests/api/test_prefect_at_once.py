@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.api.conftest import Behind
 from tests.api.real_prefect import Prefect
@@ -48,6 +49,7 @@ async def _together(prefect: Prefect, deployment_id: str) -> list[list[int]]:
         return await asyncio.gather(*runs)
 
 
+@pytest.mark.thorough
 def test_no_run_is_refused_while_others_are_written(behind: Behind) -> None:
     with behind.prefect.client as client:
         place = "/deployments/name/hospital-train/hospital-5"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from api.live import Presence
 from api.store import Store
 from deployments.demo.training import document_order
 from protocol.exchange import decode_frames
@@ -238,8 +239,9 @@ def test_a_model_is_asked_of_those_who_have_it(coordinator: Coordinator) -> None
 
 
 def test_before_it_starts_nobody_but_its_initiator_is_waited_for_with_its_places(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Presence, "PAUSE_SECONDS", 0.5)  # an agent is away sooner
     with serve(settings_in(tmp_path, grace_seconds=0.01)) as coordinator:
         order_id = started(coordinator)
         time.sleep(0.05)  # longer than the grace

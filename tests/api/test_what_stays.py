@@ -12,6 +12,7 @@ import pytest
 from protocol.exchange import Address, HttpTransport
 from protocol.messages import COORDINATOR
 from tests.api.conftest import Coordinator, serve, settings_in
+from tests.pairwise import quick
 
 NEEDLE = b"a gradient in its frame, which nobody may find" * 200
 
@@ -39,8 +40,8 @@ def fail(coordinator: Coordinator, order_id: int) -> None:
 NEEDLES = (NEEDLE, NEEDLE * 200)
 
 
-@pytest.mark.parametrize("needle", NEEDLES, ids=["in the table", "in a file"])
-@pytest.mark.parametrize("end", [cancel, fail])
+@pytest.mark.parametrize("needle", quick(NEEDLES, 1), ids=["in the table", "in a file"])
+@pytest.mark.parametrize("end", quick([cancel, fail], 1))
 def test_what_was_shown_is_gone_with_the_order(
     tmp_path: Path, end: Callable[[Coordinator, int], None], needle: bytes
 ) -> None:

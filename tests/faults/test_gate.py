@@ -41,6 +41,7 @@ from protocol.memory_transport import MemoryTransport
 from protocol.statistics_request import parse_statistics_request, resolve
 from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import quick
 
 INITIATOR, HOSPITAL = 4, 2
 ASKED = (INITIATOR, HOSPITAL)
@@ -273,15 +274,19 @@ def two() -> Iterator[TwoProcesses]:
 
 @pytest.mark.parametrize(
     "bodies",
-    [
-        pytest.param((training(ALL), training(ALL_BUT_ONE)), id="training rows"),
-        pytest.param(
-            (training(ALL, test=ALL), training(ALL, test=ALL_BUT_ONE)), id="test rows"
-        ),
-        pytest.param(
-            (training(ALL, **FOLDS), training(FOLD_BUT_ONE)), id="rows of a fold"
-        ),
-    ],
+    quick(
+        [
+            pytest.param((training(ALL), training(ALL_BUT_ONE)), id="training rows"),
+            pytest.param(
+                (training(ALL, test=ALL), training(ALL, test=ALL_BUT_ONE)),
+                id="test rows",
+            ),
+            pytest.param(
+                (training(ALL, **FOLDS), training(FOLD_BUT_ONE)), id="rows of a fold"
+            ),
+        ],
+        1,
+    ),
 )
 def test_two_training_orders_at_one_moment(
     two: TwoProcesses, sites: Sites, bodies: tuple[dict[str, Any], dict[str, Any]]

@@ -30,6 +30,7 @@ from protocol.memory_transport import MemoryTransport
 from tests.conftest import RunningFederation
 from tests.faults.processes import wait_until
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import quick
 
 HOSPITALS = (2, 3, 4)
 SITE = "suzhou-szslyy"
@@ -168,7 +169,7 @@ class Killed(BaseException):
     """kill -9: nothing that handles errors sees it."""
 
 
-@pytest.mark.parametrize("decided", ["before", "after"])
+@pytest.mark.parametrize("decided", quick(["before", "after"], 1))
 def test_a_hospital_that_is_killed_waits_on(
     sites: dict[int, SiteSettings], monkeypatch: pytest.MonkeyPatch, decided: str
 ) -> None:

@@ -278,6 +278,7 @@ def variance(values: list[Fraction]) -> Fraction:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "column", first_of("amount", "id", "id_18", "id_38", "id_wide")
 )
@@ -338,6 +339,7 @@ def test_the_middle_of_two_long_numbers_has_every_digit(databases: Databases) ->
     )
 
 
+@pytest.mark.thorough
 def test_order_statistics_beyond_64_bits_are_the_doubles_nearest_to_the_values(
     databases: Databases,
 ) -> None:
@@ -350,6 +352,7 @@ def test_order_statistics_beyond_64_bits_are_the_doubles_nearest_to_the_values(
         assert databases.hospitals.ask(method, data, key="id_38").number == float(value)
 
 
+@pytest.mark.thorough
 def test_one_column_of_fractions_makes_all_be_searched_among_doubles(
     databases: Databases,
 ) -> None:
@@ -369,6 +372,7 @@ def test_one_column_of_fractions_makes_all_be_searched_among_doubles(
     assert answer.text == f"max\n{float(values[-1])!r}\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("column", first_of("y", "amount", "code", "id_wide"))
 def test_unchanged_rows_are_answered_again(databases: Databases, column: str) -> None:
     """An order of one kind reads the rows as they come, one of the other its snapshot;

@@ -20,6 +20,7 @@ from agents.site.settings import SiteSettings
 from protocol.errors import BadRequest
 from protocol.policy import Policy
 from tests.made_databases import create_schema, drop_schema, run
+from tests.pairwise import quick
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +171,7 @@ def trained(settings: SiteSettings, names: list[str]) -> Members:
         return members_of(rows, names, key=KEY)
 
 
+@pytest.mark.thorough
 def test_the_same_digests_in_each_database_and_either_way(
     sites: dict[str, SiteSettings],
 ) -> None:
@@ -186,7 +188,7 @@ def test_the_same_digests_in_each_database_and_either_way(
     assert len({value for _, value in expected["note"]}) == 2
 
 
-@pytest.mark.parametrize("dialect", ["duckdb", "postgres", "mysql"])
+@pytest.mark.parametrize("dialect", quick(["duckdb", "postgres", "mysql"], 1))
 def test_another_hospitals_sql_and_the_own_one_have_the_same_ids(
     sites: dict[str, SiteSettings], dialect: str, tmp_path: Path
 ) -> None:
@@ -226,6 +228,7 @@ def test_a_table_without_its_unique_id_is_refused(
     assert f"{TABLE} has no column patient, which" in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_whole_rows_are_the_same_in_each_database_whatever_is_asked(
     sites: dict[str, SiteSettings],
 ) -> None:

@@ -412,6 +412,7 @@ def test_each_value_has_one_text_wherever_it_is(sites: Sites, source: str) -> No
     assert found == {name: one.texts for name, one in GOLDEN.items()}
 
 
+@pytest.mark.thorough
 def test_the_same_members_wherever_they_are_and_whoever_reads(sites: Sites) -> None:
     """Statistics of tables and files, and training."""
     names = list(GOLDEN)
@@ -447,7 +448,7 @@ def pairs_of(members: Any) -> dict[str, list[tuple[int, int]]]:
     }
 
 
-@pytest.mark.parametrize("dialect", ["duckdb", "postgres", "mysql"])
+@pytest.mark.parametrize("dialect", quick(["duckdb", "postgres", "mysql"], 1))
 def test_a_snapshot_has_the_texts_of_what_it_is_of(
     sites: Sites, dialect: str, tmp_path: Path
 ) -> None:

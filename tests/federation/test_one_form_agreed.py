@@ -18,6 +18,7 @@ from protocol.memory_transport import MemoryTransport
 from tests.made_databases import create_schema, drop_schema, run
 from tests.made_sites import order_body
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
+from tests.pairwise import quick
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +144,7 @@ def data(*users: int) -> dict[int, str]:
     return dict.fromkeys(users, TABLE)
 
 
-@pytest.mark.parametrize("column", GROUPED)
+@pytest.mark.parametrize("column", quick(GROUPED, 3))
 def test_a_value_is_one_group(hospitals: Hospitals, column: str) -> None:
     counted = hospitals.ask("frequency", data(2, 3, 4), key=column)
     labels = COLUMNS[column][2]
@@ -166,7 +167,7 @@ def test_a_person_is_one_key(hospitals: Hospitals) -> None:
     assert [row["pid"] for row in joined.rows] == [person(2, i) for i in range(N)]
 
 
-@pytest.mark.parametrize("label", ["ward", "smokes", "flag"])
+@pytest.mark.parametrize("label", quick(["ward", "smokes", "flag"], 1))
 def test_a_label_is_one_class_and_ids_have_no_blanks(
     hospitals: Hospitals, label: str
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from agents.statistics import pooled
 from protocol.errors import ConsiliumError
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
+from tests.pairwise import quick
 
 PROVIDERS = (2, 3, 4)
 RULES: dict[str, Any] = {
@@ -302,7 +303,9 @@ def test_a_quantile_s_providers_are_receivers_of_its_counts(strict: Hospitals) -
 
 @pytest.mark.parametrize(
     ("method", "fields"),
-    [("sum", {}), ("custom", {"key": "id", "expression": "sum(df1.x + df2.x)"})],
+    quick(
+        [("sum", {}), ("custom", {"key": "id", "expression": "sum(df1.x + df2.x)"})], 1
+    ),
 )
 def test_the_same_question_with_one_row_fewer(
     hospitals: Hospitals, method: str, fields: dict[str, Any]
@@ -324,7 +327,7 @@ def test_the_same_question_with_one_row_fewer(
 
 
 @pytest.mark.parametrize("group_by", [None, ["g"]])
-@pytest.mark.parametrize("asker", [2, 3, 5])
+@pytest.mark.parametrize("asker", quick([2, 3, 5], 1))
 def test_a_quantile_has_been_told_to_every_provider(
     hospitals: Hospitals, asker: int, group_by: list[str] | None
 ) -> None:
@@ -425,7 +428,9 @@ def test_the_same_column_by_groups_with_one_row_fewer(hospitals: Hospitals) -> N
     assert withheld == {("a",): "complement 10", ("b",): "earlier_cohort 10"}
 
 
-@pytest.mark.parametrize(("n_more", "is_told"), [(1, False), (9, False), (30, True)])
+@pytest.mark.parametrize(
+    ("n_more", "is_told"), quick([(1, False), (9, False), (30, True)], 1)
+)
 def test_a_group_of_which_a_few_rows_changed_among_many(
     hospitals: Hospitals, n_more: int, is_told: bool
 ) -> None:
@@ -445,7 +450,9 @@ def test_a_group_of_which_a_few_rows_changed_among_many(
         assert answer.by("g", value="withheld")[("a",)] == "earlier_cohort 10"
 
 
-@pytest.mark.parametrize("method", ["sum", "median", "histogram", "frequency", "cov"])
+@pytest.mark.parametrize(
+    "method", quick(["sum", "median", "histogram", "frequency", "cov"], 2)
+)
 def test_one_row_more_among_rows_without_a_value(
     hospitals: Hospitals, method: str
 ) -> None:
@@ -513,14 +520,17 @@ def test_people_that_another_hospital_chooses(hospitals: Hospitals) -> None:
 
 @pytest.mark.parametrize(
     ("expression", "is_refused"),
-    [
-        ("sum(df1.x) + sum(df2.x)", True),
-        ("avg(df1.x + df2.x)", True),
-        ("var(df2.x)", True),
-        ("sum(2 * df2.x) / count(*)", True),
-        ("sum(df1.x)", False),
-        ("count(df1.x > 5) + count(df2.x > 5)", False),
-    ],
+    quick(
+        [
+            ("sum(df1.x) + sum(df2.x)", True),
+            ("avg(df1.x + df2.x)", True),
+            ("var(df2.x)", True),
+            ("sum(2 * df2.x) / count(*)", True),
+            ("sum(df1.x)", False),
+            ("count(df1.x > 5) + count(df2.x > 5)", False),
+        ],
+        2,
+    ),
 )
 def test_joined_rows_that_two_people_dominate(
     hospitals: Hospitals, expression: str, is_refused: bool
@@ -547,7 +557,7 @@ MISSING = {
 @pytest.mark.parametrize("what", MISSING)
 @pytest.mark.parametrize(
     ("n_values", "code"),
-    [(1, "min_rows"), (9, "min_rows"), (29, "earlier_cohort"), (20, "")],
+    quick([(9, "min_rows"), (1, "min_rows"), (29, "earlier_cohort"), (20, "")], 1),
 )
 def test_people_that_missing_values_choose(
     hospitals: Hospitals, what: str, n_values: int, code: str
@@ -601,7 +611,7 @@ SCHEDULED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", SCHEDULED)
+@pytest.mark.parametrize("what", quick(SCHEDULED, 1))
 def test_a_schedule_repeats_its_last_result(hospitals: Hospitals, what: str) -> None:
     """Of few new rows nothing is told; then, with enough of them, there is a new
     result.

@@ -37,6 +37,7 @@ from tests.made_heart import (
 )
 from tests.made_sites import make_sites, order_body
 from tests.made_statistics import no_waiting_for_disks
+from tests.pairwise import quick
 
 pytestmark = pytest.mark.slow
 
@@ -140,10 +141,10 @@ def order(missing: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "missing",
-    [{"missing": "drop"}, {"missing": "mean", "complete_on": ["restecg"]}],
+    quick([{"missing": "drop"}, {"missing": "mean", "complete_on": ["restecg"]}], 1),
     ids=["drop", "mean"],
 )
-@pytest.mark.parametrize("read", [made_tables, heart_tables])
+@pytest.mark.parametrize("read", quick([made_tables, heart_tables], 1))
 def test_a_study_is_that_of_the_pooled_table(
     tmp_path: Path,
     engines: dict[str, sa.Engine],

@@ -21,6 +21,7 @@ from tests.made_study import (
     make_study,
     patients,
 )
+from tests.pairwise import quick
 
 FOUR = (*USERS, NEWCOMER)
 
@@ -30,7 +31,9 @@ def study(tmp_path: Path) -> Study:
     return make_study(tmp_path)
 
 
-@pytest.mark.parametrize(("n_gone", "is_told"), [(9, False), (10, True), (11, True)])
+@pytest.mark.parametrize(
+    ("n_gone", "is_told"), quick([(9, False), (10, True), (11, True)], 1)
+)
 def test_a_few_patients_fewer(study: Study, n_gone: int, is_told: bool) -> None:
     study.answer("avg", "age")
     study.write(2, patients(2).iloc[n_gone:])
@@ -61,7 +64,7 @@ def test_four_cohorts_tell_a_patient_s_row(study: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_corrected", "is_told"), [(1, False), (9, False), (10, True)]
+    ("n_corrected", "is_told"), quick([(1, False), (9, False), (10, True)], 1)
 )
 def test_a_corrected_value_between_two_models(
     study: Study, n_corrected: int, is_told: bool
@@ -122,7 +125,7 @@ def test_two_models_over_other_hospitals(study: Study) -> None:
     assert len(study.train(["age"], complete_on=["age"], users=FOUR)) == len(FOUR)
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "minimum_diameter"])
+@pytest.mark.parametrize("aggregation", quick(["mean", "minimum_diameter"], 1))
 def test_rounds_over_some_hospitals_count_as_totals_over_these(
     tmp_path: Path, aggregation: str
 ) -> None:
@@ -147,7 +150,7 @@ def test_rounds_over_some_hospitals_count_as_totals_over_these(
     assert refusal.detail["hospitals"] == [another]
 
 
-@pytest.mark.parametrize("least_of_four", [2, 3])
+@pytest.mark.parametrize("least_of_four", quick([2, 3], 1))
 def test_what_one_hospital_asks_for_counts_for_all(
     study: Study, least_of_four: int
 ) -> None:
@@ -166,7 +169,7 @@ def test_what_one_hospital_asks_for_counts_for_all(
     assert study.refused("avg", "bmi", users=(2, 3)) == "earlier_hospitals"
 
 
-@pytest.mark.parametrize("follows", [2, 5, None])
+@pytest.mark.parametrize("follows", quick([2, 5, None], 1))
 def test_one_hospital_that_follows_the_rule_is_enough(
     study: Study, monkeypatch: pytest.MonkeyPatch, follows: int | None
 ) -> None:
@@ -185,7 +188,7 @@ def test_one_hospital_that_follows_the_rule_is_enough(
     assert study.refused("avg", "age", users=WITHOUT_FOUR) == "earlier_hospitals"
 
 
-@pytest.mark.parametrize("section", ["cohort", "statistics"])
+@pytest.mark.parametrize("section", quick(["cohort", "statistics"], 1))
 def test_a_word_on_models_is_none_on_answers(study: Study, section: str) -> None:
     """Hospital 4 lets itself be told in one kind of order, and leaves both kinds."""
     site = study.hospitals.sites[4]
@@ -214,7 +217,7 @@ def test_others_rows_that_changed_count_as_the_same(study: Study) -> None:
     assert study.refused("avg", "age", users=WITHOUT_FOUR) == "earlier_hospitals"
 
 
-@pytest.mark.parametrize(("users", "is_told"), [(USERS, False), (FOUR, True)])
+@pytest.mark.parametrize(("users", "is_told"), quick([(USERS, False), (FOUR, True)], 1))
 def test_men_and_women_of_four_hospitals_and_all_of_three(
     study: Study, users: tuple[int, ...], is_told: bool
 ) -> None:
@@ -270,7 +273,7 @@ def test_a_schedule_that_would_leave_few_hospitals_alone_repeats_its_result(
     assert study.refused("avg", "age") == "earlier_hospitals"
 
 
-@pytest.mark.parametrize("n_gone", [0, 1])
+@pytest.mark.parametrize("n_gone", quick([0, 1], 1))
 def test_a_patient_fewer_after_an_upgrade_that_writes_values_otherwise(
     study: Study, monkeypatch: pytest.MonkeyPatch, n_gone: int
 ) -> None:

@@ -17,6 +17,7 @@ from deployments.local.one_process import run_evaluation, run_order
 from protocol.errors import ConsiliumError
 from tests.made_sites import make_sites, order_body
 from tests.made_statistics import make_hospitals
+from tests.pairwise import quick
 
 N_ROWS = {2: 120, 3: 110, 4: 130}
 NEWTON: dict[str, Any] = {"optimizer": "newton", "eps": None, "max_iter": None}
@@ -82,7 +83,9 @@ def test_weights_in_which_one_patient_differs(tmp_path: Path, other: float) -> N
     assert code == "min_varying"
 
 
-@pytest.mark.parametrize(("n_of_one_sex", "code"), [(1, "min_varying"), (15, "")])
+@pytest.mark.parametrize(
+    ("n_of_one_sex", "code"), quick([(1, "min_varying"), (15, "")], 1)
+)
 def test_weights_that_differ_in_one_patient_of_a_sex(
     tmp_path: Path, n_of_one_sex: int, code: str
 ) -> None:
@@ -175,7 +178,7 @@ def test_weights_of_another_size_at_one_hospital(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("distance", "code"), [(60, "dominance"), (8, "dominance"), (0, "")]
+    ("distance", "code"), quick([(60, "dominance"), (8, "dominance"), (0, "")], 1)
 )
 def test_an_offset_that_tells_hospitals_apart(
     tmp_path: Path, distance: float, code: str
@@ -200,7 +203,7 @@ def test_an_offset_that_tells_hospitals_apart(
 # Times
 
 
-@pytest.mark.parametrize("n_times", [1, 2, 9])
+@pytest.mark.parametrize("n_times", quick([1, 2, 9], 1))
 def test_a_cox_order_over_few_times(tmp_path: Path, n_times: int) -> None:
     """Sums over few times are fractions that can be taken apart by hospital."""
     frames = everybody()
@@ -235,7 +238,9 @@ def test_one_event_among_the_rows_of_the_test_sql(tmp_path: Path) -> None:
     assert code == "min_rows"
 
 
-@pytest.mark.parametrize(("n_times", "code"), [(1, "few_event_times"), (200, "")])
+@pytest.mark.parametrize(
+    ("n_times", "code"), quick([(1, "few_event_times"), (200, "")], 1)
+)
 def test_a_log_rank_test_over_few_times(
     tmp_path: Path, n_times: int, code: str
 ) -> None:
@@ -402,7 +407,7 @@ def test_the_squares_of_a_value_far_out_are_that_patient_s(
 STANDARDIZED = {"max_iter": 1, "learning_rate": 0.1, "standardize": True}
 
 
-@pytest.mark.parametrize("params", [NEWTON, STANDARDIZED])
+@pytest.mark.parametrize("params", quick([NEWTON, STANDARDIZED], 1))
 @pytest.mark.parametrize(("y", "code"), [(1e8, "max_share"), (1000, "max_share")])
 def test_a_label_far_out_tells_that_patient_s_whole_row(
     tmp_path: Path, y: float, code: str, params: dict[str, Any]
@@ -500,7 +505,9 @@ def test_weights_of_a_round_times_distances_are_one_patient_s(
     assert found == code
 
 
-@pytest.mark.parametrize("errors", [{"standard_errors": "HC0"}, {"cluster": "ward"}])
+@pytest.mark.parametrize(
+    "errors", quick([{"standard_errors": "HC0"}, {"cluster": "ward"}], 1)
+)
 @pytest.mark.parametrize(("y", "code"), [(19, "max_share"), (5.5, "")])
 def test_squared_residuals_times_distances_are_one_patient_s(
     tmp_path: Path, y: float, code: str, errors: dict[str, str]

@@ -22,6 +22,7 @@ from deployments.local.one_process import run_order, run_statistics
 from protocol.errors import ConsiliumError
 from tests.made_sites import contents, make_sites, order_body
 from tests.made_statistics import no_waiting_for_disks
+from tests.pairwise import quick
 
 ALL = (2, 3, 4)
 ME = 3
@@ -372,7 +373,7 @@ def agrees(made: Sites, folder: Path, case: Case) -> None:
         assert code == ""
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", quick(CASES, 2))
 def test_what_is_said_of_an_order_is_what_happens(
     made: Sites, tmp_path: Path, name: str
 ) -> None:

@@ -41,7 +41,7 @@ def with_wards(frames: dict[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
 
 
 @pairwise(
-    n_quick=2,
+    n_quick=1,
     pair=PAIRS,
     n_hospitals=sorted(DEALS),
     method=["Mask", "Paillier", "None"],

@@ -129,7 +129,7 @@ DEALS = {
 
 
 @pairwise(
-    n_quick=2,
+    n_quick=1,
     n_hospitals=sorted(DEALS),
     method=["Mask", "Paillier", "None"],
 )

@@ -65,7 +65,7 @@ def pooled_fit(frames: dict[int, pd.DataFrame], **fields: Any) -> CoxPHFitter:
 
 
 @pairwise(
-    n_quick=2,
+    n_quick=1,
     n_hospitals=sorted(DEALS),
     names=["both", "entry_name", "strata"],
     method=["Mask", "Paillier", "None"],
@@ -236,7 +236,7 @@ def test_two_orders_whose_strata_differ_in_one_person(tmp_path: Path) -> None:
     assert second.startswith("earlier_cohort: ")
 
 
-@pytest.mark.parametrize(("n_late", "code"), [(9, "min_rows"), (10, "")])
+@pytest.mark.parametrize(("n_late", "code"), quick([(9, "min_rows"), (10, "")], 1))
 def test_few_people_who_come_late(tmp_path: Path, n_late: int, code: str) -> None:
     """Beside an order without entries the sums would tell what their coming changes."""
     frames = everybody()

@@ -16,7 +16,7 @@ import pytest
 
 from agents.site.vault import Vault
 from tests.made_statistics import Answered, Hospitals, make_hospitals
-from tests.pairwise import pairwise
+from tests.pairwise import pairwise, quick
 
 EVERYBODY = (2, 3, 4, 5, 6)
 DEALS = [EVERYBODY, (4,), (2, 4), (2, 3, 4)]
@@ -197,6 +197,7 @@ def test_each_column_is_what_the_single_questions_say(hospitals: Hospitals) -> N
     assert of_levels == of_pairs
 
 
+@pytest.mark.thorough
 def test_what_is_opened_is_said_as_of_the_single_questions(
     hospitals: Hospitals,
 ) -> None:
@@ -293,7 +294,7 @@ def few_of(n_few: int, few: str, others: Sequence[str]) -> np.ndarray:
     return texts
 
 
-@pytest.mark.parametrize(("n_few", "is_shown"), [(9, False), (10, True)])
+@pytest.mark.parametrize(("n_few", "is_shown"), quick([(9, False), (10, True)], 1))
 def test_a_level_of_few_people_is_withheld_and_the_rest_is_answered(
     tmp_path: Path, n_few: int, is_shown: bool
 ) -> None:
@@ -445,6 +446,7 @@ def test_two_of_its_own_columns_a_few_people_apart(tmp_path: Path) -> None:
     assert not any(isinstance(one, str) for one in table_of(complete).values())
 
 
+@pytest.mark.thorough
 def test_a_scheduled_table_stands_again_where_hardly_anybody_has_come(
     tmp_path: Path,
 ) -> None:

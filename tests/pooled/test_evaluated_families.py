@@ -81,7 +81,7 @@ def of_family(family: str, link: str) -> dict[str, Any]:
     return {"model_type": "glm", "label_name": family, "model_params": params}
 
 
-@pytest.mark.parametrize("family", quick(list(FAMILIES), 2))
+@pytest.mark.parametrize("family", quick(list(FAMILIES), 1))
 def test_a_glm_is_judged_as_on_one_table(tmp_path: Path, family: str) -> None:
     link, by_statsmodels = FAMILIES[family]
     study = OtherStudy(tmp_path, of_family(family, link))

@@ -123,12 +123,15 @@ def split(n_few: int, *, n_events: int = 0) -> dict[int, pd.DataFrame]:
 
 @pytest.mark.parametrize(
     ("few", "code"),
-    quick([({"n_few": 9}, "min_rows"), ({"n_few": 10}, "")], 1)
-    + quick(
-        [
-            ({"n_few": 1, "n_events": 9}, "min_rows"),
-            ({"n_few": 1, "n_events": 10}, ""),
-        ],
+    quick(
+        quick([({"n_few": 9}, "min_rows"), ({"n_few": 10}, "")], 1)
+        + quick(
+            [
+                ({"n_few": 1, "n_events": 9}, "min_rows"),
+                ({"n_few": 1, "n_events": 10}, ""),
+            ],
+            1,
+        ),
         1,
     ),
 )

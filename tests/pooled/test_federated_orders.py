@@ -204,7 +204,7 @@ def assert_pooled(outcome: OrderOutcome, expected: Any, atol: float) -> None:
 # All combinations of what is trained are in `test_gradient_descent`; here, whole orders
 # under each method.
 @pairwise(
-    n_quick=8,
+    n_quick=3,
     optimizer=OPTIMIZERS,
     penalty=["L1", "L2", None],
     method=METHODS,
@@ -449,7 +449,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         ), name
 
 
-@pairwise(n_quick=3, model_type=list(MODELS), n_hospitals=[5, 3, 2, 1])
+@pairwise(n_quick=1, model_type=list(MODELS), n_hospitals=[5, 3, 2, 1])
 def test_metrics_of_each_fold_s_held_out_rows_are_those_of_one_table(
     runner: Runner, weights: dict[int, Any], model_type: str, n_hospitals: int
 ) -> None:
@@ -478,7 +478,7 @@ def test_metrics_of_each_fold_s_held_out_rows_are_those_of_one_table(
     )
 
 
-@pairwise(n_quick=4, model_type=list(MODELS), method=METHODS, n_hospitals=[5, 3, 2, 1])
+@pairwise(n_quick=2, model_type=list(MODELS), method=METHODS, n_hospitals=[5, 3, 2, 1])
 def test_metrics_of_a_validation_part_are_those_of_one_table(
     runner: Runner,
     weights: dict[int, Any],
@@ -523,7 +523,7 @@ def test_held_out_rows_of_one_class_have_no_auc_and_no_ks(
     assert summary["0"]["auc"] is not None
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", quick(MODELS, 1))
 def test_rows_of_test_sql_are_held_out_too(
     runner: Runner, weights: dict[int, Any], model_type: str
 ) -> None:

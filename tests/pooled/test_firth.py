@@ -17,6 +17,7 @@ from protocol.errors import BadRequest, Refused
 from protocol.training_request import parse_training_request
 from tests.made_newton import ATTRIBUTES, DEALS, columns_of, run
 from tests.made_sites import order_body
+from tests.pairwise import quick
 from tests.pooled.test_glm_orders import dealt, made_rows, run_glm
 
 LOGISTIC = Pair("binomial", "logit")
@@ -67,14 +68,17 @@ def pooled_fit(
 
 @pytest.mark.parametrize(
     ("pair", "n_hospitals", "method"),
-    [
-        (LOGISTIC, 3, "Paillier"),
-        (POISSON, 5, "Mask"),
-        pytest.param(LOGISTIC, 1, "Mask", marks=pytest.mark.thorough),
-        pytest.param(LOGISTIC, 2, "None", marks=pytest.mark.thorough),
-        pytest.param(POISSON, 2, "Paillier", marks=pytest.mark.thorough),
-        pytest.param(LOGISTIC, 5, "Mask", marks=pytest.mark.thorough),
-    ],
+    quick(
+        [
+            (LOGISTIC, 3, "Paillier"),
+            (POISSON, 5, "Mask"),
+            pytest.param(LOGISTIC, 1, "Mask", marks=pytest.mark.thorough),
+            pytest.param(LOGISTIC, 2, "None", marks=pytest.mark.thorough),
+            pytest.param(POISSON, 2, "Paillier", marks=pytest.mark.thorough),
+            pytest.param(LOGISTIC, 5, "Mask", marks=pytest.mark.thorough),
+        ],
+        1,
+    ),
     ids=str,
 )
 def test_it_is_that_of_one_table(

@@ -71,7 +71,7 @@ def dealt(pair: Pair, n_hospitals: int) -> dict[int, pd.DataFrame]:
 
 
 @pairwise(
-    n_quick=2,
+    n_quick=1,
     pair=PAIRS,
     n_hospitals=sorted(DEALS),
     method=["Mask", "Paillier", "None"],

@@ -148,7 +148,7 @@ def run_glm(
 
 
 @pairwise(
-    n_quick=4,
+    n_quick=2,
     pair=PAIRS,
     n_hospitals=sorted(DEALS),
     method=["Mask", "Paillier", "None"],
@@ -593,12 +593,15 @@ def test_the_likelihood_of_precisions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "weights_type", "code"),
-    [
-        (-1.0, "prior", "weights"),
-        (np.inf, "prior", "weights"),
-        (1.5, "frequency", "weights"),
-        (np.nan, "prior", "null"),
-    ],
+    quick(
+        [
+            (-1.0, "prior", "weights"),
+            (np.inf, "prior", "weights"),
+            (1.5, "frequency", "weights"),
+            (np.nan, "prior", "null"),
+        ],
+        2,
+    ),
 )
 def test_a_weight_that_is_none(
     tmp_path: Path, value: float, weights_type: str, code: str
@@ -728,13 +731,16 @@ def test_an_export_has_family_and_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "bad", "asked"),
-    [
-        ("poisson", -1.0, "a whole number of 0 or more"),
-        ("poisson", 1.5, "a whole number of 0 or more"),
-        ("gamma", 0.0, "above 0"),
-        ("inverse_gaussian", -2.0, "above 0"),
-        ("binomial", 0.5, "other than 0 and 1"),
-    ],
+    quick(
+        [
+            ("poisson", -1.0, "a whole number of 0 or more"),
+            ("poisson", 1.5, "a whole number of 0 or more"),
+            ("gamma", 0.0, "above 0"),
+            ("inverse_gaussian", -2.0, "above 0"),
+            ("binomial", 0.5, "other than 0 and 1"),
+        ],
+        2,
+    ),
 )
 def test_a_label_that_the_family_does_not_know(
     tmp_path: Path, family: str, bad: float, asked: str

@@ -21,6 +21,7 @@ from analytics.training.metrics import (
     score_histogram,
 )
 from analytics.training.models import Model
+from tests.pairwise import quick
 
 SPLIT = Path(__file__).parents[2] / "deployments" / "demo" / "breast_cancer_split.json"
 ALL_OPTIMIZERS = ["sgd", "nesterov_momentum_sgd", "adam", "rmsprop", "adagrad"]
@@ -240,7 +241,7 @@ def test_long_softmax_training_meets_scikit_learn():
     )
 
 
-@pytest.mark.parametrize("penalty", ["L1", "L2"])
+@pytest.mark.parametrize("penalty", quick(["L1", "L2"], 1))
 def test_long_linear_training_meets_lasso_and_ridge(penalty):
     X, y = table_of(LINEAR)
     found = train(
@@ -263,6 +264,7 @@ def test_long_linear_training_meets_lasso_and_ridge(penalty):
     )
 
 
+@pytest.mark.thorough
 def test_l1_ends_at_exact_zeros_that_meet_the_optimality_conditions():
     parts = cut(breast_part("guest"), [100])
     weights = train(

@@ -15,6 +15,7 @@ import statsmodels.api as sm
 from deployments.local.one_process import run_order
 from tests.made_heart import heart_tables, made_tables
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import quick
 
 NEAR = 1e-6
 """Of the maximum-likelihood estimate, which six rounds come to."""
@@ -75,7 +76,7 @@ def assert_inflation(found: list[dict[str, Any]], fit: Any) -> None:
         assert entry["scaled"] == pytest.approx(expected ** (0.5 / len(own)), rel=1e-6)
 
 
-@pytest.mark.parametrize("read", [made_tables, heart_tables])
+@pytest.mark.parametrize("read", quick([made_tables, heart_tables], 1))
 def test_a_study_of_four_hospitals_is_that_of_one_table(
     tmp_path: Path, read: Any
 ) -> None:

@@ -88,7 +88,7 @@ LABELS = {"lr": "y", "softmax": "kind", "linear": "value"}
 CONVERGENCE = {"diff": 1e-3, "abs": 0.6, "weight_diff": 0.05}
 
 
-@pytest.mark.parametrize("model_type", quick(list(LABELS), 2))
+@pytest.mark.parametrize("model_type", quick(list(LABELS), 1))
 def test_an_order_that_has_converged_says_so(tmp_path: Path, model_type: str) -> None:
     order = {"model_type": model_type, "label_name": LABELS[model_type]}
     outcome = run(tmp_path, **order, **trained(eps=1e-3, max_iter=60))
@@ -110,6 +110,7 @@ def test_an_order_that_ends_by_max_iter_says_so_with_a_warning(tmp_path: Path) -
     assert ending_of(outcome) == (False, "max_iter", [MAX_ITER])
 
 
+@pytest.mark.thorough
 def test_a_last_round_that_has_converged_has_converged(tmp_path: Path) -> None:
     """The number of rounds that it takes, given as max_iter, changes nothing."""
     free = run(tmp_path / "free", **trained(eps=1e-3, max_iter=60))
@@ -232,6 +233,7 @@ def test_an_attribute_that_separates_some_rows_ends_by_max_iter(
     assert ending_of(penalised) == (True, "converged", [])
 
 
+@pytest.mark.thorough
 def test_each_fold_of_cross_validation_says_so_for_itself(tmp_path: Path) -> None:
     cv = {"need_cv": True, "n_splits": 2}
     outcome = run(tmp_path, **trained(eps=1e-3, max_iter=60, cv_param=cv))
@@ -269,6 +271,7 @@ def test_raw_columns_under_the_documents_defaults_are_told_of(tmp_path: Path) ->
     assert summary_of(outcome)["0"]["loss"] > 10
 
 
+@pytest.mark.thorough
 def test_what_a_new_study_should_set_comes_to_the_estimates_of_one_table(
     tmp_path: Path,
 ) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.made_statistics import Hospitals, make_hospitals
+from tests.pairwise import quick
 
 ROW_LEVEL = ["id", "id_col", "patient", "unit_price", "units", "assets", "x"]
 
@@ -145,7 +146,7 @@ AGGREGATES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("expression", AGGREGATES)
+@pytest.mark.parametrize("expression", quick(AGGREGATES, 3))
 def test_aggregates(hospitals: Hospitals, sold: pd.DataFrame, expression: str) -> None:
     """Rows without a value count in none of them; nobody's columns need be open row by
     row.
@@ -211,7 +212,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("normalisation", KEYS)
+@pytest.mark.parametrize("normalisation", quick(KEYS, 1))
 def test_keys_that_are_written_differently(
     hospitals: Hospitals, normalisation: str
 ) -> None:
@@ -264,7 +265,8 @@ def test_numbers_as_keys_are_the_same_in_every_type(hospitals: Hospitals) -> Non
 
 
 @pytest.mark.parametrize(
-    ("n_common", "code"), [(0, "min_rows"), (9, "min_rows"), (10, ""), (11, "")]
+    ("n_common", "code"),
+    quick([(0, "min_rows"), (9, "min_rows"), (10, ""), (11, "")], 2),
 )
 def test_fewer_common_keys_than_min_rows(
     hospitals: Hospitals, n_common: int, code: str
@@ -351,7 +353,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("comparison", EXPECTED)
+@pytest.mark.parametrize("comparison", quick(EXPECTED, 2))
 def test_thresholds_just_below_at_and_above(
     hospitals: Hospitals, comparison: str
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from agents.statistics import party
 from protocol.errors import ConsiliumError
 from tests.made_statistics import Hospitals, make_hospitals
+from tests.pairwise import quick
 
 N_PATIENTS = 16
 SECRET = [3 + 7 * i % 11 for i in range(N_PATIENTS)]
@@ -235,7 +236,7 @@ def test_the_circuit_that_is_computed_is_asked_too(
     assert not any(hospitals.ledger(user, hospitals.last, "matched") for user in (2, 3))
 
 
-@pytest.mark.parametrize("n_missing", [0, 3])
+@pytest.mark.parametrize("n_missing", quick([0, 3], 1))
 def test_columns_that_may_miss_values_are_added_up(
     hospitals: Hospitals, n_missing: int
 ) -> None:
@@ -312,6 +313,7 @@ def test_the_document_s_questions_need_columns_for_single_rows_only(
     assert set(expected) == {"true", "false"}
 
 
+@pytest.mark.thorough
 def test_another_column_of_one_hospital_beside_the_same_of_the_others(
     tmp_path: Path,
 ) -> None:

@@ -104,7 +104,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("unit", quick(UNITS, 2))
+@pytest.mark.parametrize("unit", quick(UNITS, 1))
 @pytest.mark.parametrize("method", quick(METHODS, 1))
 def test_a_label_of_any_size_trains_with_the_defaults_of_standardize(
     tmp_path: Path, method: str, unit: float
@@ -128,7 +128,7 @@ def test_a_label_of_any_size_trains_with_the_defaults_of_standardize(
         assert report["train"]["r2"] > 0.9
 
 
-@pairwise(n_quick=2, optimizer=["sgd", "adam"], penalty=["L1", "L2", None])
+@pairwise(n_quick=1, optimizer=["sgd", "adam"], penalty=["L1", "L2", None])
 def test_optimizers_and_penalties_work_on_the_standardized_label(
     tmp_path: Path, optimizer: str, penalty: str | None
 ) -> None:
@@ -163,7 +163,7 @@ def test_without_an_intercept_the_label_is_not_moved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "unit"),
-    quick([("adam", 1e6), *(("sgd", unit) for unit in UNITS), ("adam", 1.0)], 3),
+    quick([("adam", 1e6), *(("sgd", unit) for unit in UNITS), ("adam", 1.0)], 1),
 )
 def test_unstandardized_it_is_gradient_descent_in_the_labels_own_unit(
     tmp_path: Path, optimizer: str, unit: float
@@ -212,6 +212,7 @@ def test_predictions_and_exports_are_in_the_labels_unit(tmp_path: Path) -> None:
     np.testing.assert_allclose([row["label"] for row in predicted], expected, rtol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "aggregation"),
     quick(
@@ -299,6 +300,7 @@ def scored(folder: Path, unit: float, method: str, aggregation: str) -> Scored:
     )
 
 
+@pytest.mark.thorough
 def test_cross_validation_tells_errors_in_the_labels_unit(tmp_path: Path) -> None:
     frames = made_frames(1e6)
     folds = {"need_cv": True, "n_splits": 3}

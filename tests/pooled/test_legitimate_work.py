@@ -133,6 +133,7 @@ def test_a_table_by_sex_and_age(study: Study) -> None:
             assert len(answer.rows) == 2 ** len(group_by)
 
 
+@pytest.mark.thorough
 def test_a_few_without_a_value_are_no_sex_that_is_told(study: Study) -> None:
     """All women less the women with a bmi: complete_on is the way."""
     for user in USERS:
@@ -143,7 +144,7 @@ def test_a_few_without_a_value_are_no_sex_that_is_told(study: Study) -> None:
     assert study.refused("avg", "bmi", group_by=["sex"]) == "earlier_cohort"
 
 
-@pytest.mark.parametrize("n_missing", quick([9, 10, 0, 1], 2))
+@pytest.mark.parametrize("n_missing", quick([9, 10, 0, 1], 1))
 def test_a_frequency_of_a_column_with_few_gaps(study: Study, n_missing: int) -> None:
     """Those without a value are a group like another: withheld where they are few, and
     the question is answered.
@@ -178,6 +179,7 @@ def test_a_fourth_hospital_joins(study: Study) -> None:
     assert study.answer("count", "age", users=four).number == 4 * N_PATIENTS
 
 
+@pytest.mark.thorough
 def test_a_fourth_hospital_joins_a_model(study: Study) -> None:
     study.train(["age", "bmi"])
     four = (*USERS, NEWCOMER)

@@ -105,7 +105,7 @@ def by_arm(users: Sequence[int], column: str = "x") -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("users", quick(DEALS, 1))
-@pytest.mark.parametrize("method", ["cov", "corr"])
+@pytest.mark.parametrize("method", quick(["cov", "corr"], 1))
 def test_a_matrix_is_that_of_the_complete_pooled_rows(
     hospitals: Hospitals, users: Sequence[int], method: str
 ) -> None:
@@ -204,7 +204,7 @@ def test_a_matrix_over_all_but_few_people_of_an_earlier_answer(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("users", quick(DEALS, 1))
-@pytest.mark.parametrize("equal_var", [None, True], ids=["welch", "student"])
+@pytest.mark.parametrize("equal_var", quick([None, True], 1), ids=["welch", "student"])
 def test_two_groups_are_compared_as_by_scipy(
     hospitals: Hospitals, users: Sequence[int], equal_var: bool | None
 ) -> None:
@@ -224,7 +224,7 @@ def test_two_groups_are_compared_as_by_scipy(
 
 
 @pytest.mark.parametrize("users", quick(DEALS, 1))
-@pytest.mark.parametrize("equal_var", [None, False], ids=["classic", "welch"])
+@pytest.mark.parametrize("equal_var", quick([None, False], 1), ids=["classic", "welch"])
 def test_several_groups_are_compared_as_by_scipy(
     hospitals: Hospitals, users: Sequence[int], equal_var: bool | None
 ) -> None:
@@ -259,7 +259,7 @@ def test_tables_are_tested_as_by_scipy(
     assert found["cramer_v"] == pytest.approx(cramer, rel=1e-10)
 
 
-@pytest.mark.parametrize("correction", [None, False])
+@pytest.mark.parametrize("correction", quick([None, False], 1))
 def test_a_table_of_two_by_two(hospitals: Hospitals, correction: bool | None) -> None:
     users = EVERYBODY
     answer = ask(
@@ -312,6 +312,7 @@ def test_a_trend_is_that_of_the_regression_on_scores(
     assert found["slope"] == pytest.approx(slope, rel=1e-9)
 
 
+@pytest.mark.thorough
 def test_tests_with_thresholds_on_the_sum(tmp_path: Path) -> None:
     """One hospital has two women with the disease: no threshold of its own forbids the
     table, and the test is that of all rows.
@@ -340,6 +341,7 @@ def test_tests_with_thresholds_on_the_sum(tmp_path: Path) -> None:
 # --- published values -----------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_r_s_own_examples(tmp_path: Path) -> None:
     """sleep, PlantGrowth and Agresti's table of gender and party, dealt to two."""
     made = make_hospitals(tmp_path, (2, 3))
@@ -448,16 +450,19 @@ def deal(made: Hospitals, method: str, table: pd.DataFrame, **fields: Any) -> An
 
 @pytest.mark.parametrize(
     ("method", "fields", "word"),
-    [
-        ("ttest", {"group_by": ["arm"]}, "two groups"),
-        ("trend", {"columns": ["arm", "died"]}, "no numbers"),
-        ("trend", {"columns": ["died", "arm"]}, "two values, and has more"),
-        (
-            "anova",
-            {"group_by": ["one"], "derive": {"one": "x > -1000"}},
-            "rows have fewer",
-        ),
-    ],
+    quick(
+        [
+            ("ttest", {"group_by": ["arm"]}, "two groups"),
+            ("trend", {"columns": ["arm", "died"]}, "no numbers"),
+            ("trend", {"columns": ["died", "arm"]}, "two values, and has more"),
+            (
+                "anova",
+                {"group_by": ["one"], "derive": {"one": "x > -1000"}},
+                "rows have fewer",
+            ),
+        ],
+        1,
+    ),
 )
 def test_groups_that_no_test_compares(
     hospitals: Hospitals, method: str, fields: dict[str, Any], word: str

@@ -21,6 +21,7 @@ from protocol.errors import ConsiliumError
 from protocol.training_request import parse_training_request
 from tests.made_sites import make_sites, order_body
 from tests.made_statistics import no_waiting_for_disks
+from tests.pairwise import quick
 
 USERS = (2, 3, 4, 5, 6, 7)
 FAMILIES: dict[str, Any] = {
@@ -106,7 +107,7 @@ def own_estimates(
     return np.array(estimates), np.array(errors)
 
 
-@pytest.mark.parametrize("family", ["binomial", "gaussian", "poisson"])
+@pytest.mark.parametrize("family", quick(["binomial", "gaussian", "poisson"], 1))
 def test_estimates_are_combined_as_by_statsmodels(tmp_path: Path, family: str) -> None:
     frames = {user: patients(user) for user in USERS}
     outcome = order(tmp_path, frames, family)
@@ -169,6 +170,7 @@ def test_a_second_order_needs_eight_hospitals(tmp_path: Path) -> None:
     assert again == "meta_orders"
 
 
+@pytest.mark.thorough
 def test_the_same_rows_without_one_hospital(tmp_path: Path) -> None:
     """Less the sums of six are those of the seventh alone."""
     frames = {user: patients(user) for user in (*USERS, 8)}
@@ -180,6 +182,7 @@ def test_the_same_rows_without_one_hospital(tmp_path: Path) -> None:
     assert code == "earlier_hospitals"
 
 
+@pytest.mark.thorough
 def test_a_hospital_whose_rows_determine_no_estimate(tmp_path: Path) -> None:
     frames = {user: patients(user) for user in USERS}
     frames[4]["dose"] = 0.002

@@ -15,6 +15,7 @@ from analytics.arrays import Floats
 from analytics.training.gradients import row_weights
 from analytics.training.models import Model
 from tests.made_study import USERS, Study, make_study, patients
+from tests.pairwise import quick
 
 N_ROWS = {2: 141, 3: 60, 4: 60}
 COLUMNS = ["age", "sbp", "dbp"]
@@ -88,7 +89,7 @@ def test_three_batch_sizes_would_tell_a_patient_and_a_hospital(study: Study) -> 
     assert of_most + of_last == pytest.approx(own.sum(axis=0), abs=1e-2)
 
 
-@pytest.mark.parametrize("batch_size", [1, 70, 140])
+@pytest.mark.parametrize("batch_size", quick([1, 70, 140], 1))
 def test_rows_in_mini_batches_are_refused(study: Study, batch_size: int) -> None:
     assert joint_gradient(study, -1).size == len(COLUMNS) + 1
     refusal = study.refusal_of_model(COLUMNS, **settings(batch_size))
@@ -97,7 +98,7 @@ def test_rows_in_mini_batches_are_refused(study: Study, batch_size: int) -> None
     assert "141" not in str(refusal)
 
 
-@pytest.mark.parametrize("batch_size", [141, 500])
+@pytest.mark.parametrize("batch_size", quick([141, 500], 1))
 def test_one_batch_of_all_rows_is_trained(study: Study, batch_size: int) -> None:
     whole = joint_gradient(study, -1)
     assert joint_gradient(study, batch_size) == pytest.approx(whole)

@@ -104,6 +104,7 @@ def test_a_known_column_takes_no_mask_off(joined: Hospitals) -> None:
     assert ask(joined, SUM).number == 3 * people().x.sum()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n_thresholds", quick([3, 20], 1))
 def test_twenty_thresholds(joined: Hospitals, n_thresholds: int) -> None:
     """Each threshold would halve what is not known of every person's sum."""
@@ -120,7 +121,9 @@ def test_twenty_thresholds(joined: Hospitals, n_thresholds: int) -> None:
 # Of pooled rows
 
 
-@pytest.mark.parametrize("method", ["frequency", "median", "var", "histogram"])
+@pytest.mark.parametrize(
+    "method", quick(["frequency", "median", "var", "histogram"], 2)
+)
 def test_each_kind_of_answer_with_a_patient_fewer(study: Study, method: str) -> None:
     """Frequencies as means: the table with a patient and the one without tell them."""
     fields: dict[str, Any] = {}

@@ -110,6 +110,7 @@ def test_it_is_that_of_one_table(tmp_path: Path, n_hospitals: int, method: str) 
     assert outcome.models[2]["theta"] == theta
 
 
+@pytest.mark.thorough
 def test_health_insurance(tmp_path: Path) -> None:
     """Deb and Trivedi 2002: statsmodels' negative binomial finds alpha 1.29295."""
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from protocol.errors import BadRequest, Refused
 from protocol.training_request import parse_training_request
 from tests.made_newton import ATTRIBUTES, DEALS, columns_of, run
 from tests.made_sites import order_body
-from tests.pairwise import pairwise
+from tests.pairwise import pairwise, quick
 
 
 def made_rows(n_of: dict[int, int]) -> dict[int, pd.DataFrame]:
@@ -67,7 +67,7 @@ def pooled_fit(
 
 
 @pairwise(
-    n_quick=4,
+    n_quick=2,
     kind=["lr", "linear"],
     n_hospitals=sorted(DEALS),
     method=["Mask", "Paillier", "None"],
@@ -116,6 +116,7 @@ def test_the_kept_model_is_the_report_s(tmp_path: Path) -> None:
     assert columns_of(other, "se") == pytest.approx(columns_of(outcome, "se"), rel=1e-9)
 
 
+@pytest.mark.thorough
 @pairwise(n_quick=1, kind=["lr", "linear"], standardize=[False, True])
 def test_a_penalty_gives_the_gradient_order_s_optimum_without_errors(
     tmp_path: Path, kind: str, standardize: bool
@@ -318,7 +319,7 @@ def fit_wide(folder: Path, frame: pd.DataFrame, kind: str) -> OrderOutcome:
     )
 
 
-@pytest.mark.parametrize(("max_iter", "is_noted"), [(2, True), (25, False)])
+@pytest.mark.parametrize(("max_iter", "is_noted"), quick([(2, True), (25, False)], 1))
 def test_estimates_before_convergence_are_said_to_be_none(
     tmp_path: Path, max_iter: int, is_noted: bool
 ) -> None:

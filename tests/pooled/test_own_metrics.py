@@ -14,6 +14,7 @@ import pytest
 from agents.site.settings import SiteSettings
 from deployments.local.one_process import run_order
 from tests.made_sites import make_sites, order_body
+from tests.pairwise import quick
 
 HOSPITALS = (2, 3, 4)
 LOWEST = "min_rows = 1\nmin_varying = 1"
@@ -79,7 +80,9 @@ def test_where_every_class_has_enough_rows_each_shows_its_own(tmp_path: Path) ->
             assert report["train"]["tp"] + report["train"]["fn"] == 45
 
 
-@pytest.mark.parametrize(("model_type", "label"), [("lr", "y"), ("softmax", "kind")])
+@pytest.mark.parametrize(
+    ("model_type", "label"), quick([("lr", "y"), ("softmax", "kind")], 1)
+)
 def test_together_the_same_numbers_are_printed(
     tmp_path: Path, model_type: str, label: str
 ) -> None:

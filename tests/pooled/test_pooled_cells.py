@@ -132,7 +132,7 @@ def test_nine_jointly_are_withheld_and_ten_are_shown(
     assert {sex for sex, _ in hidden} == {"F", "M"}
 
 
-@pytest.mark.parametrize("few", [(0, 0, 0, 0), (1, 0, 2, 3)])
+@pytest.mark.parametrize("few", quick([((0, 0, 0, 0),), ((1, 0, 2, 3),)], 1))
 def test_a_cell_that_nobody_has_looks_like_a_small_one(
     hospitals: Hospitals, few: tuple[int, int, int, int]
 ) -> None:
@@ -339,7 +339,7 @@ CAME = [
 ]
 
 
-@pytest.mark.parametrize("came", quick(CAME, 2))
+@pytest.mark.parametrize("came", quick(CAME, 1))
 def test_a_table_of_the_next_month_is_told_of_ten_new_patients_of_all_hospitals(
     hospitals: Hospitals, came: tuple[int, ...]
 ) -> None:
@@ -419,6 +419,7 @@ def test_what_was_withheld_is_no_earlier_answer(hospitals: Hospitals) -> None:
     assert cells(third)["M", "gout"] == str(sum(TABLE["M", "gout"]) + 13)
 
 
+@pytest.mark.thorough
 def test_a_hospital_that_has_forgotten_an_answer_does_not_say_nobody_has_come(
     hospitals: Hospitals,
 ) -> None:
@@ -433,6 +434,7 @@ def test_a_hospital_that_has_forgotten_an_answer_does_not_say_nobody_has_come(
     assert rules(crosstab(hospitals, data)) == set()
 
 
+@pytest.mark.thorough
 def test_of_older_answers_each_hospital_decides_alone(
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
 ) -> None:

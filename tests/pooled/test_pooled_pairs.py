@@ -23,6 +23,7 @@ from tasks.hospital import training as steps
 from tests.made_heart import heart_tables
 from tests.made_sites import make_sites, order_body
 from tests.made_statistics import no_waiting_for_disks
+from tests.pairwise import quick
 
 USERS = (2, 3, 4)
 POOLED = '\n[statistics]\nmethods = ["count"]\ncells = "pooled"\n'
@@ -77,7 +78,7 @@ def refused(folder: Path, frames: dict[int, pd.DataFrame], **changes: Any) -> An
     return caught.value
 
 
-@pytest.mark.parametrize("n", [9, 10])
+@pytest.mark.parametrize("n", quick([9, 10], 1))
 def test_a_cell_of_all_but_the_largest_reaches_min_rows(tmp_path: Path, n: int) -> None:
     """The largest takes its own part off the sum of products and has that of n."""
     frames = {2: patients(2, 4), 3: patients(3, n - 4), 4: patients(4, 30)}
@@ -134,10 +135,13 @@ def test_a_hospital_that_says_another_number_is_named(
 
 @pytest.mark.parametrize(
     "derived",
-    [
-        "old = 1 and age > 91",
-        "age + case when stage = 3 and age > 91 then 9 else 0 end",
-    ],
+    quick(
+        [
+            "old = 1 and age > 91",
+            "age + case when stage = 3 and age > 91 then 9 else 0 end",
+        ],
+        1,
+    ),
 )
 def test_a_derived_column_marks_one_patient_of_a_level_that_few_have(
     tmp_path: Path, derived: str
@@ -160,6 +164,7 @@ def test_a_derived_column_marks_one_patient_of_a_level_that_few_have(
     assert error.code in ("min_varying", "min_rows", "max_share")
 
 
+@pytest.mark.thorough
 def test_the_study_of_heart_disease_at_four_hospitals(tmp_path: Path) -> None:
     """Switzerland has 8 people without disease, and 4 with typical angina."""
     tables = heart_tables()

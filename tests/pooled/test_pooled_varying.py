@@ -123,7 +123,7 @@ def test_one_hospital_that_asks_for_each_decides_for_all(
     assert refused(make(tmp_path, WOMEN, statistics)).detail["feature"] == "sex"
 
 
-@pytest.mark.parametrize("n", [9, 10])
+@pytest.mark.parametrize("n", quick([9, 10], 1))
 def test_the_women_of_all_but_the_largest_reach_the_threshold(
     tmp_path: Path, n: int
 ) -> None:
@@ -137,6 +137,7 @@ def test_the_women_of_all_but_the_largest_reach_the_threshold(
     assert "fewer than 10 rows" in error.sentence
 
 
+@pytest.mark.thorough
 def test_a_site_s_dummy_is_refused_unless_all_allow_own_totals(tmp_path: Path) -> None:
     women = dict.fromkeys(USERS, 40)
     error = refused(make(tmp_path / "a", women), attributes=("site", "age"))

@@ -17,6 +17,7 @@ from statsmodels.genmod.tests import results as printed
 
 from analytics.statistics.survival import event_times, log_rank, log_rank_sums
 from tests.made_newton import columns_of, run
+from tests.pairwise import quick
 from tests.pooled.test_glm_orders import dealt
 
 USERS = {"a": 2, "b": 3, "c": 4}
@@ -36,7 +37,7 @@ def admissions() -> dict[int, pd.DataFrame]:
     return frames
 
 
-@pytest.mark.parametrize("method", ["Mask", "Paillier", "None"])
+@pytest.mark.parametrize("method", quick(["Mask", "Paillier", "None"], 1))
 def test_admissions_at_three_sites(tmp_path: Path, method: str) -> None:
     outcome = run(
         tmp_path,

@@ -21,7 +21,7 @@ from protocol.errors import BadRequest, Refused
 from protocol.training_request import parse_training_request
 from tests.made_newton import ATTRIBUTES, DEALS, columns_of
 from tests.made_sites import make_sites, order_body
-from tests.pairwise import pairwise
+from tests.pairwise import pairwise, quick
 from tests.pooled.test_glm_orders import (
     REFERENCE_LINKS,
     REFERENCES,
@@ -68,7 +68,7 @@ def robust_errors(
     return np.sqrt(np.diag(covariance)), result
 
 
-@pairwise(n_quick=3, pair=PAIRS, n_hospitals=sorted(DEALS), kind=["HC0", "HC1"])
+@pairwise(n_quick=1, pair=PAIRS, n_hospitals=sorted(DEALS), kind=["HC0", "HC1"])
 @pytest.mark.filterwarnings("ignore::statsmodels.tools.sm_exceptions.DomainWarning")
 def test_robust_errors_are_those_of_one_table(
     tmp_path: Path, pair: Pair, n_hospitals: int, kind: str
@@ -120,7 +120,7 @@ def test_hospitals_are_clusters_only_where_all_regroup(tmp_path: Path) -> None:
     assert error.value.code == "regroup"
 
 
-@pytest.mark.parametrize("kind", ["HC0", "HC1"])
+@pytest.mark.parametrize("kind", quick(["HC0", "HC1"], 1))
 def test_a_frequency_is_so_many_rows(tmp_path: Path, kind: str) -> None:
     frames = made_rows(POISSON, {2: 60, 3: 50, 4: 40})
     doubled = {}
@@ -200,11 +200,14 @@ def test_no_value_of_three_is_of_one_rows_residual(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "params", "n_rounds"),
-    [
-        ("glm", {"family": "gaussian", "standard_errors": "HC0"}, 6),
-        ("glm", {"family": "gaussian"}, 4),
-        ("cox", {}, 7),
-    ],
+    quick(
+        [
+            ("glm", {"family": "gaussian", "standard_errors": "HC0"}, 6),
+            ("glm", {"family": "gaussian"}, 4),
+            ("cox", {}, 7),
+        ],
+        1,
+    ),
     ids=["robust", "plain", "cox"],
 )
 def test_what_a_fold_s_end_opens_is_spent(

@@ -49,7 +49,7 @@ def people(user: int) -> pd.DataFrame:
     return frame
 
 
-@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("is_named", quick([True, False], 1))
 def test_a_column_that_tells_the_same_in_other_words(
     study: Study, is_named: bool
 ) -> None:
@@ -71,7 +71,7 @@ def test_a_column_that_tells_the_same_in_other_words(
     assert study.answer("count", "birth_year").number == n_rows
 
 
-@pytest.mark.parametrize("same_people", [True, False])
+@pytest.mark.parametrize("same_people", quick([True, False], 1))
 def test_a_view_shows_the_people_of_its_table(study: Study, same_people: bool) -> None:
     show_through_view(study, "SELECT * FROM data.pooled", same_people=same_people)
     n_rows = study.answer("count", "age").number

@@ -143,7 +143,7 @@ def open_rounds(runner: Runner) -> Callable[[str], dict[int, bytes]]:
     return run
 
 
-@pairwise(n_quick=2, method=["Paillier", "Mask"], model=["lr", "mlp"])
+@pairwise(n_quick=1, method=["Paillier", "Mask"], model=["lr", "mlp"])
 def test_sealed_scores_are_the_open_ones(
     runner: Runner,
     open_rounds: Callable[[str], dict[int, bytes]],
@@ -199,7 +199,7 @@ def test_scoring_round_keeps_nothing_that_compares_rounds(runner: Runner) -> Non
     )
 
 
-@pytest.mark.parametrize("method", ["Paillier", "Mask", "None"])
+@pytest.mark.parametrize("method", quick(["Paillier", "Mask", "None"], 1))
 def test_an_order_without_scoring_shows_nothing(runner: Runner, method: str) -> None:
     outcome, rounds = runner.run(method, scoring="none")
     assert not rounds
@@ -274,7 +274,7 @@ def losses_on(
     return float(np.mean(np.logaddexp(0, -(2 * rows.y.to_numpy() - 1) * z)))
 
 
-@pairwise(n_quick=2, method=["Mask", "None"], user=[2, 6])
+@pairwise(n_quick=1, method=["Mask", "None"], user=[2, 6])
 def test_without_a_hospital_is_the_order_of_the_others(
     one_round: Callable[..., OrderOutcome],
     frames: dict[int, pd.DataFrame],
@@ -337,7 +337,7 @@ def honest_model(runner: Runner) -> Callable[[tuple[int, ...]], Any]:
 
 
 @pairwise(
-    n_quick=3,
+    n_quick=1,
     rule=["multi_krum", "minimum_diameter"],
     method=["Paillier", "Mask", "None"],
     attacker=[2, 5],
@@ -367,7 +367,7 @@ def test_an_attacker_is_left_out_of_the_sum(
     )
 
 
-@pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
+@pytest.mark.parametrize("rule", quick(["median", "trimmed_mean"], 1))
 def test_coordinate_wise_rules_in_the_open(
     runner: Runner, flipped: Callable[[int, float], None], rule: str
 ) -> None:
@@ -430,7 +430,7 @@ def allowing(
     return sites
 
 
-@pytest.mark.parametrize(("method", "order"), REGROUPING)
+@pytest.mark.parametrize(("method", "order"), quick(REGROUPING, 2))
 def test_sums_over_some_hospitals_need_the_word_of_each(
     frames: dict[int, pd.DataFrame],
     tmp_path: Path,
@@ -447,7 +447,7 @@ def test_sums_over_some_hospitals_need_the_word_of_each(
     assert Memory(Vault(sites[4].vault).cohorts).list_opened() == []
 
 
-@pytest.mark.parametrize(("method", "order"), quick(NOT_REGROUPING, 2))
+@pytest.mark.parametrize(("method", "order"), quick(NOT_REGROUPING, 1))
 def test_sums_over_all_hospitals_need_no_word(
     frames: dict[int, pd.DataFrame],
     tmp_path: Path,
@@ -508,7 +508,7 @@ def test_what_cannot_be_honoured_is_refused_at_submission(
 # Honesty
 
 
-@pytest.mark.parametrize("method", ["Paillier", "Mask"])
+@pytest.mark.parametrize("method", quick(["Paillier", "Mask"], 1))
 def test_a_hospital_that_shows_another_gradient_than_it_seals_stops_the_order(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -551,6 +551,7 @@ def test_a_coordinator_that_tells_another_mean_stops_the_order(
 # What comes from a hospital or a policy
 
 
+@pytest.mark.thorough
 def test_what_compares_rounds_counts_the_members_only(
     runner: Runner, flipped: Callable[[int, float], None]
 ) -> None:
@@ -571,7 +572,8 @@ def test_what_compares_rounds_counts_the_members_only(
 
 
 @pytest.mark.parametrize(
-    "report", [{"train": {"loss": 10**400}}, {"leave_one_out": {"2": {"loss": "x"}}}]
+    "report",
+    quick([{"train": {"loss": 10**400}}, {"leave_one_out": {"2": {"loss": "x"}}}], 1),
 )
 def test_a_report_without_numbers_names_its_hospital(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]
@@ -599,7 +601,7 @@ def test_a_model_of_one_value_has_nothing_to_choose_by(runner: Runner) -> None:
     assert len(outcome.models) == 5
 
 
-@pytest.mark.parametrize("method", quick(["Mask", "None", "Paillier"], 2))
+@pytest.mark.parametrize("method", quick(["Mask", "None", "Paillier"], 1))
 def test_of_sealed_orders_no_sum_without_a_hospital_travels(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -20,6 +20,7 @@ from tests.made_newton import ATTRIBUTES, columns_of
 from tests.made_sites import make_sites, order_body
 from tests.made_study import N_PATIENTS, RULES, USERS, Study, make_study
 from tests.made_windows import WINDOW, late_at, over_when_accepted
+from tests.pairwise import quick
 from tests.pooled.test_newton_orders import made_rows, pooled_fit
 
 FOUR = (2, 3, 4, 5)
@@ -37,7 +38,7 @@ def body_of(hospitals: tuple[int, ...], **changes: Any) -> dict[str, Any]:
     return order_body(hospitals, attributes=ATTRIBUTES, scoring="none", **changes)
 
 
-@pytest.mark.parametrize("method", ["Mask", "Paillier"])
+@pytest.mark.parametrize("method", quick(["Mask", "Paillier"], 1))
 @pytest.mark.parametrize("optimizer", ["newton", "sgd"])
 def test_a_model_is_that_of_the_hospitals_that_were_there(
     sites: dict[int, SiteSettings], method: str, optimizer: str
@@ -73,7 +74,7 @@ def test_it_starts_at_once_when_all_have_accepted(
     assert started.models[5]["layers"] == alone.models[5]["layers"]
 
 
-@pytest.mark.parametrize("moment", ["accepts", "begins"])
+@pytest.mark.parametrize("moment", quick(["accepts", "begins"], 1))
 def test_a_late_hospital_is_told_so_and_keeps_nothing(
     sites: dict[int, SiteSettings], moment: str
 ) -> None:
@@ -154,7 +155,9 @@ def ask(study: Study, method: str, away: tuple[int, ...], **fields: Any) -> Any:
         return study.hospitals.ask(method, data, away=away, **{"key": "age", **fields})
 
 
-@pytest.mark.parametrize("method", ["avg", "median", "histogram", "frequency"])
+@pytest.mark.parametrize(
+    "method", quick(["avg", "median", "histogram", "frequency"], 1)
+)
 def test_statistics_are_those_of_the_hospitals_that_were_there(
     study: Study, method: str
 ) -> None:

@@ -75,6 +75,7 @@ def test_rare_levels_are_one_and_no_row_is_lost(hospitals: Hospitals) -> None:
     assert plain.summary["suppressed"]
 
 
+@pytest.mark.thorough
 def test_groups_of_levels(hospitals: Hospitals) -> None:
     for method, of in (("avg", "mean"), ("median", "median")):
         hospitals.forget()

@@ -109,7 +109,7 @@ def everybody(table: str, users: tuple[int, ...] = HOSPITALS) -> dict[str, Any]:
     return {"user_id": first, "party_id": others, "data_info": data}
 
 
-@pytest.mark.parametrize("body", quick(examples("model_type"), 5), ids=name_of)
+@pytest.mark.parametrize("body", quick(examples("model_type"), 1), ids=name_of)
 def test_an_order_of_the_page(tmp_path: Path, body: dict[str, Any]) -> None:
     params = body.get("model_params", {})
     compares_hospitals = {"pooling", "site_effect"} & params.keys()
@@ -157,7 +157,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
     return made
 
 
-@pytest.mark.parametrize("body", quick(examples("method"), 5), ids=name_of)
+@pytest.mark.parametrize("body", quick(examples("method"), 2), ids=name_of)
 def test_a_question_of_the_page(hospitals: Hospitals, body: dict[str, Any]) -> None:
     fields = dict(body)
     answered = hospitals.ask(

@@ -33,7 +33,7 @@ from deployments.local.one_process import OrderOutcome, run_order
 from protocol.errors import BadRequest, ConsiliumError, Refused
 from protocol.memory_transport import MemoryTransport
 from tests.made_sites import make_sites, order_body
-from tests.pairwise import pairwise
+from tests.pairwise import pairwise, quick
 
 GATE = "min_rows = 5\nmin_varying = 1\nmax_parameter_share = 1"
 Frames = dict[int, pd.DataFrame]
@@ -116,7 +116,7 @@ def by_pandas(frames: Frames, reference: str) -> Any:
 
 
 @pairwise(
-    n_quick=4,
+    n_quick=2,
     method=["Mask", "Paillier", "None"],
     model_type=["lr", "linear", "softmax"],
     n_hospitals=[1, 2, 3, 5],
@@ -215,13 +215,16 @@ def test_rare_levels_are_one_where_they_are_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("n_rare", "rule", "passes"),
-    [
-        (4, "other", False),
-        (5, "other", True),
-        (1, "other", False),
-        (5, "refuse", False),
-        (0, "refuse", True),
-    ],
+    quick(
+        [
+            (4, "other", False),
+            (5, "other", True),
+            (1, "other", False),
+            (5, "refuse", False),
+            (0, "refuse", True),
+        ],
+        2,
+    ),
 )
 def test_a_few_rows_of_rare_levels_end_the_order(
     tmp_path: Path, n_rare: int, rule: str, passes: bool
@@ -245,7 +248,9 @@ def test_a_level_that_others_name_is_a_column_of_zeros_where_there_is_none(
     assert study.run().models[3]["categorical"]["kind"]["levels"] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize(("n_rows", "passes"), [(0, True), (4, False), (5, True)])
+@pytest.mark.parametrize(
+    ("n_rows", "passes"), quick([(0, True), (4, False), (5, True)], 2)
+)
 def test_a_level_of_a_few_own_rows_is_refused_by_its_name(
     tmp_path: Path, n_rows: int, passes: bool
 ) -> None:
@@ -284,7 +289,7 @@ def test_a_reference_of_few_rows_at_every_hospital_is_none(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("levels", "says"),
-    [(("a",), "one level"), (tuple(map(str, range(60))), "no level")],
+    quick([(("a",), "one level"), (tuple(map(str, range(60))), "no level")], 1),
 )
 def test_a_column_of_one_level_or_none_is_refused(
     tmp_path: Path, levels: tuple[str, ...], says: str
@@ -400,7 +405,9 @@ def test_a_column_without_a_value_anywhere_is_refused(tmp_path: Path) -> None:
     assert "value in x" in error.sentence
 
 
-@pytest.mark.parametrize(("n_values", "passes"), [(0, True), (4, False), (5, True)])
+@pytest.mark.parametrize(
+    ("n_values", "passes"), quick([(0, True), (4, False), (5, True)], 2)
+)
 def test_a_mean_of_a_few_own_rows_is_refused(
     tmp_path: Path, n_values: int, passes: bool
 ) -> None:
@@ -413,7 +420,7 @@ def test_a_mean_of_a_few_own_rows_is_refused(
     assert (error.code, error.detail["feature"]) == ("min_rows", "x")
 
 
-@pytest.mark.parametrize("n_left_out", [0, 4, 5])
+@pytest.mark.parametrize("n_left_out", quick([0, 4, 5], 2))
 def test_flow_numbers_are_told_where_none_or_enough_were_left_out(
     tmp_path: Path, n_left_out: int
 ) -> None:
@@ -462,7 +469,7 @@ def test_complete_on_of_an_unknown_column_is_named(tmp_path: Path) -> None:
 # The gate
 
 
-@pytest.mark.parametrize("silent", [2, 3])
+@pytest.mark.parametrize("silent", quick([2, 3], 1))
 def test_derived_columns_need_every_other_hospital_s_word(
     tmp_path: Path, silent: int
 ) -> None:
@@ -541,7 +548,9 @@ def sites_with_tests(
     return sites, body
 
 
-@pytest.mark.parametrize(("n_unknown", "passes"), [(0, True), (4, False), (6, True)])
+@pytest.mark.parametrize(
+    ("n_unknown", "passes"), quick([(0, True), (4, False), (6, True)], 1)
+)
 def test_test_rows_of_an_unknown_level_are_left_out(
     tmp_path: Path, n_unknown: int, passes: bool
 ) -> None:
@@ -580,7 +589,7 @@ KEPT: dict[str, Any] = {
 }
 
 
-@pairwise(n_quick=2, missing=["drop", "mean"], standardize=[True, False])
+@pairwise(n_quick=1, missing=["drop", "mean"], standardize=[True, False])
 def test_a_kept_model_gives_each_training_row_the_score_of_its_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, standardize: bool
 ) -> None:
@@ -684,7 +693,7 @@ def with_attributes(estimator: Any, attributes: dict[str, Any]) -> Any:
     return estimator
 
 
-@pairwise(n_quick=2, missing=["refuse", "mean"], standardize=[True, False])
+@pairwise(n_quick=1, missing=["refuse", "mean"], standardize=[True, False])
 def test_the_exported_pipeline_predicts_the_same(
     tmp_path: Path, missing: str, standardize: bool
 ) -> None:
@@ -732,15 +741,18 @@ def test_the_exported_json_has_what_applies_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("trick", "code"),
-    [
-        ("case when age = {age} then x + 1 else x end", "min_varying"),
-        ("case when age = {age} then 2 * x - age else x end", "min_varying"),
-        (
-            "case when age = {age} then x + 1 else x + 0.001 * sqrt(x) end",
-            "min_varying",
-        ),
-        ("x + ln(x)", None),
-    ],
+    quick(
+        [
+            ("case when age = {age} then x + 1 else x end", "min_varying"),
+            ("case when age = {age} then 2 * x - age else x end", "min_varying"),
+            (
+                "case when age = {age} then x + 1 else x + 0.001 * sqrt(x) end",
+                "min_varying",
+            ),
+            ("x + ln(x)", None),
+        ],
+        2,
+    ),
 )
 def test_a_column_that_differs_from_another_in_few_rows_is_refused(
     tmp_path: Path, trick: str, code: str | None

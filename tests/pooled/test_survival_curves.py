@@ -82,7 +82,7 @@ def of_one_table(table: pd.DataFrame) -> list[Any]:
     return curve([float(edge) for edge in EDGES], *counts)
 
 
-@pytest.mark.parametrize("users", quick(DEALS, 2))
+@pytest.mark.parametrize("users", quick(DEALS, 1))
 def test_the_curves_are_those_of_one_table(
     hospitals: Hospitals, users: Sequence[int]
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_curve_of_all_and_no_times_of_single_people(hospitals: Hospitals) -> N
     assert hospitals.ledger(4, answer.order_id, "opens")
 
 
-@pytest.mark.parametrize("n_events", [9, 10])
+@pytest.mark.parametrize("n_events", quick([9, 10], 1))
 def test_few_events_in_an_interval_end_the_order(
     hospitals: Hospitals, n_events: int
 ) -> None:
@@ -163,7 +163,7 @@ def test_few_events_in_an_interval_end_the_order(
 
 @pytest.mark.parametrize(
     ("column", "value", "code"),
-    [("died", 2, "event_values"), ("days", 0, "event_times")],
+    quick([("died", 2, "event_values"), ("days", 0, "event_times")], 1),
 )
 def test_what_is_no_event_and_no_time(
     hospitals: Hospitals, column: str, value: int, code: str

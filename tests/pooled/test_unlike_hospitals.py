@@ -78,7 +78,7 @@ def check(outcome: Any, estimate: Floats, se: Floats) -> None:
 
 
 @pairwise(
-    n_quick=2,
+    n_quick=1,
     family=["binomial", "poisson"],
     n_hospitals=sorted(DEALS, reverse=True),
     method=["Paillier", "Mask", "None"],
@@ -105,7 +105,7 @@ def test_a_glm_is_that_of_one_table(
 
 
 @pairwise(
-    n_quick=2,
+    n_quick=1,
     n_hospitals=sorted(DEALS, reverse=True),
     method=["Paillier", "Mask", "None"],
 )

@@ -133,7 +133,7 @@ def study_of(folder: Path, kind: str, method: str) -> Study:
             ("cox", "Paillier"),
             ("lr", "Paillier"),
         ],
-        2,
+        1,
     ),
 )
 def test_no_number_of_a_report_and_no_sum_of_a_round_is_seen(

@@ -76,7 +76,7 @@ def told(answer: Answered, method: str) -> str:
     return answer.by(*labels, value="n").get(RARE[method], "")
 
 
-@pytest.mark.parametrize("n_rare_less", quick([9, 10, 0, 1], 2))
+@pytest.mark.parametrize("n_rare_less", quick([9, 10, 0, 1], 1))
 @pairwise(n_quick=4, method=list(FIELDS), cells=["each", "pooled"])
 def test_of_one_value_a_few_people_fewer(
     hospitals: Hospitals, method: str, n_rare_less: int, cells: str
@@ -108,7 +108,7 @@ OVER_OTHERS = [
 
 
 @pytest.mark.parametrize("n_rare_less", quick([9, 10], 1))
-@pytest.mark.parametrize(("cells", "first", "then"), OVER_OTHERS)
+@pytest.mark.parametrize(("cells", "first", "then"), quick(OVER_OTHERS, 3))
 def test_a_few_of_a_group_have_no_value_in_another_column(
     hospitals: Hospitals, cells: str, first: str, then: str, n_rare_less: int
 ) -> None:
@@ -160,7 +160,7 @@ def test_whole_rows_count_once_within_a_question_and_twice_between_two(
     assert counted(30) == "110"
 
 
-@pytest.mark.parametrize("cells", ["each", "pooled"])
+@pytest.mark.parametrize("cells", quick(["each", "pooled"], 1))
 def test_a_few_who_came_to_have_no_value(hospitals: Hospitals, cells: str) -> None:
     """They are a value, too, where values are counted."""
     hospitals.allow(cells=cells, min_providers=2)

@@ -20,7 +20,7 @@ from tests.made_statistics import (
     make_hospitals,
     no_waiting_for_disks,
 )
-from tests.pairwise import pairwise
+from tests.pairwise import pairwise, quick
 
 USERS, RECEIVER = (2, 3, 4), 5
 COUNTS = ("rows_used", "rows_suppressed", "rows_null")
@@ -49,7 +49,7 @@ def told(answer: Answered) -> list[dict[str, int]]:
 
 
 @pairwise(
-    n_quick=8, method=["count", "avg", "median", "histogram"], n_null=[0, 1, 9, 10]
+    n_quick=3, method=["count", "avg", "median", "histogram"], n_null=[0, 1, 9, 10]
 )
 def test_few_rows_without_a_value_at_one_hospital_are_counted_of_none(
     hospitals: Hospitals, n_null: int, method: str
@@ -114,7 +114,7 @@ def test_the_coordinator_hears_no_few_rows_either(hospitals: Hospitals) -> None:
     assert len(of_providers) >= len(USERS)
 
 
-@pytest.mark.parametrize("n_few", [0, 4, 10])
+@pytest.mark.parametrize("n_few", quick([0, 4, 10], 1))
 def test_joint_numbers_only_where_thresholds_are_on_the_sum(
     hospitals: Hospitals, n_few: int
 ) -> None:

@@ -198,6 +198,18 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), filename=str(path))
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """All of a module, at any depth: to walk it takes longer than to look at it."""
+    return list(ast.walk(tree_of(path)))
+
+
+@functools.cache
+def imports_of(path: Path) -> list[tuple[int, str]]:
+    """(line, module) of every import of a module."""
+    return list(imported(tree_of(path)))
+
+
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """(line, module) of every import at any depth; `from a import b` gives a and a.b."""
     for node in ast.walk(tree):
@@ -233,7 +245,7 @@ def called(node: ast.Call) -> tuple[str, str]:
 
 
 def calls(path: Path) -> Iterator[tuple[ast.Call, tuple[str, str]]]:
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call):
             yield node, called(node)
 
@@ -262,7 +274,7 @@ MODULES = {module_of(path): path for path in every_module()}
 def own_imports(module: str) -> list[tuple[int, str]]:
     """(line, module) of every module of ours that one imports."""
     found = []
-    for line, name in imported(tree_of(MODULES[module])):
+    for line, name in imports_of(MODULES[module]):
         owner = next((room for room in rooms_of(name) if room in MODULES), None)
         if owner is not None and owner != module:
             found.append((line, owner))
@@ -377,7 +389,7 @@ def test_only_the_rooms_of_rows_and_of_the_store_read_tables(reader: str) -> Non
     reading = {
         name_of(path)
         for path in every_module()
-        for _, module in imported(tree_of(path))
+        for _, module in imports_of(path)
         if module.split(".")[0] == reader
     }
     assert [
@@ -480,7 +492,7 @@ def test_mathematics_and_protocol_need_no_server_and_no_database(package: str) -
     wrong = [
         f"{name_of(path)}:{line} imports {module}"
         for path in modules(package)
-        for line, module in imported(tree_of(path))
+        for line, module in imports_of(path)
         if module.split(".")[0] in forbidden
     ]
     assert wrong == []
@@ -502,7 +514,7 @@ def test_analytics_has_no_clock_and_no_secret() -> None:
     wrong = [
         f"{name_of(path)}:{line} imports {module}"
         for path in modules("analytics")
-        for line, module in imported(tree_of(path))
+        for line, module in imports_of(path)
         if module.split(".")[0] in forbidden
     ]
     assert wrong == []
@@ -515,7 +527,7 @@ def test_nothing_unpickles() -> None:
     wrong = [
         f"{name_of(path)}:{line} imports {module}"
         for path in every_module()
-        for line, module in imported(tree_of(path))
+        for line, module in imports_of(path)
         if UNSAFE_MODULES & set(module.split("."))
     ]
     assert wrong == []
@@ -656,7 +668,7 @@ def test_in_the_api_only_its_own_modules_ask_prefect() -> None:
     asking = {
         name_of(path)
         for path in modules("api")
-        for _, module in imported(tree_of(path))
+        for _, module in imports_of(path)
         if module.split(".")[0] == "prefect"
     }
     assert asking == {

@@ -93,7 +93,7 @@ def test_a_hospitals_page_is_at_the_port_that_was_asked_for(tmp_path: Path) -> N
     assert f"http://127.0.0.1:{port}/" in told
 
 
-@pytest.mark.parametrize("n_hospitals", [3, 4, 5, 8])
+@pytest.mark.parametrize("n_hospitals", quick([3, 4, 5, 8], 1))
 def test_every_policy_of_a_federation_names_all_of_it(
     home: Path, n_hospitals: int
 ) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from analytics.statistics import exact
 from analytics.statistics.exact import JointMoments, Moments, told
 from tests.made_moments import joint_moments_of, moments_of
+from tests.pairwise import quick
 
 # --- NIST Statistical Reference Datasets, univariate ----------------------------------------------------------------
 # Lew (steel-concrete beam deflections), Lottery, Michelso (speed of light), Mavro
@@ -173,7 +174,7 @@ def test_joint_answers_are_the_pooled_ones_rounded_once(
         assert exact.variance(joint, ddof) == variance
 
 
-@pytest.mark.parametrize("n_providers", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_providers", quick([1, 2, 3, 5], 2))
 @given(values=st.lists(st.tuples(near, near), min_size=2, max_size=20))
 def test_joint_covariance_is_the_pooled_one(
     n_providers: int, values: list[tuple[float, float]]

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from protocol.machine.importing import uncollected
+from tests.pairwise import quick
 
 
 def test_the_collector_rests_within_and_works_again_behind() -> None:
@@ -39,7 +40,8 @@ def test_who_collects_on_a_thread_of_its_own_is_left_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "library", ["deployments.prefect_server", "api.app", "flows.hospital_runs"]
+    "library",
+    quick(["deployments.prefect_server", "api.app", "flows.hospital_runs"], 1),
 )
 def test_nothing_is_collected_while_a_part_imports(library: str) -> None:
     program = (

@@ -25,11 +25,10 @@ from tests.unit.test_arrows import (
     REACHES,
     ROOT,
     every_module,
-    imported,
+    imports_of,
     modules,
     name_of,
     parts_of,
-    tree_of,
 )
 
 OURS = {*PACKAGES, "tests", "benchmarks"}
@@ -99,7 +98,7 @@ def importers(folder: str) -> dict[str, set[str]]:
     """For each third-party package the files of a folder that import it."""
     found: dict[str, set[str]] = {}
     for path in modules(folder):
-        for _, module in imported(tree_of(path)):
+        for _, module in imports_of(path):
             top = module.split(".")[0]
             if top not in OURS | ELSEWHERE | sys.stdlib_module_names:
                 found.setdefault(package_of(top), set()).add(name_of(path))
@@ -148,7 +147,7 @@ def imported_by(part: str) -> set[str]:
     for path in every_module():
         if REACHES[part].isdisjoint(parts_of(path)):
             continue
-        for _, module in imported(tree_of(path)):
+        for _, module in imports_of(path):
             top = module.split(".")[0]
             if top not in OURS | ELSEWHERE | sys.stdlib_module_names:
                 found.add(package_of(top))

@@ -424,6 +424,7 @@ def test_keys_that_are_no_texts_are_kept_as_json_reads_them(tmp_path: Path) -> N
     assert read_kept(path, dict) == json.loads(json.dumps(value))
 
 
+@pytest.mark.thorough
 def test_a_large_model_is_kept_in_little_memory() -> None:
     weights = np.random.default_rng(1).standard_normal(300_000).tolist()
     tracemalloc.start()
