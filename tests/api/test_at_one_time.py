@@ -20,6 +20,7 @@ from api.store.rows import DueTime
 from api.store.schedules import TimeTaken
 from protocol.errors import Conflict, Forbidden
 from tests.api.own_database import SERVER, own_databases
+from tests.pairwise import quick
 
 MEET_SECONDS = 2.0
 """So long one that has read waits for the other to have read, too: where that one is not
@@ -28,7 +29,7 @@ let in before the first has written, it does not come."""
 Two = tuple[Store, Store]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=quick(["sqlite", "postgresql"], 1))
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Two]:
     """Two on one database."""
     with contextlib.ExitStack() as stack:

@@ -177,7 +177,6 @@ def test_two_small_clusters_do_not_make_up_a_cell() -> None:
     check_cell(np.tile([1.0, -1.0], 30), codes, everywhere, **rules)
 
 
-@pytest.mark.thorough
 def test_a_second_clustering_would_tell_the_one_who_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

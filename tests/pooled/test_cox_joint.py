@@ -155,7 +155,6 @@ class Opened:
         return list(covariates[is_alone])
 
 
-@pytest.mark.thorough
 def test_members_read_covariates_of_who_leaves_where_policies_let_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +241,6 @@ def test_few_people_between_two_edges(tmp_path: Path) -> None:
     assert refused.value.code == "min_rows"
 
 
-@pytest.mark.thorough
 def test_two_orders_whose_edges_differ_by_few_people(tmp_path: Path) -> None:
     """Between the two edges a person leaves: the difference would be that person's."""
     frames = grouped_rows()
@@ -287,7 +285,6 @@ def test_one_hospital_that_asks_for_many_is_heard(
     assert refused.value.code == "equations"
 
 
-@pytest.mark.thorough
 def test_too_few_people_for_one_interval(tmp_path: Path) -> None:
     """Thirteen without an event at the three hospitals, of which each has 0 or more than
     its own number of them.

@@ -112,7 +112,6 @@ def test_bins_are_those_of_one_table_and_of_a_histogram_by_itself(
     assert f"n of bmi {people}, for {for_each}" in answer.summary["opened"]
 
 
-@pytest.mark.thorough
 def test_it_is_remembered_as_a_histogram_by_itself(tmp_path: Path) -> None:
     made = made_sites(tmp_path, made_tables())
     fields = {"group_by": ["arm"], "columns": ["age"]}

@@ -230,7 +230,6 @@ def test_every_provider_must_be_a_receiver_by_every_policy(tmp_path: Path) -> No
     assert made.ask("describe", POOLED_DATA, **asked).rows
 
 
-@pytest.mark.thorough
 def test_they_are_remembered_as_single_questions_are(tmp_path: Path) -> None:
     made = made_sites(tmp_path, made_tables())
     fields = {"columns": ["age"], "group_by": ["arm"]}
@@ -272,7 +271,6 @@ def test_a_group_of_few_people_has_none(
     assert plain.items() <= found.items()
 
 
-@pytest.mark.thorough
 def test_an_earlier_answer_a_few_people_away_withholds_them_alone(
     tmp_path: Path,
 ) -> None:

@@ -261,7 +261,6 @@ def test_calibration_needs_rows_of_the_others(
     assert report_at_all(study.evaluate())["metrics"]
 
 
-@pytest.mark.thorough
 def test_few_rows_of_a_class_have_no_calibration(tmp_path: Path) -> None:
     later = {2: with_events(90, 9, 42), 3: with_events(90, 0, 43)}
     study = Study(tmp_path, {2: 90, 3: 90}, later=later)
@@ -272,7 +271,6 @@ def test_few_rows_of_a_class_have_no_calibration(tmp_path: Path) -> None:
     assert "calibration_rounds" not in report
 
 
-@pytest.mark.thorough
 def test_outcomes_that_few_rows_decide_are_not_calibrated(tmp_path: Path) -> None:
     """Who are predicted without an error have no weight in the sums."""
     later = {user: made_rows(90, 40 + user) for user in (2, 3, 4)}

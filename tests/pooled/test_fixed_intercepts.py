@@ -183,7 +183,6 @@ def test_own_sums_are_not_solved_for_a_small_hospital_s_rows(tmp_path: Path) -> 
     assert error.value.code == "equations"
 
 
-@pytest.mark.thorough
 def test_few_women_of_one_hospital_are_not_hidden_by_the_others(tmp_path: Path) -> None:
     """Where thresholds are on the sum: its column times theirs counts them alone."""
     frames = {

@@ -104,7 +104,6 @@ def test_a_known_column_takes_no_mask_off(joined: Hospitals) -> None:
     assert ask(joined, SUM).number == 3 * people().x.sum()
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("n_thresholds", quick([3, 20], 1))
 def test_twenty_thresholds(joined: Hospitals, n_thresholds: int) -> None:
     """Each threshold would halve what is not known of every person's sum."""

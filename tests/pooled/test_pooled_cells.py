@@ -419,7 +419,6 @@ def test_what_was_withheld_is_no_earlier_answer(hospitals: Hospitals) -> None:
     assert cells(third)["M", "gout"] == str(sum(TABLE["M", "gout"]) + 13)
 
 
-@pytest.mark.thorough
 def test_a_hospital_that_has_forgotten_an_answer_does_not_say_nobody_has_come(
     hospitals: Hospitals,
 ) -> None:
@@ -434,7 +433,6 @@ def test_a_hospital_that_has_forgotten_an_answer_does_not_say_nobody_has_come(
     assert rules(crosstab(hospitals, data)) == set()
 
 
-@pytest.mark.thorough
 def test_of_older_answers_each_hospital_decides_alone(
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,6 @@ def test_the_women_of_all_but_the_largest_reach_the_threshold(
     assert "fewer than 10 rows" in error.sentence
 
 
-@pytest.mark.thorough
 def test_a_site_s_dummy_is_refused_unless_all_allow_own_totals(tmp_path: Path) -> None:
     women = dict.fromkeys(USERS, 40)
     error = refused(make(tmp_path / "a", women), attributes=("site", "age"))
@@ -151,7 +150,6 @@ def test_a_site_s_dummy_is_refused_unless_all_allow_own_totals(tmp_path: Path) -
     refused(make(tmp_path / "c", women, some), attributes=("site", "age"))
 
 
-@pytest.mark.thorough
 def test_every_fold_s_rows_are_compared(tmp_path: Path) -> None:
     folds = {"cv_param": {"need_cv": True, "n_splits": 3}, "max_iter": 2}
     train(make(tmp_path / "enough", WOMEN), model_params=folds)

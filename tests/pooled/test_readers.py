@@ -343,7 +343,6 @@ def test_an_order_without_a_report_has_none_to_seal() -> None:
     assert caught.value.code == "reader"
 
 
-@pytest.mark.thorough
 def test_a_small_answer_has_the_size_of_another_one(
     sites: dict[int, SiteSettings],
 ) -> None:

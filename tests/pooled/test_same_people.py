@@ -107,7 +107,7 @@ def test_an_unchanged_column_of_another_type(study: Study, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_corrected", "is_told"), [(1, False), (9, False), (10, True)]
+    ("n_corrected", "is_told"), quick([(9, False), (1, False), (10, True)], 1)
 )
 @pytest.mark.parametrize("first", ["a mean", "a model"])
 def test_a_corrected_value_before_a_mean(

@@ -655,7 +655,6 @@ WILLING = st.lists(st.sampled_from([3, 4, 5, 6, 7]), unique=True)
 @example(
     totals=[(ALL, {3: 1, 4: 1}), (ALL, {3: 1, 4: 0})], n_new=1, least=2, willing=[]
 )
-@settings(max_examples=150)
 def test_hospitals_are_decided_as_by_fractions(
     totals: list[Total], n_new: int, least: int, willing: list[int]
 ) -> None:
@@ -685,7 +684,7 @@ def hospitals_left(totals: Sequence[Total], x: Sequence[int]) -> set[int]:
     least=st.integers(2, 4),
     willing=WILLING,
 )
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples // 2)
 def test_no_combination_of_totals_that_pass_leaves_few_who_do_not_let_it(
     totals: list[Total], least: int, willing: list[int]
 ) -> None:

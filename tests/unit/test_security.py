@@ -72,13 +72,15 @@ def test_what_the_index_names_stands_on_the_page() -> None:
 
 
 @functools.cache
-def names_in(file: str) -> frozenset[str]:
+def names_in(file: str) -> dict[str, bool]:
+    """The tests of a file, and whether one is thorough in all its cases."""
     tree = ast.parse((TESTS / file).read_text("utf-8"))
-    names = set()
+    names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            names.add(node.name)
-    return frozenset(names)
+            marks = [ast.unparse(mark) for mark in node.decorator_list]
+            names[node.name] = "pytest.mark.thorough" in marks
+    return names
 
 
 @pytest.mark.parametrize("words", INDEX, ids=lambda words: words[:50])
@@ -92,6 +94,29 @@ def test_what_attacks_a_sentence_exists(words: str) -> None:
         file, _, name = attack.partition("::")
         assert (TESTS / file).is_file(), attack
         assert name in names_in(file), attack
+
+
+# What needs processes of its own, and what takes a minute.
+OVER_A_FEDERATION = ("faults/", "federation/", "browser/")
+OF_A_MINUTE = {
+    "pooled/test_sparse_masks.py::test_a_model_over_seventy_hospitals",
+    "pooled/test_sparse_masks.py::"
+    "test_an_average_over_seventy_hospitals_and_one_whose_policy_is_silent",
+    "privacy/test_blind_coordinator.py::"
+    "test_under_method_none_the_coordinator_holds_gradients_while_the_order_runs",
+}
+
+
+def test_what_attacks_in_one_process_is_run_at_every_commit() -> None:
+    late = set()
+    for attacks in INDEX.values():
+        if isinstance(attacks, str):
+            continue
+        for attack in attacks:
+            file, _, name = attack.partition("::")
+            if names_in(file)[name] and not file.startswith(OVER_A_FEDERATION):
+                late.add(attack)
+    assert late == OF_A_MINUTE
 
 
 def test_what_is_assumed_stands_under_that_heading() -> None:
