@@ -22,6 +22,7 @@ import numpy as np
 
 from analytics.arrays import Floats, table_chunks
 from analytics.training import families, newton, normal_equations
+from analytics.training.logarithm import logarithm
 from analytics.training.newton import NewtonState, NoMean, RowNumbers
 from analytics.training.normal_equations import Collinear, Opened
 from analytics.training.pairs import Pair
@@ -121,6 +122,6 @@ def _log_determinant(opened: Opened) -> float:
     pivots = np.diag(normal_equations.factor(opened.A, bits=opened.bits))
     total = 0.0
     # One after the other: the order in which np.sum adds is not the same everywhere.
-    for value in np.log(pivots).tolist():
-        total += 2 * value
+    for pivot in pivots.tolist():
+        total += 2 * logarithm(pivot)
     return total

@@ -28,6 +28,7 @@ import numpy as np
 from analytics.arrays import Floats
 from analytics.training import newton, normal_equations
 from analytics.training.links import Means
+from analytics.training.logarithm import logarithm
 from analytics.training.newton import NewtonState, NoMean
 from analytics.training.normal_equations import Opened
 from analytics.training.pairs import Pair
@@ -117,7 +118,7 @@ def stepped(
     score, information = totals
     theta_step = _step(score, information)
     log_theta = state.log_theta + theta_step
-    if log_theta > math.log(MOST_THETA):
+    if log_theta > logarithm(MOST_THETA):
         raise NoOverdispersion("theta grows without end")
     is_done = False
     if next_state.is_still and _is_small(theta_step, information):
@@ -155,7 +156,7 @@ def _first_theta(
     # Not as a quotient, since the squares may be 0.
     if squares * MOST_THETA <= weight:
         raise NoOverdispersion("the counts are their means")
-    log_theta = math.log(weight / squares)
+    log_theta = logarithm(weight / squares)
     coef = normal_equations.solve(opened)
     return replace(
         state,

@@ -1,0 +1,76 @@
+"""What hospitals must come to alike depends on no library's logarithm, whose last bit is
+not the same on every processor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics.training import firth, overdispersion
+from analytics.training.logarithm import logarithm
+from analytics.training.newton import NewtonState
+from analytics.training.normal_equations import Opened
+
+N_STATES = 200
+
+
+@given(st.floats(5e-324, 1.7e308) | st.floats(0.9, 1.1))
+def test_it_is_the_library_s_but_for_three_units_of_the_last_digit(x: float) -> None:
+    expected = math.log(x)
+    assert abs(logarithm(x) - expected) <= 3 * math.ulp(expected)
+
+
+@pytest.fixture
+def another_processor() -> Iterator[pytest.MonkeyPatch]:
+    """Once it is `undone`, the libraries' logarithms are this processor's again."""
+    log = math.log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(math, "log", lambda x: math.nextafter(log(x), math.inf))
+        numpys = np.log
+        patch.setattr(np, "log", lambda x: np.nextafter(numpys(x), np.inf))
+        yield patch
+
+
+def thetas() -> list[float]:
+    """Of so many orders of negative_binomial, the first log theta."""
+    found = []
+    for number in range(N_STATES):
+        opened = Opened([[16]], [8], 3.0, bits=3, is_valid=True)
+        state = NewtonState(np.ones(1), np.ones(1), round=1)
+        totals = (7.0, 20.0 + number)
+        next_state = overdispersion.stepped(state, opened, totals, eps=1e-8)
+        found.append(next_state.log_theta)
+    return found
+
+
+def penalised() -> list[float | None]:
+    """Of so many orders with Firth's penalty, what their steps must let fall."""
+    found = []
+    for number in range(N_STATES):
+        A = [[16 + number, 3], [3, 29]]
+        opened = Opened(A, [8, 5], 0.0, bits=3, is_valid=True)
+        state = NewtonState(np.ones(2), np.ones(2), round=1)
+        found.append(firth.with_information(state, opened, eps=1e-8).deviance)
+    return found
+
+
+def test_theta_is_the_same_on_another_processor(
+    another_processor: pytest.MonkeyPatch,
+) -> None:
+    there = thetas()
+    another_processor.undo()
+    assert there == thetas()
+
+
+def test_firth_s_penalty_is_the_same_on_another_processor(
+    another_processor: pytest.MonkeyPatch,
+) -> None:
+    there = penalised()
+    another_processor.undo()
+    assert there == penalised()
