@@ -41,7 +41,7 @@ from api.store import Store
 from api.store.disk import Disk, is_full
 from api.store.rows import RoundEntry
 from protocol.errors import Conflict, NotFound, Unavailable
-from protocol.machine.disk import sync
+from protocol.machine.disk import locked, sync
 
 Floats = NDArray[np.float64]
 
@@ -212,11 +212,12 @@ class RoundFiles:
         # Content, then name, then entry, each on disk before the next: after a crash no
         # entry is without its file.
         sync(part)
-        os.replace(part, round_path)
-        sync(round_path.parent)
-        standing = self._store.rounds.add_file(entry, loss=loss, report=report)
-        if standing.digest != entry.digest:
-            round_path.unlink(missing_ok=True)
+        with locked(round_path.parent):
+            os.replace(part, round_path)
+            sync(round_path.parent)
+            standing = self._store.rounds.add_file(entry, loss=loss, report=report)
+            if standing.digest != entry.digest:
+                round_path.unlink(missing_ok=True)
         return standing
 
     def path(self, entry: RoundEntry) -> Path:
@@ -233,8 +234,13 @@ class RoundFiles:
         """
         old = self._store.rounds.old_files(before)
         for round_entry in old:
-            self._store.rounds.forget_file(round_entry)
-            self.path(round_entry).unlink(missing_ok=True)
+            round_path = self.path(round_entry)
+            with contextlib.ExitStack() as stack:
+                # The same content may come again at this moment, under the same name.
+                if round_path.parent.is_dir():
+                    stack.enter_context(locked(round_path.parent))
+                self._store.rounds.forget_file(round_entry)
+                round_path.unlink(missing_ok=True)
         return len(old)
 
     # Reading

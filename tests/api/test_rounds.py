@@ -837,6 +837,39 @@ def test_old_files_are_pruned_and_their_metrics_stay(coordinator: Coordinator) -
     )
 
 
+def test_a_round_that_comes_again_while_its_old_file_is_pruned_has_its_file(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content alone names a file: what is pruned is what is written at that moment."""
+    order_id = open_order(coordinator)
+    record(coordinator, order_id, 0, {"gradients": TWO})
+    files: RoundFiles = coordinator.app.state.round_files
+    rounds = coordinator.store.rounds
+    entry = rounds.file(order_id, 0)
+    assert entry is not None
+    content = files.path(entry).read_bytes()
+
+    def come_again() -> None:
+        with files.part(order_id) as part:
+            part.write_bytes(content)
+            files.publish(part, entry)
+
+    other = threading.Thread(target=come_again)
+    forget_file = rounds.forget_file
+
+    def forget_and_meet_it(old: RoundEntry) -> None:
+        forget_file(old)
+        other.start()
+        other.join(0.5)  # it may have to wait until this one has ended
+
+    monkeypatch.setattr(rounds, "forget_file", forget_and_meet_it)
+    monkeypatch.setattr(rounds, "old_files", lambda before: [entry])
+    files.prune(datetime.now(UTC).replace(tzinfo=None))
+    other.join()
+    assert rounds.file(order_id, 0) == entry
+    assert files.path(entry).read_bytes() == content
+
+
 def test_an_older_store_is_brought_up_to_this_version(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
     store.migrate("0001")
