@@ -22,7 +22,7 @@ import numpy as np
 
 from analytics.arrays import Floats, table_chunks
 from analytics.training import families, newton, normal_equations
-from analytics.training.logarithm import logarithm
+from analytics.training.elementary import logarithm
 from analytics.training.newton import NewtonState, NoMean, RowNumbers
 from analytics.training.normal_equations import Collinear, Opened
 from analytics.training.pairs import Pair

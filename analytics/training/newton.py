@@ -32,6 +32,7 @@ import numpy as np
 
 from analytics.arrays import Floats, table_chunks
 from analytics.training import families
+from analytics.training.elementary import exponential
 from analytics.training.normal_equations import (
     Opened,
     inverse,
@@ -321,7 +322,9 @@ class NewtonState:
 
     @property
     def theta(self) -> float:
-        return math.exp(self.log_theta)
+        if math.isinf(self.log_theta):
+            return math.inf
+        return exponential(self.log_theta)
 
     @property
     def is_start(self) -> bool:

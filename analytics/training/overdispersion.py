@@ -27,8 +27,8 @@ import numpy as np
 
 from analytics.arrays import Floats
 from analytics.training import newton, normal_equations
+from analytics.training.elementary import logarithm
 from analytics.training.links import Means
-from analytics.training.logarithm import logarithm
 from analytics.training.newton import NewtonState, NoMean
 from analytics.training.normal_equations import Opened
 from analytics.training.pairs import Pair

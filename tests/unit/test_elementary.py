@@ -1,11 +1,12 @@
-"""What hospitals must come to alike depends on no library's logarithm, whose last bit is
-not the same on every processor.
+"""What hospitals must come to alike depends on no library's logarithm or exponential
+function, whose last bit is not the same on every processor.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics.training import firth, overdispersion
-from analytics.training.logarithm import logarithm
+from analytics.training.elementary import exponential, logarithm
 from analytics.training.newton import NewtonState
 from analytics.training.normal_equations import Opened
 
@@ -21,31 +22,40 @@ N_STATES = 200
 
 
 @given(st.floats(5e-324, 1.7e308) | st.floats(0.9, 1.1))
-def test_it_is_the_library_s_but_for_three_units_of_the_last_digit(x: float) -> None:
+def test_the_logarithm_is_the_library_s_but_for_three_units(x: float) -> None:
     expected = math.log(x)
     assert abs(logarithm(x) - expected) <= 3 * math.ulp(expected)
 
 
+@given(st.floats(-700, 700) | st.floats(-1, 1))
+def test_the_exponential_is_the_library_s_but_for_three_units(x: float) -> None:
+    expected = math.exp(x)
+    assert abs(exponential(x) - expected) <= 3 * math.ulp(expected)
+
+
 @pytest.fixture
 def another_processor() -> Iterator[pytest.MonkeyPatch]:
-    """Once it is `undone`, the libraries' logarithms are this processor's again."""
-    log = math.log
+    """Until it is undone, the libraries' functions differ in the last bit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(math, "log", lambda x: math.nextafter(log(x), math.inf))
-        numpys = np.log
-        patch.setattr(np, "log", lambda x: np.nextafter(numpys(x), np.inf))
+        for name in ("log", "exp"):
+            patch.setattr(math, name, next_above(getattr(math, name)))
+            patch.setattr(np, name, next_above(getattr(np, name)))
         yield patch
 
 
+def next_above(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: np.nextafter(function(x), np.inf)
+
+
 def thetas() -> list[float]:
-    """Of so many orders of negative_binomial, the first log theta."""
+    """Of so many orders of negative_binomial, the first theta and its logarithm."""
     found = []
     for number in range(N_STATES):
         opened = Opened([[16]], [8], 3.0, bits=3, is_valid=True)
         state = NewtonState(np.ones(1), np.ones(1), round=1)
         totals = (7.0, 20.0 + number)
         next_state = overdispersion.stepped(state, opened, totals, eps=1e-8)
-        found.append(next_state.log_theta)
+        found += [next_state.log_theta, next_state.theta]
     return found
 
 
