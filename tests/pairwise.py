@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-PARAM = type(pytest.param())
-
 Pair = tuple[tuple[int, Any], ...]
 """Two values, each with the place of its parameter."""
 
@@ -72,10 +70,5 @@ def quick(rows: Sequence[Any], n_quick: int | None) -> list[Any]:
         values = row if isinstance(row, tuple) else (row,)
         is_quick = n_quick is None or place < n_quick
         marks = () if is_quick else (pytest.mark.thorough,)
-        if isinstance(row, PARAM):
-            marked.append(
-                pytest.param(*row.values, id=row.id, marks=[*row.marks, *marks])
-            )
-        else:
-            marked.append(pytest.param(*values, marks=marks))
+        marked.append(pytest.param(*values, marks=marks))
     return marked

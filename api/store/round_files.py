@@ -235,10 +235,9 @@ class RoundFiles:
         old = self._store.rounds.old_files(before)
         for round_entry in old:
             round_path = self.path(round_entry)
-            with contextlib.ExitStack() as stack:
-                # The same content may come again at this moment, under the same name.
-                if round_path.parent.is_dir():
-                    stack.enter_context(locked(round_path.parent))
+            round_path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+            # The same content may come again at this moment, under the same name.
+            with locked(round_path.parent):
                 self._store.rounds.forget_file(round_entry)
                 round_path.unlink(missing_ok=True)
         return len(old)

@@ -276,17 +276,13 @@ def two() -> Iterator[TwoProcesses]:
     "bodies",
     quick(
         [
-            pytest.param((training(ALL), training(ALL_BUT_ONE)), id="training rows"),
-            pytest.param(
-                (training(ALL, test=ALL), training(ALL, test=ALL_BUT_ONE)),
-                id="test rows",
-            ),
-            pytest.param(
-                (training(ALL, **FOLDS), training(FOLD_BUT_ONE)), id="rows of a fold"
-            ),
+            ((training(ALL), training(ALL_BUT_ONE)),),
+            ((training(ALL, test=ALL), training(ALL, test=ALL_BUT_ONE)),),
+            ((training(ALL, **FOLDS), training(FOLD_BUT_ONE)),),
         ],
         1,
     ),
+    ids=["training rows", "test rows", "rows of a fold"],
 )
 def test_two_training_orders_at_one_moment(
     two: TwoProcesses, sites: Sites, bodies: tuple[dict[str, Any], dict[str, Any]]

@@ -30,7 +30,6 @@ from protocol.messages import COORDINATOR, canonical, peek_envelope
 from protocol.shares import matching
 from tests.federation.test_bad_faith import CheatingTransport, Swap, flip
 from tests.made_statistics import Hospitals, make_hospitals, no_waiting_for_disks
-from tests.pairwise import quick
 
 PROVIDERS = (2, 3, 4)
 ORDERS: dict[str, dict[str, Any]] = {
@@ -420,7 +419,7 @@ def stated(
     return found
 
 
-@pytest.mark.parametrize("lie", quick([{"whole": True}, {}], 1))
+@pytest.mark.parametrize("lie", [{"whole": True}, {}])
 def test_a_false_word_on_whole_numbers_tells_no_more_of_the_others(
     hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]
 ) -> None:
@@ -571,14 +570,11 @@ def test_providers_that_announce_other_types_than_they_hold(
 
 @pytest.mark.parametrize(
     "columns",
-    quick(
-        [
-            {"df3.x": (0, 0, 8, False), "df1.x": (0, 0, 2, False)},
-            {"df3.x": (0, 0, 9999, False)},
-            {},
-        ],
-        1,
-    ),
+    [
+        {"df3.x": (0, 0, 8, False), "df1.x": (0, 0, 2, False)},
+        {"df3.x": (0, 0, 9999, False)},
+        {},
+    ],
 )
 def test_a_provider_that_announces_types_of_another_s_columns_or_none_that_is_one(
     hospitals: Hospitals,

@@ -124,15 +124,13 @@ def split(n_few: int, *, n_events: int = 0) -> dict[int, pd.DataFrame]:
 @pytest.mark.parametrize(
     ("few", "code"),
     quick(
-        quick([({"n_few": 9}, "min_rows"), ({"n_few": 10}, "")], 1)
-        + quick(
-            [
-                ({"n_few": 1, "n_events": 9}, "min_rows"),
-                ({"n_few": 1, "n_events": 10}, ""),
-            ],
-            1,
-        ),
-        1,
+        [
+            ({"n_few": 9}, "min_rows"),
+            ({"n_few": 1, "n_events": 9}, "min_rows"),
+            ({"n_few": 10}, ""),
+            ({"n_few": 1, "n_events": 10}, ""),
+        ],
+        2,
     ),
 )
 def test_no_subgroup_of_few_rows_of_one_outcome_is_opened(

@@ -469,7 +469,7 @@ def test_complete_on_of_an_unknown_column_is_named(tmp_path: Path) -> None:
 # The gate
 
 
-@pytest.mark.parametrize("silent", quick([2, 3], 1))
+@pytest.mark.parametrize("silent", quick([3, 2], 1))
 def test_derived_columns_need_every_other_hospital_s_word(
     tmp_path: Path, silent: int
 ) -> None:
@@ -549,7 +549,7 @@ def sites_with_tests(
 
 
 @pytest.mark.parametrize(
-    ("n_unknown", "passes"), quick([(0, True), (4, False), (6, True)], 1)
+    ("n_unknown", "passes"), quick([(4, False), (0, True), (6, True)], 1)
 )
 def test_test_rows_of_an_unknown_level_are_left_out(
     tmp_path: Path, n_unknown: int, passes: bool

@@ -47,9 +47,9 @@ def next_above(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: np.nextafter(function(x), np.inf)
 
 
-def thetas() -> list[float]:
+def thetas() -> list[float | None]:
     """Of so many orders of negative_binomial, the first theta and its logarithm."""
-    found = []
+    found: list[float | None] = []
     for number in range(N_STATES):
         opened = Opened([[16]], [8], 3.0, bits=3, is_valid=True)
         state = NewtonState(np.ones(1), np.ones(1), round=1)
@@ -61,7 +61,7 @@ def thetas() -> list[float]:
 
 def penalised() -> list[float | None]:
     """Of so many orders with Firth's penalty, what their steps must let fall."""
-    found = []
+    found: list[float | None] = []
     for number in range(N_STATES):
         A = [[16 + number, 3], [3, 29]]
         opened = Opened(A, [8, 5], 0.0, bits=3, is_valid=True)
@@ -70,17 +70,10 @@ def penalised() -> list[float | None]:
     return found
 
 
-def test_theta_is_the_same_on_another_processor(
-    another_processor: pytest.MonkeyPatch,
+@pytest.mark.parametrize("found", [thetas, penalised])
+def test_it_is_the_same_on_another_processor(
+    found: Callable[[], list[float | None]], another_processor: pytest.MonkeyPatch
 ) -> None:
-    there = thetas()
+    there = found()
     another_processor.undo()
-    assert there == thetas()
-
-
-def test_firth_s_penalty_is_the_same_on_another_processor(
-    another_processor: pytest.MonkeyPatch,
-) -> None:
-    there = penalised()
-    another_processor.undo()
-    assert there == penalised()
+    assert there == found()

@@ -40,7 +40,7 @@ def held_out(**wrong: Any) -> dict[str, Any]:
             {"train": {"loss": None, "accuracy": None}},
             {"withheld": {"rows": {"rule": "min_rows", "threshold": 10}}},
         ],
-        1,
+        4,
     ),
 )
 def test_metrics_of_other_rows_or_no_numbers_end_the_order(
@@ -61,7 +61,7 @@ def test_metrics_of_other_rows_or_no_numbers_end_the_order(
             held_out(tp=13, fp=-1),
             held_out(tp=12.0),
         ],
-        1,
+        4,
     ),
 )
 def test_metrics_of_other_held_out_rows_end_the_order(
@@ -95,7 +95,7 @@ def test_metrics_of_held_out_rows_that_nobody_counted_end_the_order(
             b"{",
             b'{"a":NaN}',
         ],
-        1,
+        4,
     ),
 )
 def test_pooled_metrics_that_are_no_numbers_end_the_order(

@@ -388,7 +388,7 @@ def test_errors_hold_no_value(derive: dict[str, str]) -> None:
     assert "canary" not in str(refused(study, table=table))
 
 
-@pytest.mark.parametrize(("n", "passes"), quick([(1_000, True), (1_001, False)], 1))
+@pytest.mark.parametrize(("n", "passes"), quick([(1_001, False), (1_000, True)], 1))
 def test_a_category_has_so_many_levels(n: int, passes: bool) -> None:
     table = {
         "id": list(range(n)),
