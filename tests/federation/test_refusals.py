@@ -215,7 +215,7 @@ def ledger(federation: RunningFederation, user_id: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", quick(SENT, 2))
+@pytest.mark.parametrize("name", SENT)
 def test_the_sender_hears_why(
     answer_to: Callable[[str], httpx.Response], name: str
 ) -> None:
