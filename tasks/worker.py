@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import signal
 import time
@@ -57,6 +58,7 @@ LOOK_SECONDS, LOOK_AT_REST_SECONDS = 15.0, 60.0
 """Between two looks at Prefect for runs that are under way there and not here: while
 there is work, and at rest.
 """
+PAGE = 200  # as many runs as Prefect answers at most
 NOTHING_RUN = "Nothing of it was run: send orders to the coordinator's API, which makes their runs."
 
 
@@ -326,20 +328,36 @@ class FlowWorker(PatientWorker):
         await asyncio.sleep(LOOK_SECONDS)
 
     async def _take_up_left(self) -> None:
-        under_way = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
-        run_filter = FlowRunFilter(state=FlowRunFilterState(type=under_way))
-        pool_filter = WorkPoolFilter(
-            name=WorkPoolFilterName(any_=[self._work_pool_name])
-        )
-        flow_runs = await self.client.read_flow_runs(
-            flow_run_filter=run_filter, work_pool_filter=pool_filter
-        )
+        flow_runs = await self._runs_under_way()
         left_runs = [flow_run for flow_run in flow_runs if not self._has(flow_run)]
-        for flow_run in await self._sort_out(left_runs):
-            # Another poll may have been quicker, while the coordinator was asked.
-            if not self._has(flow_run):
-                log.info("Taking up %s", flow_run.name)
-                self._begin(flow_run)
+        for start in range(0, len(left_runs), PAGE):
+            for flow_run in await self._sort_out(left_runs[start : start + PAGE]):
+                # Another poll may have been quicker, while the coordinator was asked.
+                if not self._has(flow_run):
+                    log.info("Taking up %s", flow_run.name)
+                    self._begin(flow_run)
+
+    async def _runs_under_way(self) -> list[FlowRun]:
+        """All of the pool's, by Prefect's word, which is asked for a page at a time.
+
+        They may be many: approvals wait for a person and fill no place.
+        """
+        types = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+        run_filter = FlowRunFilter(state=FlowRunFilterState(type=types))
+        pool_name = WorkPoolFilterName(any_=[self._work_pool_name])
+        pool_filter = WorkPoolFilter(name=pool_name)
+        flow_runs: list[FlowRun] = []
+        for offset in itertools.count(0, PAGE):
+            page = await self.client.read_flow_runs(
+                flow_run_filter=run_filter,
+                work_pool_filter=pool_filter,
+                limit=PAGE,
+                offset=offset,
+            )
+            flow_runs.extend(page)
+            if len(page) < PAGE:
+                break
+        return flow_runs
 
     def _has(self, flow_run: FlowRun) -> bool:
         run_id = flow_run.id

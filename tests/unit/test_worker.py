@@ -23,6 +23,7 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 import tasks.hospital.worker
 import tasks.worker
 from agents.site.settings import SiteSettings
+from api.routes.admission import MOST_RUNS
 from flows import hospital_runs
 from tasks.flow_process import installed_flows, number_of
 from tasks.hospital.worker import APPROVALS, INFERENCES, HospitalWorker, _drivers
@@ -131,6 +132,48 @@ def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(
     full, later = anyio.run(begun)
     assert full == {waiting.flow_run.id, order.flow_run.id}
     assert later - full == {another.flow_run.id}
+
+
+class PrefectWithRuns:
+    """Answers as many runs as Prefect does at most."""
+
+    def __init__(self, flow_runs: list[FlowRun]) -> None:
+        self.flow_runs = flow_runs
+
+    async def read_flow_runs(
+        self, *, limit: int = 200, offset: int = 0, **_filters: Any
+    ) -> list[FlowRun]:
+        return self.flow_runs[offset : offset + min(limit, 200)]
+
+
+@pytest.mark.parametrize("n_runs", [1, 200, 450, 1_001])
+def test_all_runs_that_were_left_are_taken_up_however_many(
+    tmp_path: Path, n_runs: int
+) -> None:
+    """Approvals of an earlier process wait for a person, who may answer any of them."""
+    left_runs = [entry_of(APPROVALS[0], n + 1).flow_run for n in range(n_runs)]
+    n_asked: list[int] = []
+
+    def coordinator(request: httpx.Request) -> httpx.Response:
+        n_asked.append(len(json.loads(request.content)["runs"]))
+        return all_may_begin(request)
+
+    async def taken_up() -> set[Any]:
+        async with httpx.AsyncClient(
+            transport=httpx.MockTransport(coordinator), base_url="http://api"
+        ) as client:
+            post = Post(client, lambda: "a-token")
+            worker = FlowWorker(
+                "hospital-2", flows=hospital_runs, post=post, locks=tmp_path
+            )
+            worker._client = PrefectWithRuns(left_runs)  # type: ignore[assignment]
+            worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
+            worker._runs_task_group = SimpleNamespace(start_soon=lambda *_: None)  # type: ignore[assignment]
+            await worker._take_up_left()
+            return set(worker._work)
+
+    assert anyio.run(taken_up) == {flow_run.id for flow_run in left_runs}
+    assert max(n_asked) <= MOST_RUNS
 
 
 def a_page_to_sign_in_at(_request: httpx.Request) -> httpx.Response:
