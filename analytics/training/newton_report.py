@@ -114,9 +114,7 @@ def report(
     """
     p = len(coef)
     df = fit.n - p
-    dispersion = 1.0
-    if estimates_dispersion:
-        dispersion = fit.pearson / df if df > 0 else math.nan
+    dispersion = _pearson_dispersion(fit, df) if estimates_dispersion else 1.0
     # None: the normal distribution.
     df_of_tests = df if estimates_dispersion else None
     variances = dispersion * np.diag(covariance)
@@ -159,6 +157,11 @@ def report(
             robust=robust,
         ),
     }
+
+
+def _pearson_dispersion(fit: Fit, df: int) -> float:
+    """Pearson's chi2 over the residual degrees of freedom; NaN where there are none."""
+    return fit.pearson / df if df > 0 else math.nan
 
 
 def _log_likelihood(pair: Pair, fit: Fit, estimates_dispersion: bool) -> float | None:
