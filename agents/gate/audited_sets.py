@@ -11,6 +11,7 @@ Decisions 70 and 118.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,17 +110,10 @@ class Audit:
             by_column.setdefault(column, []).append(asked_set)
         numbered = []
         for column, sets in by_column.items():
-            readings = _readings(sets)
-            if len(readings) > 1:
-                # All at once first: ten thousand groups would sort the members as often.
-                all_ids = np.concatenate([reading[0].ids for reading in readings])
-                all_values = np.concatenate([reading[0].values for reading in readings])
-                self._transaction.number_rows(column, all_ids, all_values)
             numbers = {}
-            for reading in readings:
-                of_reading = self._transaction.number_rows(
-                    column, reading[0].ids, reading[0].values
-                )
+            readings = _readings(sets)
+            of_readings = self._number_readings(column, readings)
+            for reading, of_reading in zip(readings, of_readings, strict=True):
                 for asked_set in reading:
                     numbers[id(asked_set)] = of_reading
                 let_go(reading[0].ids)
@@ -140,6 +134,24 @@ class Audit:
                 )
                 numbered.append(NewSet(opened_set, asked_set.is_whole_row))
         return numbered
+
+    def _number_readings(
+        self, column: ColumnName, readings: Sequence[Sequence[AskedSet]]
+    ) -> list[Numbers]:
+        """By reading, (n,): the number of the member that each of its rows is."""
+        all_ids = [reading[0].ids for reading in readings]
+        all_values = [reading[0].values for reading in readings]
+        if len(readings) == 1:
+            # The very arrays, by which the persons of the next column are known again.
+            return [
+                self._transaction.number_rows(column, all_ids[0], all_values[0]),
+            ]
+        # All at once: ten thousand groups would sort all members as often.
+        all_numbers = self._transaction.number_rows(
+            column, np.concatenate(all_ids), np.concatenate(all_values)
+        )
+        ends = np.cumsum([ids.size for ids in all_ids])
+        return np.split(all_numbers, ends[:-1])
 
     def check(self, receivers: Sequence[str], new: Sequence[NewSet]) -> None:
         """Refused where the sets, with what a receiver has, tell a few people."""
@@ -401,19 +413,16 @@ def _readings(sets: Sequence[AskedSet]) -> list[list[AskedSet]]:
         by_identity.setdefault((id(asked_set.ids), id(asked_set.values)), []).append(
             asked_set
         )
-    readings: list[list[AskedSet]] = []
+    by_ids: dict[int, list[list[AskedSet]]] = {}
     for identical in by_identity.values():
-        for reading in readings:
-            if _is_same_reading(reading[0], identical[0]):
+        of_ids = by_ids.setdefault(id(identical[0].ids), [])
+        for reading in of_ids:
+            if np.array_equal(reading[0].values, identical[0].values):
                 reading += identical
                 break
         else:
-            readings.append(identical)
-    return readings
-
-
-def _is_same_reading(first: AskedSet, second: AskedSet) -> bool:
-    return first.ids is second.ids and np.array_equal(first.values, second.values)
+            of_ids.append(identical)
+    return list(itertools.chain.from_iterable(by_ids.values()))
 
 
 def unforeseen_prime() -> int:

@@ -439,7 +439,6 @@ def asked_in_bmi(one: AskedSet) -> AskedSet:
     return AskedSet(one.population, "bmi", one.name, one.ids, one.values, one.form)
 
 
-@pytest.mark.thorough
 def test_ten_thousand_groups_take_no_longer_than_their_people(gate: Gate) -> None:
     people = np.arange(100_000).reshape(10_000, 10)
     groups = [
