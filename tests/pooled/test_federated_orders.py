@@ -554,6 +554,7 @@ def test_an_order_without_held_out_rows_says_so(runner: Runner) -> None:
 
 def test_vaults_keep_models_and_nothing_else_of_an_order(runner: Runner) -> None:
     runner.run(order_body((2, 3, 4), model_params=params()))
-    for site in runner.sites.values():
+    for user in (2, 3, 4):
+        site = runner.sites[user]
         assert list((site.vault / "orders").glob("*")) == []
         assert Vault(site.vault).models()
