@@ -346,18 +346,21 @@ class FlowWorker(PatientWorker):
         run_filter = FlowRunFilter(state=FlowRunFilterState(type=types))
         pool_name = WorkPoolFilterName(any_=[self._work_pool_name])
         pool_filter = WorkPoolFilter(name=pool_name)
-        flow_runs: list[FlowRun] = []
+        by_id: dict[UUID, FlowRun] = {}
         for offset in itertools.count(0, PAGE):
+            n_known = len(by_id)
             page = await self.client.read_flow_runs(
                 flow_run_filter=run_filter,
                 work_pool_filter=pool_filter,
                 limit=PAGE,
                 offset=offset,
             )
-            flow_runs.extend(page)
-            if len(page) < PAGE:
+            for flow_run in page:
+                by_id[flow_run.id] = flow_run
+            # A page with nothing new would be followed by no other either.
+            if len(page) < PAGE or len(by_id) == n_known:
                 break
-        return flow_runs
+        return list(by_id.values())
 
     def _has(self, flow_run: FlowRun) -> bool:
         run_id = flow_run.id
