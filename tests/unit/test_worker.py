@@ -135,15 +135,47 @@ def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(
 
 
 class PrefectWithRuns:
-    """Answers as many runs as Prefect does at most."""
+    """Answers as many runs as Prefect does at most; the first ones, whatever the offset
+    is, where it does not turn pages.
+    """
 
-    def __init__(self, flow_runs: list[FlowRun]) -> None:
+    def __init__(self, flow_runs: list[FlowRun], *, turns_pages: bool = True) -> None:
         self.flow_runs = flow_runs
+        self.turns_pages = turns_pages
 
     async def read_flow_runs(
         self, *, limit: int = 200, offset: int = 0, **_filters: Any
     ) -> list[FlowRun]:
-        return self.flow_runs[offset : offset + min(limit, 200)]
+        begin = offset if self.turns_pages else 0
+        return self.flow_runs[begin : begin + min(limit, 200)]
+
+
+def taken_up(prefect: PrefectWithRuns, folder: Path) -> set[Any]:
+    """The runs that a worker takes up that finds them under way at Prefect."""
+
+    def coordinator(request: httpx.Request) -> httpx.Response:
+        assert len(json.loads(request.content)["runs"]) <= MOST_RUNS
+        return all_may_begin(request)
+
+    async def take_up() -> set[Any]:
+        async with httpx.AsyncClient(
+            transport=httpx.MockTransport(coordinator), base_url="http://api"
+        ) as client:
+            post = Post(client, lambda: "a-token")
+            worker = FlowWorker(
+                "hospital-2", flows=hospital_runs, post=post, locks=folder
+            )
+            worker._client = prefect  # type: ignore[assignment]
+            worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
+            worker._runs_task_group = SimpleNamespace(start_soon=lambda *_: None)  # type: ignore[assignment]
+            await worker._take_up_left()
+            return set(worker._work)
+
+    return anyio.run(take_up)
+
+
+def approval_runs(n_runs: int) -> list[FlowRun]:
+    return [entry_of(APPROVALS[0], n + 1).flow_run for n in range(n_runs)]
 
 
 @pytest.mark.parametrize("n_runs", [1, 200, 450, 1_001])
@@ -151,29 +183,18 @@ def test_all_runs_that_were_left_are_taken_up_however_many(
     tmp_path: Path, n_runs: int
 ) -> None:
     """Approvals of an earlier process wait for a person, who may answer any of them."""
-    left_runs = [entry_of(APPROVALS[0], n + 1).flow_run for n in range(n_runs)]
-    n_asked: list[int] = []
+    left_runs = approval_runs(n_runs)
+    prefect = PrefectWithRuns(left_runs)
+    assert taken_up(prefect, tmp_path) == {flow_run.id for flow_run in left_runs}
 
-    def coordinator(request: httpx.Request) -> httpx.Response:
-        n_asked.append(len(json.loads(request.content)["runs"]))
-        return all_may_begin(request)
 
-    async def taken_up() -> set[Any]:
-        async with httpx.AsyncClient(
-            transport=httpx.MockTransport(coordinator), base_url="http://api"
-        ) as client:
-            post = Post(client, lambda: "a-token")
-            worker = FlowWorker(
-                "hospital-2", flows=hospital_runs, post=post, locks=tmp_path
-            )
-            worker._client = PrefectWithRuns(left_runs)  # type: ignore[assignment]
-            worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
-            worker._runs_task_group = SimpleNamespace(start_soon=lambda *_: None)  # type: ignore[assignment]
-            await worker._take_up_left()
-            return set(worker._work)
-
-    assert anyio.run(taken_up) == {flow_run.id for flow_run in left_runs}
-    assert max(n_asked) <= MOST_RUNS
+def test_the_same_page_again_ends_the_look_for_runs_that_were_left(
+    tmp_path: Path,
+) -> None:
+    left_runs = approval_runs(450)
+    prefect = PrefectWithRuns(left_runs, turns_pages=False)
+    first_page = {flow_run.id for flow_run in left_runs[:200]}
+    assert taken_up(prefect, tmp_path) == first_page
 
 
 def a_page_to_sign_in_at(_request: httpx.Request) -> httpx.Response:
