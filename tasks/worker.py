@@ -58,7 +58,8 @@ LOOK_SECONDS, LOOK_AT_REST_SECONDS = 15.0, 60.0
 """Between two looks at Prefect for runs that are under way there and not here: while
 there is work, and at rest.
 """
-PAGE = 200  # as many runs as Prefect answers at most
+PAGE = 200
+"""As many runs as Prefect gives in one answer."""
 NOTHING_RUN = "Nothing of it was run: send orders to the coordinator's API, which makes their runs."
 
 
@@ -357,7 +358,7 @@ class FlowWorker(PatientWorker):
             )
             for flow_run in page:
                 by_id[flow_run.id] = flow_run
-            # A page with nothing new would be followed by no other either.
+            # A coordinator that answers the same page again would be asked for ever.
             if len(page) < PAGE or len(by_id) == n_known:
                 break
         return list(by_id.values())

@@ -33,7 +33,7 @@ class AskedSet:
     # Of the total within its order: sets of one total under several columns have one
     # name.
     name: str
-    # (n,): of each row that was read. Values are told apart (`memory.told_apart`).
+    # (n,): of each row that was read. Values are told apart (`members.told_apart`).
     ids: Digests
     values: Digests
     form: str
