@@ -9,7 +9,7 @@ Decision 82.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -27,14 +27,14 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import TERMINAL_STATES
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
+from protocol.machine.pages import PAGE, all_pages
+
 AT_ONCE = 50
 """The most that Prefect deletes in one transaction."""
-
-PAGE = 200
 
 
 def _ended(run_ids: Iterable[UUID] | None, before: datetime) -> dict[str, Any]:
@@ -68,17 +68,16 @@ async def delete_runs_of(
         if not n_deleted:
             break
     any_state = FlowRunFilter(tags=of_orders)
-    remaining_orders: set[int] = set()
-    offset = 0
-    while True:
-        runs = await client.read_flow_runs(
-            flow_run_filter=any_state, limit=PAGE, offset=offset
+
+    def flow_runs(limit: int, offset: int) -> Awaitable[list[FlowRun]]:
+        return client.read_flow_runs(
+            flow_run_filter=any_state, limit=limit, offset=offset
         )
-        for run in runs:
-            remaining_orders.update(by_tag[tag] for tag in run.tags if tag in by_tag)
-        if len(runs) < PAGE:
-            return remaining_orders
-        offset += PAGE
+
+    remaining_orders: set[int] = set()
+    for run in await all_pages(flow_runs):
+        remaining_orders.update(by_tag[tag] for tag in run.tags if tag in by_tag)
+    return remaining_orders
 
 
 async def delete_runs_of_flow(

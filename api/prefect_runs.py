@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
 from collections.abc import (
     AsyncIterator,
@@ -53,11 +52,11 @@ from api.prefect_deletion import delete_runs_of, delete_runs_of_flow
 from api.prefect_parts import STATUS, StepRun, parts_of
 from protocol.errors import Unavailable
 from protocol.machine.outage import PREFECT, Outage
+from protocol.machine.pages import PAGE, all_pages
 from protocol.run_lines import log_line, stays_there
 from protocol.start_window import LATE
 
 T = TypeVar("T")
-R = TypeVar("R", FlowRun, TaskRun, DeploymentResponse)
 
 
 @contextlib.asynccontextmanager
@@ -178,7 +177,7 @@ class Runs:
                 offset=offset,
             )
 
-        return await _all(flow_runs)
+        return await all_pages(flow_runs)
 
     async def status(self, flow_run_id: str) -> str:
         """The run's state in the request document's words."""
@@ -253,7 +252,7 @@ class Runs:
                 offset=offset,
             )
 
-        tasks = await self._in_time(lambda: _all(task_runs))
+        tasks = await self._in_time(lambda: all_pages(task_runs))
         flow_runs = await self._in_time(lambda: self._flow_runs(of_order))
         return parts_of(tasks, flow_runs, now=datetime.now(UTC))
 
@@ -378,7 +377,7 @@ class Runs:
                 offset=offset,
             )
 
-        deployments = await self._in_time(lambda: _all(deployed))
+        deployments = await self._in_time(lambda: all_pages(deployed))
         by_id = {}
         for deployment in deployments:
             schedule_id = by_name[deployment.name]
@@ -398,23 +397,10 @@ class Runs:
         await self._in_time(attempt)
 
 
-PAGE = 200
 MOST_TAGS = 100
 """In one filter: Prefect puts them into one call of SQLite's json_array, which takes 127
 arguments, and answers 500 above.
 """
-
-
-async def _all(page: Callable[[int, int], Awaitable[list[R]]]) -> list[R]:
-    """Prefect answers a page at a time; what is made meanwhile may be on two."""
-    by_id: dict[UUID, R] = {}
-    for offset in itertools.count(0, PAGE):
-        entries = await page(PAGE, offset)
-        for entry in entries:
-            by_id[entry.id] = entry
-        if len(entries) < PAGE:
-            return list(by_id.values())
-    raise AssertionError("unreachable")
 
 
 SCHEDULED_FLOW = "scheduled-statistics"

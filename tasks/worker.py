@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import signal
 import time
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Collection, Coroutine, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +45,7 @@ from prefect.workers.base import BaseWorkerResult
 
 from protocol.exchange import LONGEST_PAUSE_SECONDS
 from protocol.machine.outage import COORDINATOR, PREFECT, outage
+from protocol.machine.pages import PAGE, all_pages
 from tasks.flow_process import OUTAGE, installed_flows, kind_of, number_of
 from tasks.kept_runs import MAX_CRASHES, KeptUntil, RunKeeper, Work
 from tasks.patient_worker import PatientWorker
@@ -58,8 +58,6 @@ LOOK_SECONDS, LOOK_AT_REST_SECONDS = 15.0, 60.0
 """Between two looks at Prefect for runs that are under way there and not here: while
 there is work, and at rest.
 """
-PAGE = 200
-"""As many runs as Prefect gives in one answer."""
 NOTHING_RUN = "Nothing of it was run: send orders to the coordinator's API, which makes their runs."
 
 
@@ -339,7 +337,7 @@ class FlowWorker(PatientWorker):
                     self._begin(flow_run)
 
     async def _runs_under_way(self) -> list[FlowRun]:
-        """All of the pool's, by Prefect's word, which is asked for a page at a time.
+        """All of the pool's, by Prefect's word.
 
         They may be many: approvals wait for a person and fill no place.
         """
@@ -347,21 +345,16 @@ class FlowWorker(PatientWorker):
         run_filter = FlowRunFilter(state=FlowRunFilterState(type=types))
         pool_name = WorkPoolFilterName(any_=[self._work_pool_name])
         pool_filter = WorkPoolFilter(name=pool_name)
-        by_id: dict[UUID, FlowRun] = {}
-        for offset in itertools.count(0, PAGE):
-            n_known = len(by_id)
-            page = await self.client.read_flow_runs(
+
+        def flow_runs(limit: int, offset: int) -> Awaitable[list[FlowRun]]:
+            return self.client.read_flow_runs(
                 flow_run_filter=run_filter,
                 work_pool_filter=pool_filter,
-                limit=PAGE,
+                limit=limit,
                 offset=offset,
             )
-            for flow_run in page:
-                by_id[flow_run.id] = flow_run
-            # A coordinator that answers the same page again would be asked for ever.
-            if len(page) < PAGE or len(by_id) == n_known:
-                break
-        return list(by_id.values())
+
+        return await all_pages(flow_runs)
 
     def _has(self, flow_run: FlowRun) -> bool:
         run_id = flow_run.id

@@ -32,6 +32,7 @@ from protocol.exchange import (
     HttpTransport,
 )
 from protocol.machine.outage import PREFECT, outage
+from protocol.machine.pages import PAGE
 from protocol.messages import COORDINATOR
 from protocol.tls import authorities
 from tasks.ending import (
@@ -44,9 +45,6 @@ from tasks.ending import (
 )
 
 T = TypeVar("T")
-
-PAGE = 200
-"""As many runs as Prefect gives in one answer."""
 
 COORDINATOR_URL = "CONSILIUM_COORDINATOR_URL"
 COORDINATOR_TOKEN = "CONSILIUM_COORDINATOR_TOKEN_FILE"  # noqa: S105

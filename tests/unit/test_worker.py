@@ -135,47 +135,29 @@ def test_inferences_that_wait_for_a_person_keep_no_order_from_its_place(
 
 
 class PrefectWithRuns:
-    """Answers as many runs as Prefect does at most; the first ones, whatever the offset
-    is, where it does not turn pages.
-    """
+    """Answers as many runs as Prefect does at most."""
 
-    def __init__(self, flow_runs: list[FlowRun], *, turns_pages: bool = True) -> None:
+    def __init__(self, flow_runs: list[FlowRun]) -> None:
         self.flow_runs = flow_runs
-        self.turns_pages = turns_pages
 
     async def read_flow_runs(
         self, *, limit: int = 200, offset: int = 0, **_filters: Any
     ) -> list[FlowRun]:
-        begin = offset if self.turns_pages else 0
-        return self.flow_runs[begin : begin + min(limit, 200)]
+        return self.flow_runs[offset : offset + min(limit, 200)]
 
 
-def taken_up(prefect: PrefectWithRuns, folder: Path) -> set[Any]:
-    """The runs that a worker takes up that finds them under way at Prefect."""
-
-    def coordinator(request: httpx.Request) -> httpx.Response:
-        assert len(json.loads(request.content)["runs"]) <= MOST_RUNS
-        return all_may_begin(request)
-
-    async def take_up() -> set[Any]:
-        async with httpx.AsyncClient(
-            transport=httpx.MockTransport(coordinator), base_url="http://api"
-        ) as client:
-            post = Post(client, lambda: "a-token")
-            worker = FlowWorker(
-                "hospital-2", flows=hospital_runs, post=post, locks=folder
-            )
-            worker._client = prefect  # type: ignore[assignment]
-            worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
-            worker._runs_task_group = SimpleNamespace(start_soon=lambda *_: None)  # type: ignore[assignment]
-            await worker._take_up_left()
-            return set(worker._work)
-
-    return anyio.run(take_up)
-
-
-def approval_runs(n_runs: int) -> list[FlowRun]:
-    return [entry_of(APPROVALS[0], n + 1).flow_run for n in range(n_runs)]
+@asynccontextmanager
+async def worker_beside(
+    coordinator: Callable[[httpx.Request], httpx.Response], folder: Path
+) -> AsyncIterator[FlowWorker]:
+    """The worker of hospital 2, which knows what flows there are at Prefect."""
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(coordinator), base_url="http://api"
+    ) as client:
+        post = Post(client, lambda: "a-token")
+        worker = FlowWorker("hospital-2", flows=hospital_runs, post=post, locks=folder)
+        worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
+        yield worker
 
 
 @pytest.mark.parametrize("n_runs", [1, 200, 450, 1_001])
@@ -183,18 +165,20 @@ def test_all_runs_that_were_left_are_taken_up_however_many(
     tmp_path: Path, n_runs: int
 ) -> None:
     """Approvals of an earlier process wait for a person, who may answer any of them."""
-    left_runs = approval_runs(n_runs)
-    prefect = PrefectWithRuns(left_runs)
-    assert taken_up(prefect, tmp_path) == {flow_run.id for flow_run in left_runs}
+    left_runs = [entry_of(APPROVALS[0], n + 1).flow_run for n in range(n_runs)]
 
+    def coordinator(request: httpx.Request) -> httpx.Response:
+        assert len(json.loads(request.content)["runs"]) <= MOST_RUNS
+        return all_may_begin(request)
 
-def test_the_same_page_again_ends_the_look_for_runs_that_were_left(
-    tmp_path: Path,
-) -> None:
-    left_runs = approval_runs(450)
-    prefect = PrefectWithRuns(left_runs, turns_pages=False)
-    first_page = {flow_run.id for flow_run in left_runs[:200]}
-    assert taken_up(prefect, tmp_path) == first_page
+    async def taken_up() -> set[Any]:
+        async with worker_beside(coordinator, tmp_path) as worker:
+            worker._client = PrefectWithRuns(left_runs)  # type: ignore[assignment]
+            worker._runs_task_group = SimpleNamespace(start_soon=lambda *_: None)  # type: ignore[assignment]
+            await worker._take_up_left()
+            return set(worker._work)
+
+    assert anyio.run(taken_up) == {flow_run.id for flow_run in left_runs}
 
 
 def a_page_to_sign_in_at(_request: httpx.Request) -> httpx.Response:
@@ -223,14 +207,7 @@ def test_what_is_no_verdict_of_the_coordinator_begins_nothing_and_ends_no_agent(
     monkeypatch.setattr(FlowWorker, "_get_scheduled_flow_runs", listed)
 
     async def begun() -> tuple[list[Any], bool]:
-        async with httpx.AsyncClient(
-            transport=httpx.MockTransport(answer), base_url="http://api"
-        ) as client:
-            post = Post(client, lambda: "a-token")
-            worker = FlowWorker(
-                "hospital-2", flows=hospital_runs, post=post, locks=tmp_path
-            )
-            worker._flow_names = {number: name for name, number in FLOW_IDS.items()}
+        async with worker_beside(answer, tmp_path) as worker:
             worker._has_successfully_synced = True
             return await worker.get_and_submit_flow_runs(), worker._left.is_set()
 
